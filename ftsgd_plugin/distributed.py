@@ -1,0 +1,76 @@
+"""``torch.distributed`` and freezing: the reducer must believe what trains.
+
+MMEngine wraps the model before the optimizer constructor runs, so ``DistributedDataParallel`` waits for the gradients
+of layers that were frozen afterwards, and never reduces those that were unfrozen. Both are mended here: whenever the
+set of trained parameters has changed, the wrapper's reducer is built anew, just before the next forward pass.
+"""
+
+import os
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .errors import UserError
+
+_TRAINED = '_ftsgd_trained'  # ids of the parameters a wrapper's reducer was built for, kept on the wrapper
+
+
+def follow_trained_parameters(model: nn.Module) -> None:
+    """Keep the reducer of every ``DistributedDataParallel`` in ``model`` in step with ``requires_grad``.
+
+    Nothing happens to a model that is not wrapped. All ranks must freeze the same parameters at the same step.
+
+    Args:
+        model: The model as the runner holds it.
+
+    Raises:
+        UserError: The model is wrapped in something whose reduction cannot follow (FSDP, DeepSpeed).
+    """
+    # MMSeparateDistributedDataParallel is a DistributedDataParallel by name only: its children have the reducers.
+    wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel) and hasattr(m, 'reducer')]
+    inner = getattr(model, 'module', None)
+    if not wrappers and isinstance(inner, nn.Module) and torch.distributed.is_initialized():
+        raise UserError(
+            f'model_wrapper_cfg: freezing under {type(model).__name__} is not supported; '
+            "use model_wrapper_cfg=dict(type='MMDistributedDataParallel')."
+        )
+    for wrapper in wrappers:
+        if not hasattr(wrapper, _TRAINED):
+            wrapper.register_forward_pre_hook(lambda module, args: _rebuild_reducer_if_stale(module))
+        _rebuild_reducer_if_stale(wrapper)
+
+
+@torch._dynamo.disable
+def _rebuild_reducer_if_stale(wrapper: DistributedDataParallel) -> None:
+    trained = [id(param) for param in wrapper.module.parameters() if param.requires_grad]
+    if trained == getattr(wrapper, _TRAINED, None) or not trained:
+        return
+    # What DistributedDataParallel.__setstate__ does; a second __init__ would drop the hooks and broadcast all weights.
+    parameters, sparse = wrapper._build_params_for_reducer()
+    names = wrapper._build_debug_param_to_name_mapping(parameters)
+    wrapper._ddp_init_helper(parameters, sparse, names, wrapper.static_graph)
+    wrapper._has_rebuilt_buckets = False
+    if wrapper.static_graph:
+        wrapper.reducer._set_static_graph()
+        wrapper.logger._set_static_graph()
+    for hook, state in wrapper._comm_hooks:
+        torch.distributed._register_comm_hook(wrapper.reducer, state, hook)
+    setattr(wrapper, _TRAINED, trained)
+
+
+def init_cpu_group(launcher: str, **dist_cfg) -> None:
+    """Join the ranks of a machine without a GPU over gloo, for any of MMEngine's launchers.
+
+    MMEngine's own ``init_dist`` calls ``torch.cuda.set_device``, which needs a driver.
+
+    Args:
+        launcher: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        **dist_cfg: ``env_cfg.dist_cfg`` of the config; its backend is replaced.
+    """
+    from mmengine.dist import init_dist
+
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    with mock.patch('torch.cuda.set_device'):
+        init_dist(launcher, **{**dist_cfg, 'backend': 'gloo'})

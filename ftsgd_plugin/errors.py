@@ -1,0 +1,12 @@
+"""The one exception a user is meant to read."""
+
+
+class UserError(ValueError):
+    """Input that only the user can mend: a file, a config key, an option.
+
+    The message is a single line that names the file, row or key, says what is wrong and how to put it right.
+    The programs in ``tools/`` print it without a traceback and exit with code 2.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)

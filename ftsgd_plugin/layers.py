@@ -1,0 +1,227 @@
+"""A classifier as an ordered list of named layers, from pixels to logits.
+
+This is the only file that knows architectures; freezing, unfreezing, gradient norms and cost reports all ask this list.
+The names follow the layer lists of the paper's authors (arXiv 2211.09359, ``get_layers`` in their code).
+
+To teach it another backbone, write one function and register it::
+
+    from ftsgd_plugin.layers import Entry, register_layer_list
+
+    @register_layer_list('my_package.my_net.MyNet')  # or the class itself
+    def _my_net(net):
+        yield Entry('patch_embed', 'embed', 'stem_conv')
+        for i in range(len(net.blocks)):
+            yield Entry(f'blocks.{i}', 'block', f'blocks.{i}', block=i)
+        yield Entry('post_norm', 'norm', 'norm')
+
+The last strings are attribute paths inside the backbone: modules or parameters. Whatever of the model lies outside the
+backbone is its head and needs no entry.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from .errors import UserError
+
+ROLES = ('embed', 'position', 'block', 'norm', 'projection', 'head')
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a classifier.
+
+    Attributes:
+        name: Unique name, e.g. ``'patch_embed'`` or ``'blocks.0.attn'``.
+        role: ``'embed'`` (patch convolution and ``ln_pre``; stem and first stage of a convnet), ``'position'``
+            (positional embedding, class token), ``'block'``, ``'norm'`` (the final one), ``'projection'``, ``'head'``.
+        block: Index of the block from the input, or ``None`` outside blocks.
+        group: The authors' coarser name, for figures, e.g. ``'trans0_attn'`` or ``'stage1'``.
+        params: Full parameter name -> parameter, in the model's order. Never empty.
+        modules: Full module name -> module, the modules that belong wholly to this layer.
+    """
+
+    name: str
+    role: str
+    block: int | None
+    group: str
+    params: dict[str, nn.Parameter] = field(repr=False)
+    modules: dict[str, nn.Module] = field(repr=False)
+
+    @property
+    def num_params(self) -> int:
+        """Number of scalars in the layer."""
+        return sum(param.numel() for param in self.params.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the layer's parameters in bytes."""
+        return sum(param.numel() * param.element_size() for param in self.params.values())
+
+
+class Entry:
+    """A line of a layer list: a layer's name and role, and the attribute paths of its parts inside the backbone.
+
+    Args:
+        name: Layer name.
+        role: One of ``ROLES``.
+        *members: Attribute paths (``'patch_embed.proj'``, ``'pos_embed'``) of modules or parameters. Paths that do not
+            exist, or hold no parameter, are skipped; an entry without any parameter is no layer.
+        block: Block index, from the input; ``None`` outside blocks.
+        group: The authors' coarser name. Defaults to ``name``.
+    """
+
+    def __init__(self, name: str, role: str, *members: str, block: int | None = None, group: str | None = None) -> None:
+        if role not in ROLES:
+            raise ValueError(f'layer {name!r}: role {role!r} is none of {", ".join(ROLES)}.')
+        self.name, self.role, self.members, self.block = name, role, members, block
+        self.group = name if group is None else group
+
+
+LayerList = Callable[[nn.Module], Iterator[Entry]]
+_LAYER_LISTS: dict[str, LayerList] = {}
+
+
+def register_layer_list(*backbones: str | type[nn.Module]) -> Callable[[LayerList], LayerList]:
+    """Register the layer list of one or more backbone classes (subclasses included).
+
+    Args:
+        *backbones: Classes, or their import paths (``'package.module.Class'``), which keeps this file import-free.
+
+    Returns:
+        Callable: Decorator for a generator function ``backbone -> Entry, Entry, ...`` in order from input to output.
+    """
+
+    def register(function: LayerList) -> LayerList:
+        for backbone in backbones:
+            _LAYER_LISTS[backbone if isinstance(backbone, str) else _path(backbone)] = function
+        return function
+
+    return register
+
+
+def list_layers(model: nn.Module) -> list[Layer]:
+    """List the layers of a classifier from input to output.
+
+    The model may be wrapped (``DistributedDataParallel``) and may hold its backbone at any depth
+    (``ImageClassifier.backbone``, a bare timm model). Works on the meta device. Layers share no parameter; a shared
+    parameter belongs to the layer that names it first.
+
+    Args:
+        model: A classifier whose backbone class is registered.
+
+    Returns:
+        list[Layer]: The layers. Every parameter of ``model`` is in exactly one of them.
+
+    Raises:
+        UserError: No registered backbone is inside, or its list leaves out a parameter.
+    """
+    model = unwrap(model)
+    prefix, backbone, entries = _find_backbone(model)
+    names = {id(param): name for name, param in model.named_parameters()}
+    layers = [_resolve(entry, prefix, backbone, names) for entry in entries(backbone)]
+
+    inside = f'{prefix}.' if prefix else ''
+    forgotten = [name for name in names.values() if name.startswith(inside)]
+    if forgotten:
+        raise UserError(
+            f'the layer list of {type(backbone).__name__} leaves out {", ".join(forgotten[:3])}'
+            f'{" and more" if len(forgotten) > 3 else ""}; add an Entry for it (see ftsgd_plugin/layers.py).'
+        )
+    return _with_outer_head([layer for layer in layers if layer.params], model, prefix, names)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside ``DistributedDataParallel`` or another wrapper with a ``module`` attribute."""
+    inner = getattr(model, 'module', None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def _path(cls: type) -> str:
+    return f'{cls.__module__}.{cls.__qualname__}'
+
+
+def _find_backbone(model: nn.Module) -> tuple[str, nn.Module, LayerList]:
+    """The outermost module with a registered layer list: its name, itself, its list."""
+    for name, module in model.named_modules():
+        for cls in type(module).__mro__:
+            if _path(cls) in _LAYER_LISTS:
+                return name, module, _LAYER_LISTS[_path(cls)]
+    found = type(getattr(model, 'backbone', model)).__name__
+    known = ', '.join(sorted(_LAYER_LISTS))
+    raise UserError(
+        f'no layer list for {found}; register one with @ftsgd_plugin.layers.register_layer_list({found!r}) on a '
+        f'function(backbone) that yields Entry(name, role, *attribute_paths, block=None); known backbones: {known}.'
+    )
+
+
+def _resolve(entry: Entry, prefix: str, backbone: nn.Module, names: dict[int, str]) -> Layer:
+    """Turn an entry into a layer, taking its parameters out of ``names`` (id -> full name)."""
+    params, modules = {}, {}
+    for path in entry.members:
+        member = backbone
+        for attribute in path.split('.'):
+            member = getattr(member, attribute, None)
+        if isinstance(member, nn.Module):
+            modules[f'{prefix}.{path}' if prefix else path] = member
+            parts = member.parameters()
+        else:
+            parts = [member] if isinstance(member, nn.Parameter) else []
+        params.update({names.pop(id(param)): param for param in parts if id(param) in names})
+    return Layer(entry.name, entry.role, entry.block, entry.group, params, modules)
+
+
+def _with_outer_head(layers: list[Layer], model: nn.Module, prefix: str, names: dict[int, str]) -> list[Layer]:
+    """Append what lies outside the backbone as the layer ``head`` (joined with the backbone's own head, if any)."""
+    params = {name: param for name, param in model.named_parameters() if id(param) in names}
+    if not params:
+        return layers
+    modules = {
+        name: child
+        for name, child in model.named_children()
+        if name != prefix.split('.')[0] and any(True for _ in child.parameters())
+    }
+    if layers and layers[-1].role == 'head':
+        inner = layers.pop()
+        params, modules = {**inner.params, **params}, {**inner.modules, **modules}
+    return [*layers, Layer('head', 'head', None, 'head', params, modules)]
+
+
+@register_layer_list('mmpretrain.models.backbones.vision_transformer.VisionTransformer')
+def _mmpretrain_vit(vit: nn.Module) -> Iterator[Entry]:
+    """MMPretrain's ``VisionTransformer``, with and without ``pre_norm`` (CLIP's ``ln_pre``)."""
+    yield Entry('patch_embed', 'embed', 'patch_embed')
+    yield Entry('ln_pre', 'embed', 'pre_norm')
+    yield Entry('pos_embed', 'position', 'pos_embed')
+    yield Entry('cls_token', 'position', 'cls_token')
+    for i in range(len(vit.layers)):
+        parts = {'norm1': ('ln1',), 'attn': ('attn',), 'norm2': ('ln2',), 'mlp': ('ffn',)}
+        yield from _transformer_block(i, f'layers.{i}', parts)
+    yield Entry('post_norm', 'norm', 'ln1', 'ln2')
+
+
+@register_layer_list('timm.models.vision_transformer.VisionTransformer')
+def _timm_vit(vit: nn.Module) -> Iterator[Entry]:
+    """timm's ``VisionTransformer`` (AugReg, DINO, DeiT, its CLIP variants with ``norm_pre``)."""
+    yield Entry('patch_embed', 'embed', 'patch_embed')
+    yield Entry('ln_pre', 'embed', 'norm_pre')
+    yield Entry('pos_embed', 'position', 'pos_embed')
+    yield Entry('cls_token', 'position', 'cls_token', 'reg_token', 'dist_token')
+    for i in range(len(vit.blocks)):
+        parts = {
+            'norm1': ('norm1',),
+            'attn': ('attn', 'ls1', 'drop_path1'),
+            'norm2': ('norm2',),
+            'mlp': ('mlp', 'ls2', 'drop_path2'),
+        }
+        yield from _transformer_block(i, f'blocks.{i}', parts)
+    yield Entry('post_norm', 'norm', 'norm', 'fc_norm')
+    yield Entry('head', 'head', 'head', 'head_dist')
+
+
+def _transformer_block(i: int, path: str, parts: dict[str, tuple[str, ...]]) -> Iterator[Entry]:
+    """The four layers of transformer block ``i`` at ``path``; ``parts``: our name -> attributes of the block."""
+    for name, attributes in parts.items():
+        members = [f'{path}.{attribute}' for attribute in attributes]
+        yield Entry(f'blocks.{i}.{name}', 'block', *members, block=i, group=f'trans{i}_{name}')

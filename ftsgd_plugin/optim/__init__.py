@@ -1,0 +1,5 @@
+"""Optimizer constructors."""
+
+from .constructor import FreezeEmbedOptimWrapperConstructor
+
+__all__ = ['FreezeEmbedOptimWrapperConstructor']

@@ -1,0 +1,144 @@
+"""The optimizer wrapper constructor of freeze-embed."""
+
+import logging
+from contextlib import contextmanager
+
+from mmengine.logging import MMLogger, print_log
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
+
+from ..distributed import follow_trained_parameters
+from ..errors import UserError
+from ..freezing import FreezeReport, freeze_layers, select_layers
+from ..layers import Layer, list_layers, unwrap
+
+_DEFAULT_KEYS = {
+    'bias_decay_mult',
+    'bias_lr_mult',
+    'bypass_duplicate',
+    'custom_keys',
+    'dcn_offset_lr_mult',
+    'dwconv_decay_mult',
+    'flat_decay_mult',
+    'norm_decay_mult',
+}
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Freeze the embedding layer and build the optimizer over the rest.
+
+    Source: "How to Fine-Tune Vision Models with SGD" (arXiv 2211.09359), freeze-embed. For ViTs the patch convolution
+    and ``ln_pre`` (if there is one) are frozen; positional embedding and class token train.
+
+    Every ``paramwise_cfg`` key of MMEngine's ``DefaultOptimWrapperConstructor`` keeps its meaning. Parameters with the
+    same stage (role and block) and the same hyper-parameters share a group, in the order of the layer list; each group
+    carries ``name`` (its first layer), ``role`` and ``block`` (``None`` outside blocks). Frozen parameters are in none.
+    A shared parameter is listed once. Under ``DistributedDataParallel`` the reducer follows what trains.
+
+    Args:
+        optim_wrapper_cfg (dict): Config of the optimizer wrapper, with its ``optimizer``.
+        paramwise_cfg (dict, optional): MMEngine's keys, and
+
+            - ``freeze`` (str | list[str]): ``'embed'`` (default), ``'stem'``, ``'none'``, or a list of layer names and
+              globs as printed by ``list_layers``.
+
+    Raises:
+        UserError: ``freeze`` matches nothing or leaves nothing to train, the backbone has no layer list, or a decay
+            multiplier is given without the optimizer's ``weight_decay``.
+
+    Examples:
+        >>> optim_wrapper = dict(
+        >>>     optimizer=dict(type='SGD', lr=1e-3, momentum=0.9),
+        >>>     constructor='FreezeEmbedOptimWrapperConstructor',
+        >>>     paramwise_cfg=dict(freeze='embed'))
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        if isinstance(paramwise_cfg, dict) or paramwise_cfg is None:
+            paramwise_cfg = dict(paramwise_cfg or {})
+            paramwise_cfg.setdefault('freeze', 'embed')
+        try:
+            super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        except ValueError as error:
+            if str(error) != 'base_wd should not be None':
+                raise
+            raise UserError(
+                'optim_wrapper: paramwise_cfg multiplies the weight decay but the optimizer has none; '
+                'add weight_decay=0. (or your value) to optim_wrapper.optimizer.'
+            ) from None
+        self.freeze = self.paramwise_cfg['freeze']
+        self.layers: list[Layer] = []
+        ignored = sorted(self.paramwise_cfg.keys() - _DEFAULT_KEYS - {'freeze'})
+        if ignored:
+            print_log(
+                f'paramwise_cfg: {type(self).__name__} does not know {", ".join(ignored)}; ignored.',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Freeze the layers of ``model`` and build its optimizer wrapper.
+
+        Args:
+            model (nn.Module): The classifier, wrapped for distributed training or not.
+
+        Returns:
+            OptimWrapper: The wrapper; the optimizer's groups hold the trained parameters only.
+        """
+        self.layers = list_layers(model)
+        freeze_layers(model, select_layers(self.layers, self.freeze))
+        follow_trained_parameters(model)
+        with _without_parameter_lines():
+            optim_wrapper = super().__call__(model)
+        self._check(unwrap(model), optim_wrapper)
+        print_log(str(FreezeReport.of(self.layers, self.freeze, optim_wrapper.optimizer)), logger='current')
+        return optim_wrapper
+
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: int | float | None = None
+    ) -> None:
+        """MMEngine's rules for every parameter; at the root, merge its one group per parameter into few."""
+        super().add_params(params, module, prefix=prefix, is_dcn_module=is_dcn_module)
+        if not prefix:
+            params[:] = self._merge(params)
+
+    def _merge(self, groups: list[dict]) -> list[dict]:
+        """Join the groups (one parameter each) that agree in role, block and every hyper-parameter."""
+        options = {}
+        for group in groups:
+            (param,) = group['params']
+            options.setdefault(id(param), {key: value for key, value in group.items() if key != 'params'})
+        merged = {}
+        for layer in self.layers:
+            for param in layer.params.values():
+                if id(param) not in options:
+                    continue
+                own = options[id(param)]
+                key = (layer.role, layer.block, repr(sorted(own.items())))
+                name = layer.name if layer.block is None else f'blocks.{layer.block}'
+                stage = {'name': name, 'role': layer.role, 'block': layer.block}
+                merged.setdefault(key, {'params': [], **stage, **own})['params'].append(param)
+        return list(merged.values())
+
+    def _check(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
+        """Every trained parameter is in exactly one group, and no frozen one in any."""
+        held = [id(param) for group in optim_wrapper.optimizer.param_groups for param in group['params']]
+        trained = {id(param) for param in model.parameters() if param.requires_grad}
+        assert len(held) == len(set(held)) and set(held) == trained, 'optimizer groups and trained parameters differ'
+
+
+@contextmanager
+def _without_parameter_lines():
+    """Silence MMEngine's line per parameter and option; warnings about duplicates still pass."""
+    logger = MMLogger.get_current_instance()
+
+    def keep(record: logging.LogRecord) -> bool:
+        return 'paramwise_options -- ' not in record.msg and 'is skipped since its requires_grad' not in record.msg
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
