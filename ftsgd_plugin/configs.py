@@ -1,0 +1,30 @@
+"""Where the config files are, in a checkout and in an installed wheel."""
+
+from pathlib import Path
+
+from .errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def config_path(name: str) -> str:
+    """Absolute path of a config of this project, for use in other projects.
+
+    A foreign config inherits ours with one line (MMEngine evaluates ``_base_`` before it imports anything)::
+
+        _base_ = __import__('ftsgd_plugin').config_path('vit-tiny_freeze-embed_digits.py')
+
+    Args:
+        name: Path below ``configs/``, with or without ``.py``, e.g. ``'_base_/methods/freeze-embed.py'``.
+
+    Raises:
+        UserError: There is no such config.
+    """
+    name = name if name.endswith('.py') else f'{name}.py'
+    roots = (_PACKAGE / '.mim/configs', _PACKAGE.parent / 'configs')  # wheel, checkout
+    for root in roots:
+        if (root / name).is_file():
+            return str(root / name)
+    root = next((root for root in roots if root.is_dir()), roots[0])
+    known = ', '.join(sorted(file.name for file in root.glob('*.py'))) or 'none'
+    raise UserError(f'{name}: no such config in {root}; there are: {known}.')

@@ -1,0 +1,136 @@
+"""What ``tools/train.py`` and ``tools/test.py`` share: options, launchers, one-line errors."""
+
+import argparse
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .checkpoints import check_readable
+from .distributed import init_cpu_group
+from .errors import UserError
+from .hooks import CheckpointFitHook
+
+DEBUG = 'FTSGD_DEBUG'  # environment variable: show the traceback of a user error too
+
+
+def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
+    """Decorate a program so that a :class:`UserError` is one line on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def wrapped() -> None:
+        try:
+            main()
+        except UserError as error:
+            if os.environ.get(DEBUG):
+                traceback.print_exc()
+            # An error from a data loader's worker arrives with the worker's traceback in front.
+            line = str(error).strip().splitlines()[-1].removeprefix('ftsgd_plugin.errors.UserError: ')
+            print(f'error: {line}', file=sys.stderr)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                os._exit(2)  # the other ranks wait in a collective; a clean shutdown would wait for them
+            sys.exit(2)
+
+    return wrapped
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """The options that MMPretrain's train and test have in common."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/CONFIG_NAME)')
+    parser.add_argument('--no-pin-memory', action='store_true', help='do not pin memory in the data loaders')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. optim_wrapper.optimizer.lr=3e-4 randomness.seed=1; '
+        'lists as key="[a,b]"',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    # torch.distributed.launch passes --local-rank, torchrun sets LOCAL_RANK.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(path: str, args: argparse.Namespace, dataloader_defaults: dict) -> Config:
+    """Read a config and merge the command line into it, in MMPretrain's order of priority.
+
+    Args:
+        path: Config file.
+        args: Parsed options of :func:`add_common_options`.
+        dataloader_defaults: Filled into every data loader that does not set them.
+
+    Raises:
+        UserError: The file does not exist, cannot be parsed, or an option does not fit it.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not Path(path).is_file():
+        raise UserError(f'{path}: no such config; the configs of this project are in configs/.')
+    try:
+        cfg = Config.fromfile(path)
+    except UserError:
+        raise
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        reason = ' '.join(str(error).split())
+        raise UserError(f'{path}: not a readable config ({type(error).__name__}: {reason}); correct it.') from error
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = os.path.join('./work_dirs', Path(path).stem)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if cfg.get(name) is None:
+            continue
+        cfg[name] = {**deepcopy(dataloader_defaults), **cfg[name]}
+        if args.no_pin_memory or not torch.cuda.is_available():
+            cfg[name]['pin_memory'] = False
+        if not cfg[name].get('num_workers', 0):
+            cfg[name]['persistent_workers'] = False  # torch refuses them without workers
+    if args.cfg_options is not None:
+        try:
+            cfg.merge_from_dict(args.cfg_options)
+        except (KeyError, TypeError, IndexError) as error:
+            reason = ' '.join(str(error).split())
+            raise UserError(f'--cfg-options: does not fit {path} ({reason}); check the keys.') from error
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a config, ready to train or test.
+
+    On a machine without a GPU the ranks of a distributed run meet over gloo. A checkpoint that is to be loaded is
+    opened first and later compared with the model. MMEngine's three log lines per initialised parameter are left out.
+
+    Raises:
+        UserError: The checkpoint cannot be read.
+    """
+    if cfg.get('load_from'):
+        check_readable(cfg.load_from)
+    if cfg.launcher != 'none' and not torch.cuda.is_available():
+        init_cpu_group(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
+        cfg.model_wrapper_cfg = {
+            'type': 'MMDistributedDataParallel',
+            'broadcast_buffers': False,
+            **(cfg.get('model_wrapper_cfg') or {}),
+            'device_ids': None,
+        }
+    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    runner.register_hook(CheckpointFitHook())
+    model = runner.model.module if hasattr(runner.model, 'module') else runner.model
+    model._dump_init_info = functools.partial(_skip_init_info)
+    return runner
+
+
+def _skip_init_info(*args, **kwargs) -> None:
+    """Takes the place of ``BaseModule._dump_init_info``."""

@@ -1,0 +1,50 @@
+"""Evaluate a checkpoint: every split and group of the benchmark in one pass.
+
+python tools/test.py CONFIG CHECKPOINT
+python tools/test.py CONFIG CHECKPOINT --out metrics.json --out-item metrics
+bash tools/dist_test.sh CONFIG CHECKPOINT 8
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import mmengine
+from mmengine.evaluator import DumpResults
+
+from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.launch import add_common_options, build_runner, load_config, one_line_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file that training wrote')
+    parser.add_argument('--out', help='file for predictions (.pkl) or metrics (.json)')
+    parser.add_argument('--out-item', choices=['metrics', 'pred'], default='pred', help='what --out receives')
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    add_common_options(parser)
+    return parser.parse_args()
+
+
+@one_line_errors
+def main() -> None:
+    args = parse_args()
+    if args.out and args.out_item == 'pred' and not args.out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out {args.out}: predictions are written as .pkl; use that suffix or --out-item metrics.')
+    cfg = load_config(args.config, args, dict(pin_memory=True, collate_fn=dict(type='default_collate')))
+    cfg.load_from = args.checkpoint
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    runner = build_runner(cfg)
+    if args.out and args.out_item == 'pred':
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics' and runner.rank == 0:
+        unfinished = Path(args.out).with_name(f'.{Path(args.out).name}.tmp{Path(args.out).suffix}')
+        mmengine.dump(metrics, str(unfinished))
+        os.replace(unfinished, args.out)
+
+
+if __name__ == '__main__':
+    main()
