@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Evaluate a checkpoint with several processes on this machine (one per GPU; gloo where there is none).
+#
+#     bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
+set -euo pipefail
+if [ $# -lt 3 ]; then
+    echo "usage: bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]" >&2
+    exit 2
+fi
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$(pick_python)" -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" --nproc_per_node="$3" \
+    "$ROOT/tools/test.py" "$1" "$2" --launcher pytorch "${@:4}"

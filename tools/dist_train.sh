@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Train with several processes on this machine (one per GPU; gloo where there is none).
+#
+#     bash tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
+#     NNODES=2 NODE_RANK=0 MASTER_ADDR=host0 PORT=29500 bash tools/dist_train.sh CONFIG 8
+set -euo pipefail
+if [ $# -lt 2 ]; then
+    echo "usage: bash tools/dist_train.sh CONFIG GPUS [options of tools/train.py]" >&2
+    exit 2
+fi
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$(pick_python)" -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" --nproc_per_node="$2" \
+    "$ROOT/tools/train.py" "$1" --launcher pytorch "${@:3}"
