@@ -1,0 +1,136 @@
+"""Fine-tune one pretrained ViT with SGD, AdamW and SGD (freeze-embed) and compare them in and out of distribution.
+
+    bash tools/demo.sh                               # with set-up
+    python tools/demo.py --seeds 0 1 2 3 4           # in an environment that has the package
+
+Each method is run with three learning rates and several seeds; the learning rate and the epoch are chosen by
+in-distribution accuracy only. Writes summary.json and demo.png into --out, and every run into its own folder below it.
+"""
+
+import argparse
+import json
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+
+from ftsgd_plugin import config_path
+from ftsgd_plugin.analysis.figures import draw_comparison
+from ftsgd_plugin.analysis.gradients import layer_grad_norms
+from ftsgd_plugin.analysis.summary import Record, format_table, summarise
+from ftsgd_plugin.demo.digits import write_benchmark
+from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.freezing import optimizer_state_bytes
+from ftsgd_plugin.launch import one_line_errors
+
+LRS = {
+    'sgd': (3e-3, 1e-2, 3e-2),
+    'adamw': (1e-4, 3e-4, 1e-3),
+    'freeze-embed': (3e-3, 1e-2, 3e-2),
+}
+
+
+def load_demo_config(method: str, data_root: str) -> Config:
+    """The ordinary config of a method, reading the digits from ``data_root``."""
+    cfg = Config.fromfile(config_path(f'vit-tiny_{method}_digits'))
+    datasets = [cfg.train_dataloader.dataset, *cfg.val_dataloader.dataset.datasets]
+    for dataset in [*datasets, *cfg.test_dataloader.dataset.datasets]:
+        dataset.data_root = data_root
+    return cfg
+
+
+def train_once(method: str, lr: float, seed: int, data_root: str, out: str) -> Record:
+    """Run one training in this process."""
+    name = f'{method}_lr{lr:g}_seed{seed}'
+    cfg = load_demo_config(method, data_root)
+    cfg.optim_wrapper.optimizer.lr = lr
+    cfg.randomness.seed = seed
+    cfg.work_dir = os.path.join(out, 'runs', name)
+    cfg.experiment_name = name
+    cfg.default_hooks.checkpoint = None  # the numbers are kept, the weights are not
+    runner = Runner.from_cfg(cfg)
+    start = time.perf_counter()
+    runner.train()
+    seconds = time.perf_counter() - start
+    history = {
+        key.removeprefix('val/'): buffer.data[0].tolist()
+        for key, buffer in runner.message_hub.log_scalars.items()
+        if key.startswith('val/') and not key.endswith('time')
+    }
+    epochs = [{key: values[e] for key, values in history.items()} for e in range(runner.max_epochs)]
+    parameters = sum(param.numel() for param in runner.model.parameters())
+    state = optimizer_state_bytes(runner.optim_wrapper.optimizer)
+    return Record(method, lr, seed, epochs, state / parameters, seconds)
+
+
+def _start_worker(out: str) -> None:
+    """One thread per worker, and MMEngine's log to a file instead of the terminal."""
+    torch.set_num_threads(1)
+    log = os.open(os.path.join(out, f'worker-{os.getpid()}.log'), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+
+
+def run_all(jobs: list[tuple], out: str, workers: int) -> list[Record]:
+    """Run the jobs in parallel processes, with a line per finished run."""
+    start, records = time.perf_counter(), {}
+    with ProcessPoolExecutor(workers, get_context('spawn'), _start_worker, (out,)) as pool:
+        futures = {pool.submit(train_once, *job): job for job in jobs}
+        for done, future in enumerate(as_completed(futures), start=1):
+            try:
+                record = records[futures[future]] = future.result()
+            except Exception as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                method, lr, seed = futures[future][:3]
+                reason = ' '.join(str(error).split())
+                raise UserError(f'{method} lr={lr:g} seed={seed}: {reason}; its log is in {out}/runs.') from error
+            best = max(epoch['id/accuracy'] for epoch in record.epochs)
+            left = (time.perf_counter() - start) / done * (len(jobs) - done)
+            print(
+                f'[{done:2d}/{len(jobs)}] {record.method:<12} lr={record.lr:<6g} seed={record.seed}'
+                f'  ID {best:6.1%}  {record.seconds:5.1f} s  eta {int(left) // 60}:{int(left) % 60:02d}',
+                flush=True,
+            )
+    return [records[job] for job in jobs]
+
+
+@one_line_errors
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', default='work_dirs/demo', help='folder for results (default: work_dirs/demo)')
+    parser.add_argument('--data', default='data/digits', help='folder of the digits, written if absent')
+    parser.add_argument('--methods', nargs='+', choices=LRS, default=list(LRS), help='methods (default: all)')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='seeds (default: 0 1 2)')
+    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='parallel runs (default: one per core)')
+    args = parser.parse_args()
+
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    print(f'data: {write_benchmark(args.data)}')
+    jobs = [
+        (method, lr, seed, args.data, args.out) for seed in args.seeds for method in args.methods for lr in LRS[method]
+    ]
+    print(f'{len(jobs)} runs, {args.workers} at a time, logs in {out}/runs; the first line takes a moment')
+    summary = summarise(run_all(jobs, args.out, args.workers))
+
+    torch.manual_seed(0)
+    cfg = load_demo_config(args.methods[0], args.data)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    norms = layer_grad_norms(model, next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0))))
+    draw_comparison(summary, norms, out / 'demo.png')
+
+    unfinished = out / '.summary.json'
+    unfinished.write_text(json.dumps(summary, indent=1) + '\n')
+    os.replace(unfinished, out / 'summary.json')
+    print(f'\n{format_table(summary)}\n\nwritten: {out}/summary.json and {out}/demo.png')
+
+
+if __name__ == '__main__':
+    main()
