@@ -77,8 +77,8 @@ def check_readable(path: str) -> None:
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        unsafe = re.search(r'Unsupported (?:global|class|operand)[^\n]*', str(error))
-        reason = unsafe.group(0) if unsafe else reason
+        refused = re.search(r'(?i)unsupported (?:global|class|operand)[^\n.]*(?:\.\w+)*', str(error))
+        reason = f'it asks to run code: {refused.group(0).strip()}' if refused else reason
         raise UserError(f'{path}: cannot be read as a checkpoint ({reason}); copy it again or name another.') from error
 
 

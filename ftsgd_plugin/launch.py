@@ -115,6 +115,8 @@ def build_runner(cfg: Config) -> Runner:
     Raises:
         UserError: The checkpoint cannot be read.
     """
+    for loop in ('val', 'test'):
+        _check_evaluated_splits(cfg, loop)
     if cfg.get('load_from'):
         check_readable(cfg.load_from)
     if cfg.launcher != 'none' and not torch.cuda.is_available():
@@ -128,8 +130,29 @@ def build_runner(cfg: Config) -> Runner:
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.register_hook(CheckpointFitHook())
     model = runner.model.module if hasattr(runner.model, 'module') else runner.model
-    model._dump_init_info = functools.partial(_skip_init_info)
+    model._dump_init_info = _skip_init_info
     return runner
+
+
+def _check_evaluated_splits(cfg: Config, loop: str) -> None:
+    """Find a misspelt split of ``GroupAccuracy`` before the first epoch instead of after it."""
+    evaluators = cfg.get(f'{loop}_evaluator') or []
+    loader = cfg.get(f'{loop}_dataloader')
+    if loader is None:
+        return
+    datasets = loader.dataset.get('datasets', [loader.dataset])
+    splits = [dataset.split for dataset in datasets if 'split' in dataset]
+    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        if evaluator.get('type') != 'GroupAccuracy' or not splits:
+            continue
+        for option in ('id', 'ood'):
+            subset = evaluator.get(option)
+            split = subset if isinstance(subset, str) else (subset or {}).get('split')
+            if split not in splits:
+                raise UserError(
+                    f'{loop}_evaluator.{option}: split {split!r} is not in {loop}_dataloader ({", ".join(splits)}); '
+                    'correct one of them.'
+                )
 
 
 def _skip_init_info(*args, **kwargs) -> None:

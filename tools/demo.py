@@ -45,12 +45,13 @@ def load_demo_config(method: str, data_root: str) -> Config:
     return cfg
 
 
-def train_once(method: str, lr: float, seed: int, data_root: str, out: str) -> Record:
+def train_once(method: str, lr: float, seed: int, data_root: str, out: str, epochs: int | None) -> Record:
     """Run one training in this process."""
     name = f'{method}_lr{lr:g}_seed{seed}'
     cfg = load_demo_config(method, data_root)
     cfg.optim_wrapper.optimizer.lr = lr
     cfg.randomness.seed = seed
+    cfg.train_cfg.max_epochs = epochs or cfg.train_cfg.max_epochs
     cfg.work_dir = os.path.join(out, 'runs', name)
     cfg.experiment_name = name
     cfg.default_hooks.checkpoint = None  # the numbers are kept, the weights are not
@@ -63,10 +64,10 @@ def train_once(method: str, lr: float, seed: int, data_root: str, out: str) -> R
         for key, buffer in runner.message_hub.log_scalars.items()
         if key.startswith('val/') and not key.endswith('time')
     }
-    epochs = [{key: values[e] for key, values in history.items()} for e in range(runner.max_epochs)]
+    evaluations = [{key: values[e] for key, values in history.items()} for e in range(runner.max_epochs)]
     parameters = sum(param.numel() for param in runner.model.parameters())
     state = optimizer_state_bytes(runner.optim_wrapper.optimizer)
-    return Record(method, lr, seed, epochs, state / parameters, seconds)
+    return Record(method, lr, seed, evaluations, state / parameters, seconds)
 
 
 def _start_worker(out: str) -> None:
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument('--data', default='data/digits', help='folder of the digits, written if absent')
     parser.add_argument('--methods', nargs='+', choices=LRS, default=list(LRS), help='methods (default: all)')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='seeds (default: 0 1 2)')
+    parser.add_argument('--epochs', type=int, help='epochs of each run (default: as in the configs)')
     parser.add_argument('--workers', type=int, default=os.cpu_count(), help='parallel runs (default: one per core)')
     args = parser.parse_args()
 
@@ -114,7 +116,10 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     print(f'data: {write_benchmark(args.data)}')
     jobs = [
-        (method, lr, seed, args.data, args.out) for seed in args.seeds for method in args.methods for lr in LRS[method]
+        (method, lr, seed, args.data, args.out, args.epochs)
+        for seed in args.seeds
+        for method in args.methods
+        for lr in LRS[method]
     ]
     print(f'{len(jobs)} runs, {args.workers} at a time, logs in {out}/runs; the first line takes a moment')
     summary = summarise(run_all(jobs, args.out, args.workers))

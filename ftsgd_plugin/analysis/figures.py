@@ -35,7 +35,7 @@ def draw_comparison(summary: Sequence[dict], norms: Sequence[tuple[Layer, float]
             positions,
             [100 * mean for mean in means],
             width * 0.92,
-            yerr=[100 * error for error in errors],
+            yerr=[100 * (error or 0) for error in errors],
             capsize=3,
             color=COLOURS.get(method),
             label=f'{LABELS.get(method, method)}, {line["state_bytes_per_param"]:.1f} state bytes/param',

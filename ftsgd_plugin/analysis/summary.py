@@ -1,5 +1,6 @@
 """From the records of a small sweep to one line per method."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ def summarise(records: Sequence[Record]) -> list[dict]:
 
     Returns:
         list[dict]: Per method, in order of appearance: ``method``, ``lrs``, ``seeds``, ``lr`` (the selected one),
-        ``id``, ``ood`` and ``ood_worst`` as ``[mean, standard error]`` in fractions, ``state_bytes_per_param`` and
-        ``seconds`` (mean of a run at any learning rate).
+        ``id``, ``ood`` and ``ood_worst`` as ``[mean, standard error]`` in fractions (error ``None`` for one seed),
+        ``state_bytes_per_param`` and ``seconds`` (mean of a run at any learning rate).
     """
     by_method: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -52,7 +53,7 @@ def summarise(records: Sequence[Record]) -> list[dict]:
             'lrs': sorted(selected),
             'seeds': sorted({run.seed for run in runs}),
             'lr': lr,
-            **{key: list(mean_and_error([run[metric] for run in selected[lr]])) for key, metric in REPORTED.items()},
+            **{key: _mean_and_error([run[metric] for run in selected[lr]]) for key, metric in REPORTED.items()},
             'state_bytes_per_param': runs[0].state_bytes_per_param,
             'seconds': sum(run.seconds for run in runs) / len(runs),
         }
@@ -60,15 +61,24 @@ def summarise(records: Sequence[Record]) -> list[dict]:
     return summary
 
 
+def _mean_and_error(values: Sequence[float]) -> list[float | None]:
+    mean, error = mean_and_error(values)
+    return [mean, None if math.isnan(error) else error]  # NaN is no JSON
+
+
 def format_table(summary: Sequence[dict]) -> str:
     """The summary as a Markdown table, accuracies in percent, mean ± standard error over seeds."""
     header = ('method', 'lr', 'ID', 'OOD average', 'OOD worst group', 'state bytes/param', 'seconds/run')
     rows = [header]
     for line in summary:
-        accuracies = [f'{100 * line[key][0]:.1f} ± {100 * line[key][1]:.1f}' for key in REPORTED]
+        accuracies = [_percent(*line[key]) for key in REPORTED]
         tail = (f'{line["state_bytes_per_param"]:.2f}', f'{line["seconds"]:.1f}')
         rows.append((line['method'], f'{line["lr"]:g}', *accuracies, *tail))
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     lines = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |' for row in rows]
     lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
     return '\n'.join(lines)
+
+
+def _percent(mean: float, error: float | None) -> str:
+    return f'{100 * mean:.1f}' + ('' if error is None else f' ± {100 * error:.1f}')

@@ -1,0 +1,116 @@
+"""Shared fixtures: the digits on disk, tiny classifiers, programs run in this process."""
+
+import importlib.util
+import itertools
+import logging
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmpretrain.registry import MODELS
+
+import ftsgd_plugin  # noqa: F401
+from ftsgd_plugin.demo.digits import write_benchmark
+
+ROOT = Path(__file__).resolve().parents[1]
+_names = itertools.count()
+
+
+@pytest.fixture(scope='session')
+def digits_root(tmp_path_factory) -> Path:
+    """The demo's benchmark, written once."""
+    return write_benchmark(tmp_path_factory.mktemp('data') / 'digits').parent
+
+
+@pytest.fixture(scope='session')
+def wilds():
+    """The wilds package without its network thread and with the one function it takes from torch_scatter."""
+    sys.modules.setdefault('outdated', None)
+    stand_in = types.ModuleType('torch_scatter')
+
+    def scatter(src, index, dim_size, reduce):
+        assert reduce == 'mean'
+        totals = torch.zeros(dim_size, dtype=src.dtype).index_add_(0, index, src)
+        return totals / torch.bincount(index, minlength=dim_size).clamp(min=1)
+
+    stand_in.scatter = scatter
+    sys.modules.setdefault('torch_scatter', stand_in)
+    return pytest.importorskip('wilds')
+
+
+@pytest.fixture(autouse=True)
+def fresh_logger(monkeypatch):
+    """A logger of its own for every test: MMEngine shares one between all runners of a process."""
+    MMLogger.get_instance(f'test{next(_names)}')
+
+
+@pytest.fixture
+def vit():
+    """Build a classifier with a two-block MMPretrain ViT."""
+
+    def build(pre_norm: bool = False, num_classes: int = 3, seed: int = 0, **backbone):
+        torch.manual_seed(seed)
+        arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
+        cfg = dict(
+            type='mmpretrain.ImageClassifier',
+            data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
+            backbone=dict(
+                type='mmpretrain.VisionTransformer',
+                arch=arch,
+                img_size=16,
+                patch_size=8,
+                pre_norm=pre_norm,
+                **backbone,
+            ),
+            head=dict(type='mmpretrain.LinearClsHead', num_classes=num_classes, in_channels=16, init_cfg=None),
+        )
+        model = MODELS.build(cfg)
+        model.init_weights()
+        return model
+
+    return build
+
+
+@pytest.fixture
+def digits_config(digits_root, tmp_path):
+    """The demo's config of a method on the fixture's digits, in a work dir of its own."""
+
+    def load(method: str = 'freeze-embed', subset: int | None = None, **options) -> Config:
+        cfg = Config.fromfile(ROOT / f'configs/vit-tiny_{method}_digits.py')
+        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+            for dataset in loader.dataset.get('datasets', [loader.dataset]):
+                dataset.data_root = str(digits_root)
+                if subset:
+                    dataset.indices = subset
+        cfg.work_dir = str(tmp_path / 'work')
+        cfg.experiment_name = f'test{next(_names)}'
+        cfg.merge_from_dict(options)
+        return cfg
+
+    return load
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys):
+    """Run a program of tools/ in this process: ``(exit code, stderr)``."""
+
+    def run(name: str, *argv: str) -> tuple[int, str]:
+        spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
+        tool = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(tool)
+        monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, argv)])
+        # Loggers of earlier runs in this process hold captured streams that are closed by now.
+        monkeypatch.setattr(logging, 'raiseExceptions', False)
+        capsys.readouterr()
+        try:
+            tool.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr().err
+
+    return run

@@ -1,0 +1,172 @@
+"""The Waterbirds reader against wilds on the same folder, and what malformed folders get."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from mmpretrain.registry import DATASETS
+
+from ftsgd_plugin.datasets import Waterbirds
+from ftsgd_plugin.errors import UserError
+
+PIPELINE = [
+    dict(type='mmpretrain.LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
+    dict(type='mmpretrain.PackInputs', meta_keys=('img_path', 'split', 'group')),
+]
+
+
+@pytest.fixture
+def folder(digits_root, tmp_path) -> Path:
+    """A copy of the digits that a test may damage."""
+    shutil.copytree(digits_root, tmp_path / 'digits')
+    return tmp_path / 'digits'
+
+
+def edit(folder: Path, change) -> None:
+    """Apply ``change(header, rows)`` to metadata.csv."""
+    path = folder / 'metadata.csv'
+    with open(path, newline='') as file:
+        header, *rows = csv.reader(file)
+    change(header, rows)
+    with open(path, 'w', newline='') as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+@pytest.mark.parametrize('split', ['train', 'val', 'test'])
+def test_records_equal_those_of_wilds(wilds, folder, split):
+    folder = folder.rename(folder.parent / 'waterbirds_v1.0')
+    (folder / 'RELEASE_v1.0.txt').touch()
+    oracle = wilds.get_dataset('waterbirds', root_dir=str(folder.parent), download=False)
+    subset = oracle.get_subset(split)
+    ours = Waterbirds(data_root=str(folder), split=split)
+    assert len(ours) == len(subset) > 0
+    paths = [str(folder / oracle._input_array[i]) for i in subset.indices]
+    records = [ours.get_data_info(i) for i in range(len(ours))]
+    assert [record['img_path'] for record in records] == paths
+    assert [record['gt_label'] for record in records] == subset.y_array.tolist()
+    assert [record['place'] for record in records] == subset.metadata_array[:, 0].tolist()
+    assert {record['split'] for record in records} == {split}
+
+
+def test_groups_join_label_and_place(digits_root):
+    dataset = DATASETS.build(dict(type='mmpretrain.Waterbirds', data_root=str(digits_root), split='test'))
+    assert dataset.metainfo['classes'] == ('landbird', 'waterbird')
+    for record in (dataset.get_data_info(i) for i in range(len(dataset))):
+        kind, place = ('landbird', 'waterbird')[record['gt_label']], ('land', 'water')[record['place']]
+        assert record['group'] == f'{kind}_{place}'
+
+
+def test_names_of_classes_and_places_can_be_set(digits_root):
+    names = dict(classes=('low', 'high'), places=('grass', 'gravel'))
+    dataset = Waterbirds(data_root=str(digits_root), split='test', metainfo=names)
+    groups = {dataset.get_data_info(i)['group'] for i in range(len(dataset))}
+    assert groups == {'low_grass', 'low_gravel', 'high_grass', 'high_gravel'}
+
+
+def test_lazy_init_and_indices(digits_root):
+    dataset = Waterbirds(data_root=str(digits_root), split='train', lazy_init=True, indices=5)
+    assert not dataset._fully_initialized
+    assert len(dataset) == 5
+
+
+def test_sample_carries_split_and_group(digits_root):
+    sample = Waterbirds(data_root=str(digits_root), split='val', pipeline=PIPELINE)[0]
+    assert sample['inputs'].shape == (3, 32, 32)
+    assert sample['data_samples'].split == 'val'
+    assert sample['data_samples'].group.count('_') == 1
+
+
+def test_missing_metadata_names_the_file_and_the_way_out(tmp_path):
+    with pytest.raises(UserError, match=r'metadata\.csv: not found; set data_root .* python tools/make_digits\.py'):
+        Waterbirds(data_root=str(tmp_path), split='train')
+
+
+def test_unknown_split(digits_root):
+    with pytest.raises(UserError, match=r"split='dev' is none of train, val, test"):
+        Waterbirds(data_root=str(digits_root), split='dev')
+
+
+def drop_column(header, rows):
+    position = header.index('place')
+    for row in [header, *rows]:
+        del row[position]
+
+
+def set_field(column, value, index=2):
+    def change(header, rows):
+        rows[index][header.index(column)] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            drop_column,
+            r"metadata\.csv: column 'place' is absent \(found: img_id, img_filename, y, split, place_filename",
+        ),
+        (set_field('y', 'duck'), r"metadata\.csv:4: y='duck' is not an integer; correct this row"),
+        (set_field('y', '1.0'), r"metadata\.csv:4: y='1\.0' is not an integer"),
+        (set_field('y', '2'), r'metadata\.csv:4: y=2 is outside 0 to 1'),
+        (set_field('split', '5'), r'metadata\.csv:4: split=5 is outside 0 to 2'),
+        (set_field('place', '-1'), r'metadata\.csv:4: place=-1 is outside 0 to 1'),
+        (lambda header, rows: rows[2].__delitem__(slice(3, None)), r"metadata\.csv:4: no 'split'"),
+        (lambda header, rows: rows.clear(), r"metadata\.csv: no row belongs to split 'train'"),
+        (lambda header, rows: (header.clear(), rows.clear()), r"column 'img_filename' is absent \(found: no header\)"),
+    ],
+    ids=['column', 'label', 'float', 'range', 'split', 'place', 'short row', 'empty', 'blank'],
+)
+def test_malformed_metadata_names_file_row_and_key(folder, change, message):
+    edit(folder, change)
+    with pytest.raises(UserError, match=message) as caught:
+        Waterbirds(data_root=str(folder), split='train')
+    assert '\n' not in str(caught.value)
+
+
+def test_binary_metadata(folder):
+    (folder / 'metadata.csv').write_bytes(b'\x89PNG\r\n\x1a\n\x00\xff\xfe')
+    with pytest.raises(UserError, match=r'metadata\.csv: not a CSV file'):
+        Waterbirds(data_root=str(folder), split='train')
+
+
+def test_empty_split(folder):
+    def only_train(header, rows):
+        rows[:] = [row for row in rows if row[header.index('split')] == '0']
+
+    edit(folder, only_train)
+    assert len(Waterbirds(data_root=str(folder), split='train')) == 800
+    with pytest.raises(UserError, match=r"metadata\.csv: no row belongs to split 'test'; get the complete file"):
+        Waterbirds(data_root=str(folder), split='test')
+
+
+def truncate(path: Path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+@pytest.mark.parametrize(
+    'damage, message',
+    [
+        (lambda path: path.unlink(), 'image not found'),
+        (truncate, 'not a complete image'),
+        (lambda path: path.write_bytes(b''), r'not a complete image \(cannot identify image file file\)'),
+        (lambda path: path.write_text('<html>404</html>'), 'not a complete image'),
+    ],
+    ids=['missing', 'truncated', 'zero bytes', 'not an image'],
+)
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_unreadable_picture_is_named(folder, damage, message, test_mode):
+    dataset = Waterbirds(data_root=str(folder), split='train', pipeline=PIPELINE, test_mode=test_mode)
+    path = Path(dataset.get_data_info(3)['img_path'])
+    damage(path)
+    assert dataset[2]['inputs'].shape == (3, 32, 32)
+    with pytest.raises(UserError, match=f'{path.name}: {message}.*; restore the file or remove its row') as caught:
+        dataset[3]
+    assert '\n' not in str(caught.value)
+
+
+def test_an_error_of_the_pipeline_itself_is_not_blamed_on_the_picture(digits_root):
+    dataset = Waterbirds(data_root=str(digits_root), split='train', pipeline=[lambda results: results['no_such_key']])
+    with pytest.raises(KeyError, match='no_such_key'):
+        dataset[0]

@@ -1,0 +1,146 @@
+"""The embedded default: what the generator writes, that nothing leaks from pretraining, and the demo itself."""
+
+import csv
+import hashlib
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from ftsgd_plugin.analysis.summary import Record, format_table, summarise
+from ftsgd_plugin.demo import digits
+from ftsgd_plugin.errors import UserError
+
+# SHA-256 of metadata.csv of seed 0: the split, the labels and the places must not change silently.
+METADATA_SHA256 = '43f2647aaab6d720afc7a44ec1225e20964eb93710ad582d10306e46529d44a2'
+
+
+def rows(root) -> list[dict]:
+    with open(root / 'metadata.csv', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def digest(root) -> str:
+    total = hashlib.sha256()
+    for path in sorted(path for path in root.rglob('*') if path.is_file()):
+        total.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def test_metadata_is_that_of_the_published_demo(digits_root):
+    assert hashlib.sha256((digits_root / 'metadata.csv').read_bytes()).hexdigest() == METADATA_SHA256
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes(digits_root, tmp_path):
+    digits.write_benchmark(tmp_path / 'again')
+    digits.write_benchmark(tmp_path / 'other', seed=1)
+    assert digest(tmp_path / 'again') == digest(digits_root)
+    assert digest(tmp_path / 'other') != digest(digits_root)
+
+
+def test_training_is_correlated_and_the_test_balanced(digits_root):
+    count = Counter((row['split'], row['y'] == row['place']) for row in rows(digits_root))
+    for split in ('0', '1'):
+        assert 0.92 < count[split, True] / (count[split, True] + count[split, False]) < 0.98
+    assert count['2', True] == count['2', False] == 397
+    assert Counter(row['split'] for row in rows(digits_root)) == {'0': 800, '1': 400, '2': 794}
+
+
+def test_no_digit_is_in_two_splits_or_in_pretraining(digits_root):
+    split_of = {}
+    for row in rows(digits_root):
+        index = int(row['img_filename'].split('/')[1].split('_')[0])
+        assert split_of.setdefault(index, row['split']) == row['split']
+        assert digits.PRETRAIN_DIGITS <= index < 1797
+    assert not set(digits.PLACES) & set(digits.PRETRAIN_PHOTOS)
+
+
+def test_labels_are_the_digits_halves(digits_root):
+    _, labels = digits.load_digits()
+    for row in rows(digits_root)[::50]:
+        index = int(row['img_filename'].split('/')[1].split('_')[0])
+        assert int(row['y']) == int(labels[index] >= 5)
+
+
+def test_pictures_are_rgb_and_not_blank(digits_root):
+    for row in rows(digits_root)[::200]:
+        picture = np.asarray(Image.open(digits_root / row['img_filename']))
+        assert picture.shape == (32, 32, 3) and picture.dtype == np.uint8 and picture.std() > 5
+
+
+def test_existing_benchmark_is_left_and_foreign_folder_refused(tmp_path):
+    path = digits.write_benchmark(tmp_path / 'digits')
+    before = path.stat().st_mtime_ns
+    assert digits.write_benchmark(tmp_path / 'digits') == path and path.stat().st_mtime_ns == before
+    (tmp_path / 'birds').mkdir()
+    (tmp_path / 'birds/metadata.csv').write_text('precious')
+    with pytest.raises(UserError, match='birds: is not the digits of seed 0; remove it or name a new folder'):
+        digits.write_benchmark(tmp_path / 'birds')
+    assert (tmp_path / 'birds/metadata.csv').read_text() == 'precious'
+    with pytest.raises(UserError, match='is not the digits of seed 1'):
+        digits.write_benchmark(tmp_path / 'digits', seed=1)
+
+
+def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(digits.csv, 'writer', lambda file: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        digits.write_benchmark(tmp_path / 'digits')
+    assert list(tmp_path.iterdir()) == []
+
+
+def record(method, lr, seed, *accuracies) -> Record:
+    epochs = [{'id/accuracy': i, 'ood/accuracy': o, 'ood/worst_group': o / 2} for i, o in accuracies]
+    return Record(method, lr, seed, epochs, 4.0, 10.0)
+
+
+def test_summary_selects_by_id_and_reports_ood():
+    records = [
+        record('sgd', 0.1, 0, (0.5, 0.1), (0.9, 0.6)),
+        record('sgd', 0.1, 1, (0.7, 0.4), (0.6, 0.9)),
+        record('sgd', 0.2, 0, (0.6, 1.0)),
+        record('sgd', 0.2, 1, (0.6, 1.0)),
+    ]
+    (line,) = summarise(records)
+    assert (line['method'], line['lr'], line['lrs'], line['seeds']) == ('sgd', 0.1, [0.1, 0.2], [0, 1])
+    assert line['id'] == [pytest.approx(0.8), pytest.approx(0.1)]
+    assert line['ood'] == [pytest.approx(0.5), pytest.approx(0.1)]
+    assert line['ood_worst'] == [pytest.approx(0.25), pytest.approx(0.05)]
+    assert '| sgd    | 0.1 | 80.0 ± 10.0 | 50.0 ± 10.0 | 25.0 ± 5.0' in format_table([line])
+
+
+def test_demo_writes_summary_and_picture(digits_root, tmp_path, run_tool):
+    """A cut-down demo: one method, one seed; three runs in two processes."""
+    code, err = run_tool(
+        'demo', '--data', digits_root, '--out', tmp_path, '--methods', 'freeze-embed', '--seeds', '0', '--epochs', '2'
+    )
+    assert code == 0, err
+    (line,) = json.loads((tmp_path / 'summary.json').read_text())
+    assert line['method'] == 'freeze-embed' and len(line['lrs']) == 3 and line['seeds'] == [0]
+    for key in ('id', 'ood', 'ood_worst'):
+        mean, error = line[key]
+        assert 0 <= mean <= 1 and error is None
+    assert line['state_bytes_per_param'] == pytest.approx(4 * 301_314 / 313_666)
+    assert Image.open(tmp_path / 'demo.png').size[0] > 1000
+    assert len(list((tmp_path / 'runs').glob('freeze-embed_lr*_seed0'))) == 3
+
+
+def test_failing_run_is_one_line(digits_root, tmp_path, run_tool):
+    broken = tmp_path / 'digits'
+    broken.mkdir()
+    for name in ('metadata.csv', 'README.txt'):
+        (broken / name).write_bytes((digits_root / name).read_bytes())
+    code, err = run_tool('demo', '--data', broken, '--out', tmp_path / 'out', '--methods', 'sgd', '--seeds', '0')
+    assert code == 2
+    assert 'image not found' in err.splitlines()[-1] and 'its log is in' in err.splitlines()[-1]
+    assert not (tmp_path / 'out/summary.json').exists()
+
+
+def test_pretraining_script_runs(tmp_path, run_tool):
+    code, err = run_tool('pretrain_vit_tiny', '--steps', '2', '--out', tmp_path / 'tiny.safetensors')
+    assert code == 0, err
+    shipped = ROOT / 'ftsgd_plugin/demo/vit-tiny.safetensors'
+    assert abs((tmp_path / 'tiny.safetensors').stat().st_size - shipped.stat().st_size) < 100
+    assert shipped.stat().st_size < 3e6

@@ -1,0 +1,99 @@
+"""Freezing under DistributedDataParallel: two gloo processes against one."""
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ftsgd_plugin.freezing import freeze_layers, select_layers
+from ftsgd_plugin.layers import Entry, list_layers, register_layer_list
+
+STEPS_PER_PHASE = 4
+PHASES = ['embed', 'none', ['stem', 'blocks.*'], 'embed']  # frozen, everything trains, almost all frozen, frozen
+
+
+class Chain(nn.Module):
+    """A stem, two blocks and a head: small enough to train in two processes within a second."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.blocks = nn.Linear(8, 8), nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.tanh(self.stem(x))
+        for block in self.blocks:
+            x = torch.tanh(block(x))
+        return self.head(x)
+
+
+@register_layer_list(Chain)
+def _chain(net):
+    yield Entry('stem', 'embed', 'stem')
+    for i in range(len(net.blocks)):
+        yield Entry(f'blocks.{i}', 'block', f'blocks.{i}', block=i)
+    yield Entry('head', 'head', 'head')
+
+
+def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(8, 8, generator=generator), torch.randint(3, (8,), generator=generator)
+
+
+def train(model, rank: int, world: int, accumulate: int) -> list[torch.Tensor]:
+    """Four phases of freezing; returns the weights after every step."""
+    cfg = dict(
+        optimizer=dict(type='SGD', lr=0.3, momentum=0.9, weight_decay=0.01),
+        constructor='mmpretrain.FreezeEmbedOptimWrapperConstructor',
+        paramwise_cfg=dict(freeze='none'),
+        accumulative_counts=accumulate,
+    )
+    inner = getattr(model, 'module', model)
+    layers = list_layers(model)
+    optim_wrapper = build_optim_wrapper(model, cfg)
+    optim_wrapper.initialize_count_status(inner, 0, STEPS_PER_PHASE * len(PHASES))
+    history = []
+    for step in range(STEPS_PER_PHASE * len(PHASES)):
+        if step % STEPS_PER_PHASE == 0:
+            freeze_layers(model, select_layers(layers, PHASES[step // STEPS_PER_PHASE]))
+        inputs, labels = (part[rank::world] for part in batch(step))
+        with optim_wrapper.optim_context(model):
+            loss = cross_entropy(model(inputs), labels)
+        optim_wrapper.update_params(loss)
+        history.append(torch.cat([param.detach().flatten() for param in inner.parameters()]))
+    return history
+
+
+def _worker(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    for accumulate in (1, 2):
+        model = MMDistributedDataParallel(Chain(), device_ids=None, broadcast_buffers=False)
+        torch.save(train(model, rank, 2, accumulate), f'{folder}/{accumulate}_{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('ddp')
+    mp.spawn(_worker, (str(folder),), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_ranks_stay_equal_and_equal_one_process_through_every_change(folder, accumulate):
+    ranks = [torch.load(folder / f'{accumulate}_{rank}.pt', weights_only=True) for rank in range(2)]
+    alone = train(Chain(), 0, 1, accumulate)
+    for step, (first, second, expected) in enumerate(zip(*ranks, alone)):
+        assert torch.equal(first, second), f'ranks differ after step {step}'
+        torch.testing.assert_close(first, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_phases_really_change_what_trains():
+    history = train(Chain(), 0, 1, 1)
+    stem = [weights[:72] for weights in history]
+    moved = [not torch.equal(stem[i], stem[i - 1]) for i in range(1, len(stem))]
+    assert moved == [False] * 3 + [True] * 4 + [False] * 8

@@ -1,0 +1,152 @@
+"""GroupAccuracy against wilds' own evaluation of Waterbirds, and its rules about empty groups."""
+
+import random
+from unittest import mock
+
+import pytest
+import torch
+from mmpretrain.registry import METRICS
+
+from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.evaluation import GroupAccuracy
+
+NAMES = {
+    (y, place): f'{kind}_{ground}'
+    for y, kind in enumerate(('landbird', 'waterbird'))
+    for place, ground in enumerate(('land', 'water'))
+}
+TRAIN_COUNTS = {'landbird_land': 3498, 'landbird_water': 184, 'waterbird_land': 56, 'waterbird_water': 1057}
+
+
+def evaluate(metric: GroupAccuracy, rows) -> dict[str, float]:
+    """Feed ``(split, group, label, prediction)`` in batches, as the evaluator does."""
+    for start in range(0, len(rows), 7):
+        samples = [
+            dict(split=split, group=group, gt_label=torch.tensor([label]), pred_label=torch.tensor([prediction]))
+            for split, group, label, prediction in rows[start : start + 7]
+        ]
+        metric.process({}, samples)
+    return metric.evaluate(len(rows))
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_equals_wilds_on_random_predictions(wilds, tmp_path, seed):
+    from wilds.datasets.waterbirds_dataset import WaterbirdsDataset
+
+    rng = random.Random(seed)
+    folder = tmp_path / 'waterbirds_v1.0'
+    folder.mkdir()
+    (folder / 'RELEASE_v1.0.txt').touch()
+    cells = [(y, place) for y, place in NAMES for _ in range(rng.randint(1, 30))]
+    lines = [f'{i},{i}.jpg,{y},2,{place},x' for i, (y, place) in enumerate(cells)]
+    (folder / 'metadata.csv').write_text('img_id,img_filename,y,split,place,place_filename\n' + '\n'.join(lines))
+    oracle = WaterbirdsDataset(root_dir=str(tmp_path), download=False)
+    predictions = [rng.randint(0, 1) for _ in cells]
+    expected, _ = oracle.eval(torch.tensor(predictions), oracle.y_array, oracle.metadata_array)
+
+    metric = GroupAccuracy(id=dict(split='test', weights=TRAIN_COUNTS), ood='test')
+    rows = [('test', NAMES[cell], cell[0], prediction) for cell, prediction in zip(cells, predictions)]
+    rng.shuffle(rows)
+    found = evaluate(metric, rows)
+
+    assert found['id/accuracy'] == pytest.approx(expected['adj_acc_avg'], abs=1e-6)
+    assert found['ood/worst_group'] == pytest.approx(expected['acc_wg'], abs=1e-6)
+    for name in NAMES.values():
+        kind, ground = name.split('_')
+        assert found[f'group/{name}'] == pytest.approx(expected[f'acc_y:{kind}_background:{ground}'], abs=1e-6)
+    correct = sum(y == prediction for (y, _), prediction in zip(cells, predictions))
+    assert found['ood/accuracy'] == pytest.approx(correct / len(cells))
+
+
+ROWS = [
+    ('val', 'a', 0, 0),
+    ('val', 'a', 0, 1),
+    ('val', 'b', 1, 1),
+    ('val', 'b', 1, 1),
+    ('test', 'a', 0, 0),
+    ('test', 'a', 0, 0),
+    ('test', 'a', 0, 0),
+    ('test', 'b', 1, 0),
+    ('extra', 'c', 1, 0),
+]
+
+
+def test_one_pass_reports_id_ood_groups_and_splits():
+    assert evaluate(GroupAccuracy(id='val', ood='test'), ROWS) == {
+        'id/accuracy': 0.75,
+        'ood/accuracy': 0.75,
+        'ood/worst_group': 0.0,
+        'group/a': 1.0,
+        'group/b': 0.0,
+        'split/extra': 0.0,
+        'split/test': 0.75,
+        'split/val': 0.75,
+    }
+
+
+def test_absent_group_never_counts_as_zero():
+    found = evaluate(GroupAccuracy(id='val', ood='test'), [row for row in ROWS if row[:2] != ('test', 'b')])
+    assert found['ood/worst_group'] == 1.0
+    assert 'group/b' not in found
+
+
+def test_subset_of_groups():
+    found = evaluate(GroupAccuracy(id='val', ood=dict(split='test', groups=['a'])), ROWS)
+    assert found['ood/accuracy'] == found['ood/worst_group'] == 1.0
+
+
+def test_weights_renormalise_over_the_groups_that_occur():
+    weights = {'a': 3.0, 'b': 1.0, 'never': 100.0}
+    found = evaluate(GroupAccuracy(id=dict(split='val', weights=weights), ood='test'), ROWS)
+    assert found['id/accuracy'] == pytest.approx((3 * 0.5 + 1 * 1.0) / 4)
+
+
+def test_keys_have_no_prefix_of_their_own():
+    metric = METRICS.build(dict(type='mmpretrain.GroupAccuracy', id='val', ood='test'))
+    assert 'id/accuracy' in evaluate(metric, ROWS)
+
+
+def test_padding_of_uneven_shards_is_cut_off():
+    """MMEngine's sampler repeats samples so that ranks have equally many; they are dropped by the dataset's size."""
+    shards = [ROWS[0::2], [*ROWS[1::2], ROWS[0]]]
+    as_results = [[(split, group, int(label == prediction)) for split, group, label, prediction in s] for s in shards]
+
+    def all_gather(results, size, *args, **kwargs):
+        interleaved = [row for pair in zip(*as_results) for row in pair]
+        return interleaved[:size]
+
+    metric = GroupAccuracy(id='val', ood='test')
+    metric.results = list(as_results[0])
+    expected = evaluate(GroupAccuracy(id='val', ood='test'), ROWS)
+    with mock.patch('mmengine.evaluator.metric.collect_results', all_gather):
+        assert metric.evaluate(len(ROWS)) == expected
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (
+            dict(id='val', ood='tset'),
+            r"no sample belongs to ood=\{'split': 'tset'\}; evaluated were: extra \(c\), test",
+        ),
+        (dict(id=dict(split='val', groups=['z']), ood='test'), 'no sample belongs to id='),
+        (dict(id=dict(split='val', weights={'z': 1.0}), ood='test'), 'none of the weighted groups z occurs'),
+    ],
+)
+def test_empty_subset_is_an_error_not_a_zero(options, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(GroupAccuracy(**options), ROWS)
+
+
+@pytest.mark.parametrize(
+    'option, message', [(dict(splits='val'), "has no key 'splits'"), (dict(groups=['a']), 'names no split')]
+)
+def test_malformed_subset_is_refused_at_build_time(option, message):
+    with pytest.raises(UserError, match=message):
+        GroupAccuracy(id=option, ood='test')
+
+
+def test_sample_without_split_and_group_names_the_mend():
+    sample = dict(gt_label=torch.tensor([0]), pred_label=torch.tensor([0]))
+    with pytest.raises(UserError, match='add both to meta_keys of PackInputs'):
+        GroupAccuracy(id='val', ood='test').process({}, [sample])

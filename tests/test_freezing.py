@@ -1,0 +1,218 @@
+"""The promises of freezing, one by one."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.freezing import (
+    FreezeReport,
+    freeze_layers,
+    optimizer_state_bytes,
+    predict_state_bytes,
+    select_layers,
+)
+from ftsgd_plugin.layers import list_layers
+
+
+def names(layers) -> list[str]:
+    return [layer.name for layer in layers]
+
+
+def freeze(model, choice):
+    layers = list_layers(model)
+    freeze_layers(model, select_layers(layers, choice))
+    return layers
+
+
+def trained(model) -> set[str]:
+    return {name for name, param in model.named_parameters() if param.requires_grad}
+
+
+def test_embed_is_patch_convolution_and_ln_pre(vit):
+    assert names(select_layers(list_layers(vit(pre_norm=True)), 'embed')) == ['patch_embed', 'ln_pre']
+    assert names(select_layers(list_layers(vit(pre_norm=False)), 'embed')) == ['patch_embed']
+
+
+def test_stem_none_names_and_globs(vit):
+    layers = list_layers(vit(pre_norm=True))
+    assert names(select_layers(layers, 'stem')) == ['patch_embed']
+    assert select_layers(layers, 'none') == []
+    # The order is the list's, whatever the order of the patterns.
+    assert names(select_layers(layers, ['blocks.0.*', 'pos_embed'])) == [
+        'pos_embed',
+        'blocks.0.norm1',
+        'blocks.0.attn',
+        'blocks.0.norm2',
+        'blocks.0.mlp',
+    ]
+
+
+@pytest.mark.parametrize(
+    'choice, message',
+    [
+        (['patch_embd'], r"freeze=\['patch_embd'\]: 'patch_embd' matches no layer; did you mean 'patch_embed'"),
+        (['blocks.7.*'], r"'blocks\.7\.\*' matches no layer"),
+        (['xyz'], r"'xyz' matches no layer; the layers run from 'patch_embed', 'pos_embed' to 'head'"),
+        (['*'], r"freeze=\['\*'\] leaves nothing to train; name fewer of the 13 layers"),
+        ('embedding', r"freeze='embedding' is none of 'embed', 'stem', 'none'"),
+        (3, 'freeze=3 is none of'),
+        ([3], r'freeze=\[3\] is none of'),
+    ],
+)
+def test_impossible_choices_are_refused_in_one_line(vit, choice, message):
+    with pytest.raises(UserError, match=message) as caught:
+        select_layers(list_layers(vit()), choice)
+    assert '\n' not in str(caught.value)
+
+
+def test_exactly_the_chosen_layers_are_frozen(vit):
+    model = vit(pre_norm=True)
+    every = trained(model)
+    freeze(model, 'embed')
+    assert every - trained(model) == {
+        'backbone.patch_embed.projection.weight',
+        'backbone.pre_norm.weight',
+        'backbone.pre_norm.bias',
+    }
+
+
+def test_frozen_gradients_are_dropped(vit):
+    model = vit()
+    for param in model.parameters():
+        param.grad = torch.zeros_like(param)
+    freeze(model, 'embed')
+    assert {name for name, param in model.named_parameters() if param.grad is None} == {
+        'backbone.patch_embed.projection.weight',
+        'backbone.patch_embed.projection.bias',
+    }
+
+
+def test_frozen_modules_stay_in_eval_mode_after_train(vit):
+    model = vit(pre_norm=True)
+    freeze(model, ['patch_embed', 'ln_pre', 'blocks.0.mlp'])
+    model.eval()
+    model.train()
+    assert not model.backbone.patch_embed.training
+    assert not model.backbone.patch_embed.projection.training
+    assert not model.backbone.pre_norm.training
+    assert not any(module.training for module in model.backbone.layers[0].ffn.modules())
+    assert model.training and model.backbone.layers[0].attn.training and model.backbone.layers[1].ffn.training
+    model.eval()
+    assert not any(module.training for module in model.modules())
+
+
+def test_dropout_of_a_frozen_layer_is_off(vit):
+    model = vit(drop_rate=0.5)
+    freeze(model, ['blocks.0.mlp'])
+    model.train()
+    ffn, inputs = model.backbone.layers[0].ffn, torch.randn(2, 5, 16)
+    assert torch.equal(ffn(inputs), ffn(inputs))
+    trained_ffn = model.backbone.layers[1].ffn
+    assert not torch.equal(trained_ffn(inputs), trained_ffn(inputs))
+
+
+def test_freezing_again_with_other_layers_leaves_no_trace(vit):
+    model = vit(pre_norm=True)
+    every = trained(model)
+    freeze(model, 'embed')
+    freeze(model, ['blocks.1.*'])
+    assert every - trained(model) == {name for name in every if name.startswith('backbone.layers.1.')}
+    model.train()
+    assert model.backbone.patch_embed.training and not model.backbone.layers[1].attn.training
+    freeze(model, 'none')
+    assert trained(model) == every
+    assert all(module.training for module in model.modules())
+
+
+def test_freezing_twice_is_freezing_once(vit):
+    model = vit()
+    freeze(model, 'embed')
+    once = trained(model)
+    freeze(model, 'embed')
+    assert trained(model) == once
+    freeze(model, 'none')
+    assert len(trained(model)) == len(list(model.parameters()))
+
+
+def test_what_the_model_holds_fixed_stays_fixed(vit):
+    model = vit()
+    model.backbone.pos_embed.requires_grad = False
+    freeze(model, 'embed')
+    freeze(model, 'none')
+    assert 'backbone.pos_embed' not in trained(model)
+
+
+def test_deep_copy_freezes_its_own_modules(vit):
+    model = vit()
+    freeze(model, 'embed')
+    twin = copy.deepcopy(model)
+    twin.train()
+    assert not twin.backbone.patch_embed.training
+    model.backbone.patch_embed.projection.training = True  # the copy must not reach back into the original
+    twin.eval()
+    assert model.backbone.patch_embed.projection.training
+
+
+def test_a_model_saved_whole_loads_again(vit):
+    model = vit()
+    freeze(model, 'embed')
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert torch.equal(loaded.backbone.cls_token, model.backbone.cls_token)
+    loaded.train()
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda params: torch.optim.SGD(params, lr=0.1),
+        lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1),
+        lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, fused=True),
+        lambda params: torch.optim.AdamW(params, lr=0.1),
+        lambda params: torch.optim.AdamW(params, lr=0.1, amsgrad=True),
+        lambda params: torch.optim.RMSprop(params, lr=0.1),
+    ],
+    ids=['sgd', 'momentum', 'fused', 'adamw', 'amsgrad', 'rmsprop'],
+)
+def test_predicted_state_is_the_state_after_a_step(vit, make):
+    model = vit()
+    freeze(model, 'embed')
+    optimizer = make([param for param in model.parameters() if param.requires_grad])
+    predicted = predict_state_bytes(optimizer)
+    assert optimizer_state_bytes(optimizer) == 0
+    model(torch.randn(2, 3, 16, 16)).sum().backward()
+    optimizer.step()
+    assert predicted == optimizer_state_bytes(optimizer)
+
+
+def test_an_optimizer_that_cannot_step_on_meta_is_unknown_not_fatal():
+    class Odd(torch.optim.SGD):
+        def step(self, closure=None):
+            raise RuntimeError('needs real tensors')
+
+    optimizer = Odd([nn.Parameter(torch.ones(2))], lr=0.1)
+    assert predict_state_bytes(optimizer) is None
+
+
+def test_report_counts_layers_parameters_and_bytes(vit):
+    model = vit()
+    model.backbone.cls_token.requires_grad = False
+    layers = freeze(model, 'embed')
+    groups = [param for param in model.parameters() if param.requires_grad]
+    report = FreezeReport.of(layers, 'embed', torch.optim.SGD(groups, lr=0.1, momentum=0.9))
+    patch = 16 * 3 * 8 * 8 + 16
+    total = sum(param.numel() for param in model.parameters())
+    assert report.frozen == (2, patch + 16, 4 * (patch + 16))
+    assert report.trained == (11, total - patch - 16, 4 * (total - patch - 16))
+    assert report.state_bytes == 4 * (total - patch - 16)
+    assert report.self_frozen == 16
+    text = str(report)
+    assert f'frozen      2 layers         {patch + 16:,} parameters' in text
+    assert 'of these 16 parameters are held fixed by the model itself' in text
+    assert f'{report.state_bytes / total:.2f} bytes per parameter' in text

@@ -1,0 +1,166 @@
+"""The layer list against the paper's counts (protocol of arXiv 2211.09359) and against the models themselves."""
+
+import pytest
+import timm
+import torch
+from mmpretrain.registry import MODELS
+from torch import nn
+
+from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.layers import ROLES, Entry, list_layers, register_layer_list
+
+BLOCK = ['norm1', 'attn', 'norm2', 'mlp']
+
+
+def mmpretrain_vit_b16(pre_norm: bool) -> nn.Module:
+    with torch.device('meta'):
+        return MODELS.build(
+            dict(
+                type='mmpretrain.ImageClassifier',
+                backbone=dict(type='mmpretrain.VisionTransformer', arch='base', patch_size=16, pre_norm=pre_norm),
+                head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=768),
+            )
+        )
+
+
+def timm_vit_b16() -> nn.Module:
+    with torch.device('meta'):
+        return timm.create_model('vit_base_patch16_224', num_classes=10)
+
+
+# Total with a 10-class head: the backbone of protocol 1.3 and 7,690 for the head. `pre_norm` is CLIP's shape without
+# the projection: 86,192,640 - 393,216.
+@pytest.mark.parametrize(
+    'model, names, embed, total',
+    [
+        (lambda: mmpretrain_vit_b16(False), ['patch_embed', 'pos_embed', 'cls_token'], 590_592, 85_806_346),
+        (lambda: mmpretrain_vit_b16(True), ['patch_embed', 'ln_pre', 'pos_embed', 'cls_token'], 591_360, 85_807_114),
+        (timm_vit_b16, ['patch_embed', 'pos_embed', 'cls_token'], 590_592, 85_806_346),
+    ],
+    ids=['mmpretrain', 'mmpretrain pre_norm', 'timm'],
+)
+def test_vit_b16_has_the_layers_and_counts_of_the_paper(model, names, embed, total):
+    layers = list_layers(model())
+    blocks = [f'blocks.{i}.{part}' for i in range(12) for part in BLOCK]
+    assert [layer.name for layer in layers] == [*names, *blocks, 'post_norm', 'head']
+    assert sum(layer.num_params for layer in layers if layer.role == 'embed') == embed
+    assert sum(layer.num_params for layer in layers) == total
+    sizes = {layer.name: layer.num_params for layer in layers}
+    assert [sizes[f'blocks.3.{part}'] for part in BLOCK] == [1_536, 2_362_368, 1_536, 4_722_432]
+    assert sizes['pos_embed'] == 151_296
+    assert [layer.block for layer in layers if layer.role == 'block'] == [i for i in range(12) for _ in BLOCK]
+    assert {layer.block for layer in layers if layer.role != 'block'} == {None}
+    assert {layer.role for layer in layers} <= set(ROLES)
+    assert next(layer.group for layer in layers if layer.name == 'blocks.3.attn') == 'trans3_attn'
+
+
+def test_clip_projection_free_pre_norm_counts_match_the_paper():
+    """CLIP's frozen set is its bias-free patch convolution and ln_pre: 589,824 + 1,536."""
+    layers = {layer.name: layer.num_params for layer in list_layers(mmpretrain_vit_b16(True))}
+    assert (layers['patch_embed'], layers['ln_pre']) == (589_824, 1_536)
+
+
+@pytest.mark.parametrize('pre_norm', [False, True])
+def test_every_parameter_is_in_exactly_one_layer(vit, pre_norm):
+    model = vit(pre_norm)
+    listed = [name for layer in list_layers(model) for name in layer.params]
+    assert sorted(listed) == sorted(name for name, _ in model.named_parameters())
+    own = dict(model.named_parameters())
+    assert all(own[name] is param for layer in list_layers(model) for name, param in layer.params.items())
+
+
+def test_layers_name_their_modules(vit):
+    model = vit(pre_norm=True)
+    modules = {layer.name: list(layer.modules) for layer in list_layers(model)}
+    assert modules['patch_embed'] == ['backbone.patch_embed']
+    assert modules['blocks.1.mlp'] == ['backbone.layers.1.ffn']
+    assert modules['cls_token'] == []
+    assert modules['head'] == ['head']
+
+
+def test_shared_parameter_is_named_once(vit):
+    model = vit()
+    model.backbone.layers[1].ln1.weight = model.backbone.layers[0].ln1.weight
+    names = [name for layer in list_layers(model) for name in layer.params]
+    assert 'backbone.layers.0.ln1.weight' in names
+    assert 'backbone.layers.1.ln1.weight' not in names
+    assert len(names) == len(list(model.parameters()))
+
+
+def test_wrapped_model_lists_the_names_inside(vit):
+    wrapper = nn.Module()
+    wrapper.module = vit()
+    assert 'backbone.cls_token' in [name for layer in list_layers(wrapper) for name in layer.params]
+
+
+def test_head_of_mmpretrains_vit_configs_is_the_head():
+    model = MODELS.build(
+        dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=dict(type='mmpretrain.VisionTransformer', arch='deit-tiny', img_size=32),
+            head=dict(type='mmpretrain.VisionTransformerClsHead', num_classes=5, in_channels=192),
+        )
+    )
+    assert list(list_layers(model)[-1].params) == ['head.layers.head.weight', 'head.layers.head.bias']
+
+
+def test_timm_backbone_inside_mmpretrain():
+    model = MODELS.build(
+        dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=dict(type='mmpretrain.TIMMBackbone', model_name='vit_tiny_patch16_224', pretrained=False),
+            head=dict(type='mmpretrain.LinearClsHead', num_classes=5, in_channels=192),
+        )
+    )
+    layers = list_layers(model)
+    assert layers[0].name == 'patch_embed'
+    assert 'backbone.timm_model.patch_embed.proj.weight' in layers[0].params
+    assert [layer.name for layer in layers if layer.role == 'head'] == ['head']
+
+
+class Stem(nn.Module):
+    """A backbone nobody registered."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.LayerNorm(4)
+
+
+class RegisteredStem(Stem):
+    pass
+
+
+class ForgetfulStem(Stem):
+    pass
+
+
+@register_layer_list(RegisteredStem)
+def _registered_stem(net):
+    yield Entry('stem', 'embed', 'conv')
+    yield Entry('absent', 'block', 'no_such_module', block=0)
+    yield Entry('post_norm', 'norm', 'norm')
+
+
+@register_layer_list(f'{ForgetfulStem.__module__}.ForgetfulStem')
+def _forgetful_stem(net):
+    yield Entry('stem', 'embed', 'conv')
+
+
+def test_unknown_backbone_is_told_how_to_register():
+    with pytest.raises(UserError, match=r"no layer list for Stem; register one with .*'Stem'.*Entry\(name, role"):
+        list_layers(Stem())
+
+
+def test_one_decorated_function_registers_a_backbone():
+    assert [layer.name for layer in list_layers(RegisteredStem())] == ['stem', 'post_norm']
+
+
+def test_forgotten_parameter_is_an_error():
+    with pytest.raises(UserError, match=r'ForgetfulStem leaves out norm\.weight, norm\.bias; add an Entry'):
+        list_layers(ForgetfulStem())
+
+
+def test_unknown_role_is_refused():
+    with pytest.raises(ValueError, match='embedding'):
+        Entry('stem', 'embedding', 'conv')

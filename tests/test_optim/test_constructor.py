@@ -1,0 +1,263 @@
+"""FreezeEmbedOptimWrapperConstructor against MMEngine's default constructor and plain torch.optim loops."""
+
+import copy
+import logging
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, build_optim_wrapper
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ftsgd_plugin.distributed import follow_trained_parameters
+from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.layers import list_layers
+
+SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.05)
+
+
+def build(model, optimizer=SGD, wrapper=None, **paramwise):
+    cfg = dict(
+        optimizer=dict(optimizer),
+        constructor='mmpretrain.FreezeEmbedOptimWrapperConstructor',
+        paramwise_cfg=paramwise or None,
+        **(wrapper or {}),
+    )
+    return build_optim_wrapper(model, cfg)
+
+
+def hyper_parameters(model, optim_wrapper) -> dict[str, tuple]:
+    """Parameter name -> what the optimizer does with it."""
+    groups = optim_wrapper.optimizer.param_groups
+    by_id = {id(param): (group['lr'], group['weight_decay']) for group in groups for param in group['params']}
+    return {name: by_id[id(param)] for name, param in model.named_parameters() if id(param) in by_id}
+
+
+def batches(count: int, size: int = 4):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(size, 3, 16, 16, generator=generator), torch.randint(3, (size,), generator=generator))
+        for _ in range(count)
+    ]
+
+
+def frozen_values(model) -> dict[str, torch.Tensor]:
+    return {name: param.clone() for name, param in model.named_parameters() if not param.requires_grad}
+
+
+def test_default_freezes_the_embedding_and_nothing_else(vit):
+    model = vit(pre_norm=True)
+    optim_wrapper = build(model)
+    left_out = {name for name, _ in model.named_parameters()} - hyper_parameters(model, optim_wrapper).keys()
+    assert left_out == {
+        'backbone.patch_embed.projection.weight',
+        'backbone.pre_norm.weight',
+        'backbone.pre_norm.bias',
+    }
+
+
+def test_groups_are_few_named_and_in_the_order_of_the_layers(vit):
+    model = vit(pre_norm=True)
+    groups = build(model).optimizer.param_groups
+    assert [(group['name'], group['role'], group['block']) for group in groups] == [
+        ('pos_embed', 'position', None),
+        ('blocks.0', 'block', 0),
+        ('blocks.1', 'block', 1),
+        ('post_norm', 'norm', None),
+        ('head', 'head', None),
+    ]
+    order = [id(p) for layer in list_layers(model) for p in layer.params.values() if p.requires_grad]
+    assert [id(p) for group in groups for p in group['params']] == order
+
+
+@pytest.mark.parametrize(
+    'paramwise',
+    [
+        dict(norm_decay_mult=0.0),
+        dict(bias_lr_mult=2.0, bias_decay_mult=0.0),
+        dict(flat_decay_mult=0.0),
+        dict(dwconv_decay_mult=0.5, dcn_offset_lr_mult=0.1),
+        dict(custom_keys={'.cls_token': dict(decay_mult=0.0), '.pos_embed': dict(decay_mult=0.0)}),
+        dict(custom_keys={'backbone': dict(lr_mult=0.1), 'backbone.layers.1': dict(lr_mult=0.5)}, norm_decay_mult=0.0),
+        dict(bypass_duplicate=True, norm_decay_mult=0.0),
+    ],
+    ids=lambda options: '+'.join(options),
+)
+def test_every_default_key_means_what_it_means_to_mmengine(vit, paramwise):
+    model = vit(pre_norm=True)
+    expected = hyper_parameters(
+        model, DefaultOptimWrapperConstructor(dict(type='OptimWrapper', optimizer=dict(SGD)), paramwise)(model)
+    )
+    ours = hyper_parameters(model, build(model, freeze='none', **paramwise))
+    assert ours == expected
+    embed = {name for layer in list_layers(model) if layer.role == 'embed' for name in layer.params}
+    frozen = hyper_parameters(model, build(model, freeze='embed', **paramwise))
+    assert frozen == {name: value for name, value in expected.items() if name not in embed}
+
+
+def test_decay_rules_split_a_block_into_two_groups_not_one_per_parameter(vit):
+    groups = build(vit(), norm_decay_mult=0.0).optimizer.param_groups
+    assert [group['name'] for group in groups].count('blocks.0') == 2
+    assert len(groups) == 7
+
+
+def test_extra_custom_keys_reach_the_groups(vit):
+    groups = build(vit(), custom_keys={'head': dict(lr_mult=10.0)}).optimizer.param_groups
+    head = next(group for group in groups if group['role'] == 'head')
+    assert head['lr'] == pytest.approx(1.0) and head['lr_mult'] == 10.0
+
+
+def test_shared_parameter_is_optimised_once(vit):
+    model = vit()
+    model.backbone.layers[1].ln1.weight = model.backbone.layers[0].ln1.weight
+    held = [id(p) for group in build(model).optimizer.param_groups for p in group['params']]
+    assert len(held) == len(set(held)) == len([p for p in model.parameters() if p.requires_grad])
+
+
+def test_parameters_the_model_holds_fixed_are_in_no_group(vit):
+    model = vit(frozen_stages=1)
+    trained = hyper_parameters(model, build(model, freeze='none'))
+    assert 'backbone.cls_token' not in trained and 'backbone.layers.0.ln1.weight' not in trained
+    assert 'backbone.layers.1.ln1.weight' in trained
+
+
+@pytest.mark.parametrize('optimizer', [SGD, dict(type='AdamW', lr=0.01, weight_decay=0.05)], ids=['sgd', 'adamw'])
+@pytest.mark.parametrize('freeze', ['none', 'embed'])
+def test_steps_equal_a_plain_torch_loop(vit, optimizer, freeze):
+    model, plain = vit(pre_norm=True), vit(pre_norm=True)
+    optim_wrapper = build(model, optimizer, freeze=freeze)
+    embed = {'backbone.patch_embed.projection.weight', 'backbone.pre_norm.weight', 'backbone.pre_norm.bias'}
+    options = {key: value for key, value in optimizer.items() if key != 'type'}
+    reference = getattr(torch.optim, optimizer['type'])(
+        [p for name, p in plain.named_parameters() if freeze == 'none' or name not in embed], **options
+    )
+    model.train(), plain.train()
+    for inputs, labels in batches(6):
+        optim_wrapper.update_params(cross_entropy(model(inputs), labels))
+        reference.zero_grad()
+        cross_entropy(plain(inputs), labels).backward()
+        reference.step()
+    expected = dict(plain.named_parameters())
+    for name, param in model.named_parameters():
+        torch.testing.assert_close(param, expected[name], rtol=1e-6, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize('optimizer', [SGD, dict(type='AdamW', lr=0.01, weight_decay=0.05)], ids=['sgd', 'adamw'])
+def test_frozen_bytes_stay_and_have_no_state(vit, optimizer):
+    model = vit(pre_norm=True)
+    optim_wrapper = build(model, optimizer)
+    before, start = frozen_values(model), {name: p.clone() for name, p in model.named_parameters()}
+    for inputs, labels in batches(5):
+        optim_wrapper.update_params(cross_entropy(model(inputs), labels))
+    own = dict(model.named_parameters())
+    assert len(before) == 3
+    for name, value in before.items():
+        assert torch.equal(own[name], value) and own[name].grad is None
+        assert own[name] not in optim_wrapper.optimizer.state
+    moved = {name for name, value in start.items() if not torch.equal(own[name], value)}
+    assert moved == start.keys() - before.keys()
+
+
+def test_accumulation_equals_one_large_batch(vit):
+    data = batches(4)
+    model, whole = vit(), vit()
+    accumulating = build(model, dict(type='SGD', lr=0.1, momentum=0.9), dict(accumulative_counts=4))
+    accumulating.initialize_count_status(model, 0, 4)
+    before = frozen_values(model)
+    for inputs, labels in data:
+        accumulating.update_params(cross_entropy(model(inputs), labels))
+    one = build(whole, dict(type='SGD', lr=0.1, momentum=0.9))
+    one.update_params(cross_entropy(whole(torch.cat([x for x, _ in data])), torch.cat([y for _, y in data])))
+    for (name, param), expected in zip(model.named_parameters(), whole.parameters()):
+        torch.testing.assert_close(param, expected, rtol=1e-5, atol=1e-6, msg=name)
+    assert all(torch.equal(dict(model.named_parameters())[name], value) for name, value in before.items())
+
+
+def amp_wrapper():
+    """``AmpOptimWrapper`` asserts a GPU; its CPU twin has the same code with a CPU scaler and no device check."""
+    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+    return mock.patch.multiple(
+        module, is_cuda_available=lambda: True, GradScaler=lambda **kw: torch.amp.GradScaler('cpu', **kw)
+    )
+
+
+def test_amp_scales_and_leaves_the_frozen_layers_alone(vit):
+    model, plain = vit(), vit()
+    with amp_wrapper():
+        optim_wrapper = build(model, SGD, dict(type='AmpOptimWrapper', loss_scale=65536.0, dtype='float32'))
+    assert isinstance(optim_wrapper, AmpOptimWrapper)
+    before = frozen_values(model)
+    reference = build(plain)
+    for inputs, labels in batches(4):
+        optim_wrapper.update_params(cross_entropy(model(inputs), labels))
+        reference.update_params(cross_entropy(plain(inputs), labels))
+    for (name, param), expected in zip(model.named_parameters(), plain.parameters()):
+        torch.testing.assert_close(param, expected, rtol=1e-5, atol=1e-6, msg=name)
+    assert all(torch.equal(dict(model.named_parameters())[name], value) for name, value in before.items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='AmpOptimWrapper needs a GPU')
+def test_amp_on_a_gpu(vit):
+    model = vit().cuda()
+    optim_wrapper = build(model, SGD, dict(type='AmpOptimWrapper'))
+    before = frozen_values(model)
+    for inputs, labels in batches(4):
+        with optim_wrapper.optim_context(model):
+            loss = cross_entropy(model(inputs.cuda()), labels.cuda())
+        optim_wrapper.update_params(loss)
+    assert all(torch.equal(dict(model.named_parameters())[name], value) for name, value in before.items())
+
+
+def test_optimizer_state_survives_a_save_and_load(vit):
+    model, twin = vit(), vit()
+    optim_wrapper, other = build(model), build(twin)
+    data = batches(4)
+    for inputs, labels in data[:2]:
+        optim_wrapper.update_params(cross_entropy(model(inputs), labels))
+    twin.load_state_dict(model.state_dict())
+    other.load_state_dict(copy.deepcopy(optim_wrapper.state_dict()))
+    for inputs, labels in data[2:]:
+        optim_wrapper.update_params(cross_entropy(model(inputs), labels))
+        other.update_params(cross_entropy(twin(inputs), labels))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters()))
+
+
+def test_decay_multiplier_without_weight_decay_names_the_mend(vit):
+    with pytest.raises(UserError, match=r'add weight_decay=0\. \(or your value\) to optim_wrapper\.optimizer'):
+        build(vit(), dict(type='SGD', lr=0.1), norm_decay_mult=0.0)
+
+
+def test_bad_freeze_is_refused_before_anything_is_frozen(vit):
+    model = vit()
+    with pytest.raises(UserError, match='patch_embd'):
+        build(model, freeze=['patch_embd'])
+    assert all(param.requires_grad for param in model.parameters())
+
+
+def test_the_log_has_the_counts_and_no_line_per_parameter(vit, caplog):
+    model, logger = vit(), MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO):
+        build(model, norm_decay_mult=0.0, layer_decay_rate=0.65)
+    logger.removeHandler(caplog.handler)
+    messages = [record.getMessage() for record in caplog.records]
+    assert not [line for line in messages if 'paramwise_options' in line or 'is skipped' in line]
+    assert [line for line in messages if "freeze='embed'" in line and 'bytes per parameter' in line]
+    assert [line for line in messages if 'does not know layer_decay_rate; ignored' in line]
+    assert len(messages) < 8
+
+
+def test_foreign_wrapper_is_refused(vit):
+    class ShardedModel(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+    model = ShardedModel(vit())
+    with (
+        mock.patch('torch.distributed.is_initialized', return_value=True),
+        pytest.raises(UserError, match='freezing under ShardedModel is not supported'),
+    ):
+        follow_trained_parameters(model)

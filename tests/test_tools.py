@@ -1,0 +1,295 @@
+"""The programs end to end: train, resume, test, launch, and the one line that bad input gets."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from mmengine.hooks import Hook
+
+from ftsgd_plugin.checkpoints import misfits
+from ftsgd_plugin.launch import build_runner
+
+CONFIG = ROOT / 'configs/vit-tiny_freeze-embed_digits.py'
+GOLDEN = Path(__file__).parent / 'assets/vit-tiny_freeze-embed_digits_losses.json'
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory, digits_root):
+    """A working directory with the digits where the configs expect them."""
+    folder = tmp_path_factory.mktemp('project')
+    (folder / 'data').mkdir()
+    (folder / 'data/digits').symlink_to(digits_root)
+    return folder
+
+
+@pytest.fixture
+def inside(project, monkeypatch):
+    monkeypatch.chdir(project)
+    return project
+
+
+def run_process(*command, cwd, **environment) -> subprocess.CompletedProcess:
+    environment = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **environment}
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope='module')
+def trained(project):
+    """One epoch of the demo's config by the command of the README, with every loss logged."""
+    result = run_process(
+        sys.executable,
+        ROOT / 'tools/train.py',
+        CONFIG,
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'default_hooks.logger.interval=1',
+        cwd=project,
+    )
+    assert result.returncode == 0, result.stderr
+    work_dir = project / 'work_dirs' / CONFIG.stem
+    return work_dir, result.stdout + result.stderr
+
+
+def scalars(work_dir: Path) -> list[dict]:
+    (path,) = work_dir.glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_losses_equal_the_golden_file(trained):
+    """A refactoring must not change the numbers (relative 1e-3: machines differ)."""
+    losses = [line['loss'] for line in scalars(trained[0]) if 'loss' in line]
+    assert losses == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+
+
+def test_work_dir_is_what_mmpretrain_users_know(trained):
+    work_dir, _ = trained
+    assert (work_dir / 'epoch_1.pth').is_file()
+    assert (work_dir / 'last_checkpoint').is_file()
+    assert list(work_dir.glob('best_id_accuracy_epoch_*.pth'))
+
+
+def test_log_is_readable(trained):
+    work_dir, console = trained
+    (log,) = work_dir.glob('*/*.log')
+    for text in (console, log.read_text()):
+        assert 'paramwise_options' not in text and 'is skipped since' not in text
+        assert 'Name of parameter - Initialization information' not in text
+        assert re.search(r"freeze='embed'\n +trained +28 layers +301,314 parameters", text)
+        assert re.search(r'Epoch\(train\) .* lr: \S+ +eta: \S+ .*loss: \S+ +memory: \d+', text)
+        assert re.search(
+            r'Epoch\(val\) .*id/accuracy: .*ood/accuracy: .*ood/worst_group: .*group/digit-0-4_grass', text
+        )
+
+
+def test_evaluating_the_checkpoint_gives_the_metrics_of_training(trained, inside, run_tool):
+    work_dir, _ = trained
+    code, err = run_tool(
+        'test', CONFIG, work_dir / 'epoch_1.pth', '--work-dir', 'eval', '--out', 'm.json', '--out-item', 'metrics'
+    )
+    assert code == 0, err
+    found = json.loads((inside / 'm.json').read_text())
+    logged = next(line for line in scalars(work_dir) if 'id/accuracy' in line)
+    keys = [key for key in logged if '/' in key]
+    assert len(keys) == 9
+    assert {key: found[key] for key in keys} == pytest.approx({key: logged[key] for key in keys})
+
+
+def test_frozen_bytes_are_the_pretrained_ones(trained):
+    from safetensors.torch import load_file
+
+    before = load_file(ROOT / 'ftsgd_plugin/demo/vit-tiny.safetensors')
+    after = torch.load(trained[0] / 'epoch_1.pth', weights_only=True)['state_dict']
+    same = {name for name, value in before.items() if torch.equal(after[f'backbone.{name}'], value)}
+    assert same == {'patch_embed.projection.weight', 'patch_embed.projection.bias'}
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
+def test_two_processes_give_the_weights_of_one(trained, project):
+    """`tools/dist_train.sh CONFIG 2` on the CPU, half the batch per process, against one process."""
+    work_dir, _ = trained
+    result = run_process(
+        'bash',
+        ROOT / 'tools/dist_train.sh',
+        CONFIG,
+        '2',
+        '--work-dir',
+        'two',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'train_dataloader.batch_size=16',
+        cwd=project,
+        PORT=free_port(),
+    )
+    assert result.returncode == 0, result.stderr
+    one = torch.load(work_dir / 'epoch_1.pth', weights_only=True)['state_dict']
+    two = torch.load(project / 'two/epoch_1.pth', weights_only=True)['state_dict']
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    expected = next(line for line in scalars(work_dir) if 'id/accuracy' in line)
+    found = next(line for line in scalars(project / 'two') if 'id/accuracy' in line)
+    for key in (key for key in expected if '/' in key):
+        assert found[key] == pytest.approx(expected[key], abs=0.01), key
+
+
+class StopAfterFirstEpoch(Hook):
+    """Stands for a user's Ctrl-C."""
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('method', ['freeze-embed', 'adamw'])
+def test_stopping_and_resuming_equals_not_stopping(digits_config, tmp_path, method):
+    options = {'train_cfg.max_epochs': 2}
+    straight = build_runner(digits_config(method, 96, launcher='none', work_dir=str(tmp_path / 'a'), **options))
+    straight.train()
+
+    stopped = build_runner(digits_config(method, 96, launcher='none', work_dir=str(tmp_path / 'b'), **options))
+    stopped.register_hook(StopAfterFirstEpoch())
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    resumed = build_runner(
+        digits_config(method, 96, launcher='none', work_dir=str(tmp_path / 'b'), resume=True, **options)
+    )
+    resumed.train()
+
+    assert resumed.epoch == straight.epoch == 2
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+    expected, found = (runner.optim_wrapper.state_dict() for runner in (straight, resumed))
+    assert found['param_groups'] == expected['param_groups']
+    for index, state in expected['state'].items():
+        assert all(torch.equal(found['state'][index][key], value) for key, value in state.items())
+
+
+def test_auto_scale_lr_without_base_batch_size(inside, run_tool):
+    code, err = run_tool('train', CONFIG, '--auto-scale-lr')
+    assert (code, err.count('\n')) == (2, 1) and 'auto_scale_lr=dict(base_batch_size=...)' in err
+
+
+def broken_config(project: Path, name: str, text: str) -> Path:
+    path = project / name
+    path.write_text(f'_base_ = {str(CONFIG)!r}\n{text}\n')
+    return path
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        (
+            "train_dataloader = dict(dataset=dict(data_root='nowhere'))",
+            'nowhere/metadata.csv: not found; set data_root',
+        ),
+        ("train_dataloader = dict(dataset=dict(split='dev'))", "split='dev' is none of train, val, test"),
+        ("optim_wrapper = dict(paramwise_cfg=dict(freeze=['blok*']))", "'blok*' matches no layer"),
+        ("optim_wrapper = dict(paramwise_cfg=dict(freeze=['*']))", 'leaves nothing to train'),
+        ("val_evaluator = dict(id='valid')", "val_evaluator.id: split 'valid' is not in val_dataloader (val, test)"),
+        ("load_from = 'absent.pth'", 'absent.pth: no such checkpoint'),
+        ('model = dict(', 'not a readable config'),
+    ],
+    ids=['data_root', 'split', 'layer', 'all frozen', 'evaluator', 'load_from', 'syntax'],
+)
+def test_bad_config_gets_one_line_and_code_2(inside, tmp_path, run_tool, text, message):
+    code, err = run_tool(
+        'train', broken_config(inside, 'broken.py', text), '--work-dir', tmp_path, '--cfg-options',
+        'train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=32',
+    )  # fmt: skip
+    lines = [line for line in err.splitlines() if line.startswith('error: ')]
+    assert code == 2 and len(lines) == 1 and message in lines[0]
+    assert 'Traceback' not in err
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_missing_config_and_bad_option(inside, run_tool):
+    assert run_tool('train', 'no.py') == (
+        2,
+        'error: no.py: no such config; the configs of this project are in configs/.\n',
+    )
+    code, err = run_tool('train', CONFIG, '--cfg-options', 'val_dataloader.dataset.datasets.7.split=x')
+    assert code == 2 and err.startswith('error: --cfg-options: does not fit')
+
+
+def test_unreadable_picture_in_a_worker_process_is_one_line(inside, digits_root, run_tool):
+    rows = (digits_root / 'metadata.csv').read_text().splitlines()
+    folder = inside / 'broken_digits'
+    folder.mkdir()
+    (folder / 'metadata.csv').write_text('\n'.join(rows[:40]))
+    code, err = run_tool(
+        'train', CONFIG, '--work-dir', 'unreadable', '--cfg-options', f'train_dataloader.dataset.data_root={folder}',
+        'train_dataloader.num_workers=1', 'train_dataloader.persistent_workers=False',
+    )  # fmt: skip
+    assert code == 2
+    assert re.fullmatch(r'error: .*broken_digits/train/\S+\.png: image not found; restore .*', err.splitlines()[-1])
+    assert 'Traceback' not in err
+
+
+def test_checkpoint_that_does_not_fit(trained, inside, run_tool):
+    work_dir, _ = trained
+    wider = broken_config(inside, 'wider.py', 'model = dict(head=dict(num_classes=5))')
+    code, err = run_tool('test', wider, work_dir / 'epoch_1.pth', '--work-dir', 'misfit')
+    assert code == 2
+    assert (
+        'epoch_1.pth: does not fit the model of this config: head.fc.weight is (2, 64) instead of (5, 64); '
+        'head.fc.bias is (2,) instead of (5,); use the config' in err.splitlines()[-1]
+    )
+    code, err = run_tool('train', wider, '--work-dir', 'misfit', '--resume', work_dir / 'epoch_1.pth')
+    assert code == 2 and 'epoch_1.pth: does not fit' in err.splitlines()[-1]
+
+
+def test_training_may_start_from_another_head_but_not_another_backbone(trained, inside, digits_config):
+    work_dir, _ = trained
+    path = str(work_dir / 'epoch_1.pth')
+    options = {'train_cfg.max_epochs': 1, 'launcher': 'none', 'load_from': path}
+    cfg = digits_config('freeze-embed', 32, **options, **{'model.head.num_classes': 4})
+    build_runner(cfg).train()
+    from ftsgd_plugin.errors import UserError
+
+    cfg = digits_config('freeze-embed', 32, **options, **{'model.backbone.arch.num_layers': 7})
+    cfg.model.backbone.pop('init_cfg')
+    with pytest.raises(UserError, match=r'backbone\.layers\.6\S+ is missing'):
+        build_runner(cfg).train()
+
+
+@pytest.mark.parametrize('argv', [[], ['config.py']])
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
+def test_launchers_print_their_usage(script, argv, tmp_path):
+    result = run_process('bash', ROOT / 'tools' / script, *argv, cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr.startswith(f'usage: bash tools/{script} ')
+
+
+def test_slurm_train_calls_srun(tmp_path):
+    """No cluster here: a stand-in for srun prints what it was asked for."""
+    (tmp_path / 'srun').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    result = run_process(
+        'bash', ROOT / 'tools/slurm_train.sh', 'gpu', 'job', 'c.py', 'runs', '--resume', '--cfg-options', 'a=1',
+        cwd=tmp_path, PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='4', SRUN_ARGS='--time=1:00 --exclusive',
+    )  # fmt: skip
+    words = result.stdout.split('\n')
+    assert words[:2] == ['-p', 'gpu']
+    for word in ('--job-name=job', '--ntasks=4', '--gres=gpu:4', '--ntasks-per-node=4', '--time=1:00', '--exclusive'):
+        assert word in words
+    assert words[words.index('-u') + 1 :][:8] == [
+        f'{ROOT}/tools/train.py', 'c.py', '--work-dir=runs', '--launcher=slurm', '--resume', '--cfg-options', 'a=1', '',
+    ]  # fmt: skip
+
+
+def test_misfit_check_is_not_vacuous(trained):
+    weights = torch.load(trained[0] / 'epoch_1.pth', weights_only=True)['state_dict']
+    assert len(misfits(torch.nn.Linear(1, 1), weights)) == len(weights) + 2
