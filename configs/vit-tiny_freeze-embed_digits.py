@@ -11,4 +11,4 @@ _base_ = [
     '_base_/runtime.py',
 ]
 model = dict(head=dict(num_classes=2))
-optim_wrapper = dict(optimizer=dict(lr=1e-2))
+optim_wrapper = dict(optimizer=dict(lr=3e-3))

@@ -4,7 +4,8 @@
     python tools/demo.py --seeds 0 1 2 3 4           # in an environment that has the package
 
 Each method is run with three learning rates and several seeds; the learning rate and the epoch are chosen by
-in-distribution accuracy only. Writes summary.json and demo.png into --out, and every run into its own folder below it.
+in-distribution accuracy only. Writes summary.json, records.json (every epoch of every run) and demo.png into --out,
+and the logs of every run into a folder below it.
 """
 
 import argparse
@@ -12,13 +13,13 @@ import json
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
 
 from ftsgd_plugin import config_path
 from ftsgd_plugin.analysis.figures import draw_comparison
@@ -29,10 +30,11 @@ from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.freezing import optimizer_state_bytes
 from ftsgd_plugin.launch import one_line_errors
 
+# Three steps of the usual 1-3-10 ladder around the best ID accuracy of each method (found with five steps, once).
 LRS = {
-    'sgd': (3e-3, 1e-2, 3e-2),
+    'sgd': (1e-3, 3e-3, 1e-2),
     'adamw': (1e-4, 3e-4, 1e-3),
-    'freeze-embed': (3e-3, 1e-2, 3e-2),
+    'freeze-embed': (1e-3, 3e-3, 1e-2),
 }
 
 
@@ -70,6 +72,17 @@ def train_once(method: str, lr: float, seed: int, data_root: str, out: str, epoc
     return Record(method, lr, seed, evaluations, state / parameters, seconds)
 
 
+def first_batch_norms(method: str, data_root: str, out: str) -> list[tuple[str, str, float]]:
+    """``(layer, role, gradient norm)`` of the pretrained model with a fresh head at the first training batch."""
+    cfg = load_demo_config(method, data_root)
+    cfg.work_dir = os.path.join(out, 'runs', 'gradients')
+    cfg.experiment_name = 'gradients'
+    runner = Runner.from_cfg(cfg)
+    runner.model.init_weights()
+    batch = next(iter(runner.build_dataloader(runner.cfg.train_dataloader, seed=runner.seed)))
+    return [(layer.name, layer.role, norm) for layer, norm in layer_grad_norms(runner.model, batch)]
+
+
 def _start_worker(out: str) -> None:
     """One thread per worker, and MMEngine's log to a file instead of the terminal."""
     torch.set_num_threads(1)
@@ -78,27 +91,33 @@ def _start_worker(out: str) -> None:
     os.dup2(log, 2)
 
 
-def run_all(jobs: list[tuple], out: str, workers: int) -> list[Record]:
-    """Run the jobs in parallel processes, with a line per finished run."""
+def run_all(jobs: list[tuple], pool: ProcessPoolExecutor, out: str) -> list[Record]:
+    """Run the jobs in the pool, with a line per finished run."""
     start, records = time.perf_counter(), {}
-    with ProcessPoolExecutor(workers, get_context('spawn'), _start_worker, (out,)) as pool:
-        futures = {pool.submit(train_once, *job): job for job in jobs}
-        for done, future in enumerate(as_completed(futures), start=1):
-            try:
-                record = records[futures[future]] = future.result()
-            except Exception as error:
-                pool.shutdown(wait=False, cancel_futures=True)
-                method, lr, seed = futures[future][:3]
-                reason = ' '.join(str(error).split())
-                raise UserError(f'{method} lr={lr:g} seed={seed}: {reason}; its log is in {out}/runs.') from error
-            best = max(epoch['id/accuracy'] for epoch in record.epochs)
-            left = (time.perf_counter() - start) / done * (len(jobs) - done)
-            print(
-                f'[{done:2d}/{len(jobs)}] {record.method:<12} lr={record.lr:<6g} seed={record.seed}'
-                f'  ID {best:6.1%}  {record.seconds:5.1f} s  eta {int(left) // 60}:{int(left) % 60:02d}',
-                flush=True,
-            )
+    futures = {pool.submit(train_once, *job): job for job in jobs}
+    for done, future in enumerate(as_completed(futures), start=1):
+        try:
+            record = records[futures[future]] = future.result()
+        except Exception as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            method, lr, seed = futures[future][:3]
+            reason = ' '.join(str(error).split())
+            raise UserError(f'{method} lr={lr:g} seed={seed}: {reason}; its log is in {out}/runs.') from error
+        best = max(epoch['id/accuracy'] for epoch in record.epochs)
+        left = (time.perf_counter() - start) / done * (len(jobs) - done)
+        print(
+            f'[{done:2d}/{len(jobs)}] {record.method:<12} lr={record.lr:<6g} seed={record.seed}'
+            f'  ID {best:6.1%}  {record.seconds:5.1f} s  eta {int(left) // 60}:{int(left) % 60:02d}',
+            flush=True,
+        )
     return [records[job] for job in jobs]
+
+
+def write_json(path: Path, data: list) -> None:
+    """Write whole or not at all."""
+    unfinished = path.with_name(f'.{path.name}')
+    unfinished.write_text(json.dumps(data, indent=1) + '\n')
+    os.replace(unfinished, path)
 
 
 @one_line_errors
@@ -121,19 +140,14 @@ def main() -> None:
         for method in args.methods
         for lr in LRS[method]
     ]
-    print(f'{len(jobs)} runs, {args.workers} at a time, logs in {out}/runs; the first line takes a moment')
-    summary = summarise(run_all(jobs, args.out, args.workers))
-
-    torch.manual_seed(0)
-    cfg = load_demo_config(args.methods[0], args.data)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    norms = layer_grad_norms(model, next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0))))
-    draw_comparison(summary, norms, out / 'demo.png')
-
-    unfinished = out / '.summary.json'
-    unfinished.write_text(json.dumps(summary, indent=1) + '\n')
-    os.replace(unfinished, out / 'summary.json')
+    print(f'{len(jobs)} runs, {args.workers} at a time, logs in {out}/runs; the first line takes a moment', flush=True)
+    with ProcessPoolExecutor(args.workers, get_context('spawn'), _start_worker, (args.out,)) as pool:
+        norms = pool.submit(first_batch_norms, args.methods[0], args.data, args.out)
+        records = run_all(jobs, pool, args.out)
+    summary = summarise(records)
+    draw_comparison(summary, norms.result(), out / 'demo.png')
+    write_json(out / 'records.json', [asdict(record) for record in records])
+    write_json(out / 'summary.json', summary)
     print(f'\n{format_table(summary)}\n\nwritten: {out}/summary.json and {out}/demo.png')
 
 

@@ -4,19 +4,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..layers import Layer
-
 LABELS = {'sgd': 'SGD', 'adamw': 'AdamW', 'freeze-embed': 'SGD (freeze-embed)'}
 COLOURS = {'sgd': '#4c72b0', 'adamw': '#dd8452', 'freeze-embed': '#55a868'}
 ROLE_COLOURS = {'embed': '#c44e52', 'head': '#8172b3'}
 
 
-def draw_comparison(summary: Sequence[dict], norms: Sequence[tuple[Layer, float]], path: str | os.PathLike) -> None:
+def draw_comparison(summary: Sequence[dict], norms: Sequence[tuple[str, str, float]], path: str | os.PathLike) -> None:
     """Draw accuracies by method beside the gradient norm of every layer; written whole or not at all.
 
     Args:
         summary: Output of :func:`ftsgd_plugin.analysis.summary.summarise`.
-        norms: Output of :func:`ftsgd_plugin.analysis.gradients.layer_grad_norms`.
+        norms: ``(layer name, role, gradient norm)`` from input to output.
         path: PNG file.
     """
     import matplotlib
@@ -47,10 +45,10 @@ def draw_comparison(summary: Sequence[dict], norms: Sequence[tuple[Layer, float]
     left.set_xticks(range(len(measures)), measures.values())
     left.legend(fontsize=8, loc='upper right')
 
-    colours = [ROLE_COLOURS.get(layer.role, '#bbbbbb') for layer, _ in norms]
-    right.bar(range(len(norms)), [norm for _, norm in norms], color=colours)
+    names, roles, heights = zip(*norms)
+    right.bar(range(len(norms)), heights, color=[ROLE_COLOURS.get(role, '#bbbbbb') for role in roles])
     right.set(ylabel='gradient norm', title='Pretrained model at the first batch, input to output')
-    right.set_xticks(range(len(norms)), [layer.name for layer, _ in norms], rotation=90, fontsize=8)
+    right.set_xticks(range(len(norms)), names, rotation=90, fontsize=8)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in ROLE_COLOURS.values()]
     right.legend(handles, ['embedding layer (frozen by freeze-embed)', 'head'], fontsize=8)
     for axes in (left, right):
