@@ -3,6 +3,8 @@
 import importlib.util
 import itertools
 import logging
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -92,6 +94,14 @@ def digits_config(digits_root, tmp_path):
         return cfg
 
     return load
+
+
+def run_process(*command, cwd, **environment) -> subprocess.CompletedProcess:
+    """Run a command with this interpreter and one thread; its output is captured as text."""
+    environment = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **environment}
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
 from ftsgd_plugin import config_path
@@ -20,6 +21,12 @@ DATASET_KEYS = {f'{loop}_{kind}' for loop in ('train', 'val', 'test') for kind i
     'val_evaluator',
     'test_evaluator',
 }
+
+
+@pytest.fixture(autouse=True)
+def default_scope():
+    """What the Runner sets from a config's ``default_scope``."""
+    init_default_scope('mmpretrain')
 
 
 def write(path, text: str) -> str:
@@ -83,9 +90,9 @@ def test_config_path_in_one_base_line(tmp_path):
     path = write(
         tmp_path / 'mine.py', "_base_ = __import__('ftsgd_plugin').config_path('vit-tiny_freeze-embed_digits')\n"
     )
-    assert Config.fromfile(path).optim_wrapper.paramwise_cfg.freeze == 'embed'
+    assert Config.fromfile(path).optim_wrapper.paramwise_cfg['freeze'] == 'embed'
     parts = "_base_ = [__import__('ftsgd_plugin').config_path('_base_/methods/freeze-embed.py')]\n"
-    assert Config.fromfile(write(tmp_path / 'parts.py', parts)).optim_wrapper.paramwise_cfg.freeze == 'embed'
+    assert Config.fromfile(write(tmp_path / 'parts.py', parts)).optim_wrapper.paramwise_cfg['freeze'] == 'embed'
 
 
 def test_unknown_config_lists_the_known():

@@ -3,11 +3,12 @@
 import csv
 import hashlib
 import json
+import sys
 from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_process
 from PIL import Image
 
 from ftsgd_plugin.analysis.summary import Record, format_table, summarise
@@ -111,12 +112,18 @@ def test_summary_selects_by_id_and_reports_ood():
     assert '| sgd    | 0.1 | 80.0 ± 10.0 | 50.0 ± 10.0 | 25.0 ± 5.0' in format_table([line])
 
 
-def test_demo_writes_summary_and_picture(digits_root, tmp_path, run_tool):
+def run_demo(*argv):
+    """In a process of its own: its workers import it."""
+    return run_process(sys.executable, ROOT / 'tools/demo.py', *argv, cwd=ROOT)
+
+
+def test_demo_writes_summary_and_picture(digits_root, tmp_path):
     """A cut-down demo: one method, one seed; three runs in two processes."""
-    code, err = run_tool(
-        'demo', '--data', digits_root, '--out', tmp_path, '--methods', 'freeze-embed', '--seeds', '0', '--epochs', '2'
+    result = run_demo(
+        '--data', digits_root, '--out', tmp_path, '--methods', 'freeze-embed', '--seeds', '0', '--epochs', '2'
     )
-    assert code == 0, err
+    assert result.returncode == 0, result.stderr
+    assert '[ 3/3] freeze-embed' in result.stdout and 'eta 0:00' in result.stdout
     (line,) = json.loads((tmp_path / 'summary.json').read_text())
     assert line['method'] == 'freeze-embed' and len(line['lrs']) == 3 and line['seeds'] == [0]
     for key in ('id', 'ood', 'ood_worst'):
@@ -125,16 +132,17 @@ def test_demo_writes_summary_and_picture(digits_root, tmp_path, run_tool):
     assert line['state_bytes_per_param'] == pytest.approx(4 * 301_314 / 313_666)
     assert Image.open(tmp_path / 'demo.png').size[0] > 1000
     assert len(list((tmp_path / 'runs').glob('freeze-embed_lr*_seed0'))) == 3
+    assert [len(run['epochs']) for run in json.loads((tmp_path / 'records.json').read_text())] == [2, 2, 2]
 
 
-def test_failing_run_is_one_line(digits_root, tmp_path, run_tool):
+def test_failing_run_is_one_line(digits_root, tmp_path):
     broken = tmp_path / 'digits'
     broken.mkdir()
     for name in ('metadata.csv', 'README.txt'):
         (broken / name).write_bytes((digits_root / name).read_bytes())
-    code, err = run_tool('demo', '--data', broken, '--out', tmp_path / 'out', '--methods', 'sgd', '--seeds', '0')
-    assert code == 2
-    assert 'image not found' in err.splitlines()[-1] and 'its log is in' in err.splitlines()[-1]
+    result = run_demo('--data', broken, '--out', tmp_path / 'out', '--methods', 'sgd', '--seeds', '0')
+    assert result.returncode == 2
+    assert 'image not found' in result.stderr and 'its log is in' in result.stderr.splitlines()[-1]
     assert not (tmp_path / 'out/summary.json').exists()
 
 

@@ -4,13 +4,12 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, run_process
 from mmengine.hooks import Hook
 
 from ftsgd_plugin.checkpoints import misfits
@@ -33,13 +32,6 @@ def project(tmp_path_factory, digits_root):
 def inside(project, monkeypatch):
     monkeypatch.chdir(project)
     return project
-
-
-def run_process(*command, cwd, **environment) -> subprocess.CompletedProcess:
-    environment = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **environment}
-    return subprocess.run(
-        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )
 
 
 @pytest.fixture(scope='module')
@@ -181,6 +173,13 @@ def test_stopping_and_resuming_equals_not_stopping(digits_config, tmp_path, meth
 def test_auto_scale_lr_without_base_batch_size(inside, run_tool):
     code, err = run_tool('train', CONFIG, '--auto-scale-lr')
     assert (code, err.count('\n')) == (2, 1) and 'auto_scale_lr=dict(base_batch_size=...)' in err
+
+
+def test_freeze_can_be_set_on_the_command_line(inside, tmp_path, run_tool):
+    code, err = run_tool(
+        'train', CONFIG, '--work-dir', tmp_path, '--cfg-options', 'optim_wrapper.paramwise_cfg.freeze=nothing'
+    )
+    assert code == 2 and err.splitlines()[-1].startswith("error: freeze='nothing' is none of 'embed', 'stem', 'none'")
 
 
 def broken_config(project: Path, name: str, text: str) -> Path:
