@@ -96,7 +96,8 @@ def freeze_layers(model: nn.Module, layers: Iterable[Layer]) -> None:
 
 def _stay_in_eval_mode(self: nn.Module, mode: bool = True) -> nn.Module:
     """``Module.train`` of a frozen module. A bound method, so that ``copy.deepcopy`` (EMA) rebinds it to the copy."""
-    return type(self).train(self, False)
+    type(self).train(self, False)
+    return self  # MMPretrain's backbones return None
 
 
 # Pickling a bound method stores its name: a module saved whole must come back with its class's own ``train``.

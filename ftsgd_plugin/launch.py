@@ -61,6 +61,23 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
+def read_config(path: str) -> Config:
+    """Read a config file.
+
+    Raises:
+        UserError: The file does not exist or cannot be parsed.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'{path}: no such config; the configs of this project are in configs/.')
+    try:
+        return Config.fromfile(path)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = ' '.join(str(error).split())
+        raise UserError(f'{path}: not a readable config ({type(error).__name__}: {reason}); correct it.') from error
+
+
 def load_config(path: str, args: argparse.Namespace, dataloader_defaults: dict) -> Config:
     """Read a config and merge the command line into it, in MMPretrain's order of priority.
 
@@ -73,17 +90,7 @@ def load_config(path: str, args: argparse.Namespace, dataloader_defaults: dict) 
         UserError: The file does not exist, cannot be parsed, or an option does not fit it.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(path).is_file():
-        raise UserError(f'{path}: no such config; the configs of this project are in configs/.')
-    try:
-        cfg = Config.fromfile(path)
-    except UserError:
-        raise
-    except Exception as error:
-        if os.environ.get(DEBUG):
-            raise
-        reason = ' '.join(str(error).split())
-        raise UserError(f'{path}: not a readable config ({type(error).__name__}: {reason}); correct it.') from error
+    cfg = read_config(path)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir

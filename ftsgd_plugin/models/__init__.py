@@ -1,0 +1,6 @@
+"""Thin backbones over open_clip and timm; nothing is re-implemented."""
+
+from .open_clip_backbone import OpenCLIPVisionTower
+from .timm_backbone import TimmPooledBackbone
+
+__all__ = ['OpenCLIPVisionTower', 'TimmPooledBackbone']

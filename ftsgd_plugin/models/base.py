@@ -1,0 +1,69 @@
+"""What the two wrappers share: pretrained weights at the right moment, and the speed options."""
+
+from collections.abc import Mapping
+
+import torch
+from mmengine.model import BaseModule
+from torch import nn
+
+from ..errors import UserError
+
+
+class PooledBackbone(BaseModule):
+    """A library's network with pooled features, as an MMPretrain backbone.
+
+    Weights are loaded in ``init_weights``, which the runner calls before training and not for testing, so that neither
+    building nor testing needs the file.
+
+    Args:
+        net (nn.Module): The network; its forward returns pooled features.
+        pretrained (bool | str): ``False``: random initialisation; ``True``: by name from the library's hub; a path:
+            from that file.
+        channels_last (bool): Keep convolution weights and inputs in channels-last memory format.
+        grad_checkpointing (bool): Recompute activations in the backward pass, with the library's own code.
+        compile (bool | dict): ``torch.compile`` the network, with these arguments (``dict(backend='aot_eager')``).
+            Freeze before the first forward pass, as the optimizer constructor does.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        pretrained: bool | str = False,
+        channels_last: bool = False,
+        grad_checkpointing: bool = False,
+        compile: bool | Mapping = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(pretrained, (bool, str)):
+            raise UserError(f'pretrained={pretrained!r} is neither True, False nor the path of a weight file.')
+        self.net, self.pretrained, self.channels_last = net, pretrained, channels_last
+        if channels_last:
+            net.to(memory_format=torch.channels_last)
+        if grad_checkpointing:
+            net.set_grad_checkpointing()
+        if compile is not False:
+            # In place: parameter names stay, and a deep copy (EMA) drops the compiled code instead of sharing it.
+            net.compile(**(compile if isinstance(compile, Mapping) else {}))
+
+    def load_pretrained(self) -> None:
+        """Fill ``self.net`` completely from ``self.pretrained`` (``True`` or a path)."""
+        raise NotImplementedError
+
+    def init_weights(self) -> None:
+        """Load the pretrained weights; random weights are the library's, from construction."""
+        if self.pretrained is not False and not self._is_init:
+            self.load_pretrained()
+        self._is_init = True
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        """Pooled features.
+
+        Args:
+            x: Normalised images (B, 3, H, W).
+
+        Returns:
+            tuple: One tensor (B, C).
+        """
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return (self.net(x),)

@@ -1,0 +1,110 @@
+"""CLIP's vision tower from open_clip, without the text tower."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import open_clip
+import torch
+from mmpretrain.registry import MODELS
+from open_clip.model import _build_vision_tower, resize_pos_embed
+
+from ..errors import UserError
+from .base import PooledBackbone
+from .weights import fetch, fill, local_file, read_tensors, report_filled
+
+
+@MODELS.register_module()
+class OpenCLIPVisionTower(PooledBackbone):
+    """Image features of CLIP: after the projection, not normalised to unit length, as in the paper's code.
+
+    Args:
+        model_name (str): open_clip's name, e.g. ``'ViT-B-16-quickgelu'`` (OpenAI's weights need quick-GELU).
+        pretrained (bool | str): ``False`` (default), ``True`` or a file: OpenAI's TorchScript archive
+            (``ViT-B-16.pt``), safetensors, or open_clip's ``.bin``/``.pt``. Half-precision weights become float32.
+        tag (str): open_clip's tag of the weights for ``pretrained=True``. Defaults to ``'openai'``.
+        image_size (int, optional): Input resolution in pixels, if not the model's; position embeddings are interpolated
+            by open_clip when weights are loaded.
+        vision_cfg (dict, optional): Overrides of open_clip's ``vision_cfg``, such as ``patch_dropout``.
+        channels_last, grad_checkpointing, compile: See :class:`PooledBackbone`.
+
+    Raises:
+        UserError: open_clip has no such model; or, when weights are loaded, the file is missing, truncated or foreign.
+
+    Examples:
+        >>> backbone = dict(type='OpenCLIPVisionTower', model_name='ViT-B-16-quickgelu', pretrained='ViT-B-16.pt')
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: bool | str = False,
+        tag: str = 'openai',
+        image_size: int | None = None,
+        vision_cfg: dict | None = None,
+        channels_last: bool = False,
+        grad_checkpointing: bool = False,
+        compile: bool | dict = False,
+    ) -> None:
+        cfg = open_clip.get_model_config(model_name)
+        if cfg is None:
+            known = ', '.join(name for name in open_clip.list_models() if name.endswith('quickgelu')) or 'none'
+            raise UserError(f'model_name={model_name!r}: open_clip has no such model; with quick-GELU: {known}.')
+        own_size = {} if image_size is None else {'image_size': image_size}
+        # The only private call: open_clip has no public way to build one tower.
+        net = _build_vision_tower(
+            cfg['embed_dim'], {**cfg['vision_cfg'], **own_size, **(vision_cfg or {})}, cfg.get('quick_gelu', False)
+        )
+        super().__init__(net, pretrained, channels_last, grad_checkpointing, compile)
+        self.model_name, self.tag = model_name, tag
+        self.native_size = cfg['vision_cfg']['image_size']
+
+    @property
+    def num_features(self) -> int:
+        """Width of the projected features."""
+        return self.net.output_dim
+
+    def load_pretrained(self) -> None:
+        """Fill every tensor of the vision tower from the hub's file or the local one."""
+        source = open_clip.get_pretrained_cfg(self.model_name, self.tag)
+        place = source.get('url') or source.get('hf_hub') or 'open_clip'
+        expected = f'the {self.tag} weights of {self.model_name} ({place})'
+        if self.pretrained is True:
+            if not source:
+                tags = ', '.join(open_clip.list_pretrained_tags_by_model(self.model_name)) or 'none'
+                raise UserError(f'tag={self.tag!r}: open_clip has no such weights for {self.model_name}; tags: {tags}.')
+            path = fetch(
+                lambda local_only: self._download(source, local_only), f'{self.model_name} {self.tag}', expected
+            )
+        else:
+            path = local_file(self.pretrained, expected)
+        tensors = read_tensors(path, expected)
+        visual = {key: value.float() for key, value in tensors.items() if key.startswith('visual.')}
+        if not visual:
+            raise UserError(f'{path}: holds no visual.* tensors; expected {expected}.')
+        self._interpolate(visual, path, expected)
+        fill(self.net, {key.removeprefix('visual.'): value for key, value in visual.items()}, path, expected)
+        report_filled(self.net, f'{self.model_name} {self.tag}', path)
+
+    def _interpolate(self, visual: dict[str, torch.Tensor], path: Path, expected: str) -> None:
+        """Fit position embeddings of the model's native resolution to this tower's grid, in place."""
+        position = visual.get('visual.positional_embedding')
+        if position is None or position.shape == self.net.positional_embedding.shape:
+            return
+        native = (self.native_size // self.net.patch_size[0]) ** 2 + 1
+        if tuple(position.shape) != (native, self.net.positional_embedding.shape[1]):
+            raise UserError(
+                f'{path}: does not fit: positional_embedding is {tuple(position.shape)} instead of '
+                f'{tuple(self.net.positional_embedding.shape)}; expected {expected}.'
+            )
+        resize_pos_embed(visual, SimpleNamespace(visual=self.net))
+
+    @staticmethod
+    def _download(source: dict, local_only: bool) -> str:
+        from huggingface_hub import hf_hub_download
+
+        repository = (source.get('hf_hub') or '').rstrip('/')
+        if repository.count('/') == 1:
+            return hf_hub_download(repository, 'open_clip_model.safetensors', local_files_only=local_only)
+        if local_only:
+            raise FileNotFoundError(f'{source} is not on the hub')
+        return open_clip.download_pretrained(source)
