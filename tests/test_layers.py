@@ -60,6 +60,60 @@ def test_clip_projection_free_pre_norm_counts_match_the_paper():
     assert (layers['patch_embed'], layers['ln_pre']) == (589_824, 1_536)
 
 
+def backbone(**cfg) -> nn.Module:
+    return MODELS.build({**cfg, 'type': f'mmpretrain.{cfg["type"]}'})
+
+
+@pytest.mark.parametrize(
+    'cfg, stem, embed, total, blocks',
+    [
+        # The paper's counts: MMPretrain's ConvNeXt-B is the same network.
+        (dict(type='ConvNeXt', arch='base'), 'stem', 422_016, 87_566_464, 33),
+        # conv1 and bn1 of ResNet-50: 9,408 + 128; its layer1: 215,808.
+        (dict(type='ResNet', depth=50), 'stem', 9_408 + 128 + 215_808, 23_508_032, 13),
+        (dict(type='ResNet', depth=18, deep_stem=True), 'stem', 28_768 + 147_968, 11_195_744, 6),
+        # The patch convolution 4 x 4 x 3 x 96 + 96 and its norm.
+        (dict(type='SwinTransformer', arch='tiny'), 'patch_embed', 4_608 + 96 + 192, 27_519_354, 12),
+    ],
+    ids=['convnext', 'resnet50', 'resnet18 deep stem', 'swin'],
+)
+def test_mmpretrains_other_backbones(cfg, stem, embed, total, blocks):
+    net = backbone(**cfg)
+    layers = list_layers(net)
+    assert layers[0].name == stem and layers[0].role == 'embed'
+    assert sum(layer.num_params for layer in layers if layer.role == 'embed') == embed
+    assert sum(layer.num_params for layer in layers) == total
+    assert [layer.block for layer in layers if layer.role == 'block'] == list(range(blocks))
+    listed = [name for layer in layers for name in layer.params]
+    assert sorted(listed) == sorted(name for name, _ in net.named_parameters())
+
+
+def test_convnets_are_listed_block_by_block_with_the_first_stage_as_embedding():
+    with torch.device('meta'):
+        layers = list_layers(timm.create_model('resnetv2_50x1_bit', num_classes=10))
+    names = [f'stages.{k}.blocks.{j}' for k, depth in enumerate((3, 4, 6, 3)) for j in range(depth)]
+    assert [layer.name for layer in layers] == ['stem', *names, 'post_norm', 'head']
+    assert [layer.role for layer in layers[:5]] == ['embed'] * 4 + ['block']
+    assert {layer.block for layer in layers[:4]} == {None}
+    assert layers[4].group == 'conv-block-1' and layers[-2].group == 'head'
+
+
+def test_downsampling_belongs_to_the_first_block_of_its_stage():
+    for net, first, names in (
+        (backbone(type='ConvNeXt', arch='atto'), 'stages.1.blocks.0', 'downsample_layers.1.'),
+        (timm.create_model('convnext_atto', num_classes=0), 'stages.1.blocks.0', 'stages.1.downsample.'),
+        (backbone(type='ResNet', depth=18), 'stages.1.blocks.0', 'layer2.0.downsample.'),
+        (backbone(type='SwinTransformer', arch='tiny'), 'stages.1.blocks.0', 'stages.0.downsample.'),
+    ):
+        owners = {layer.name for layer in list_layers(net) if any(name.startswith(names) for name in layer.params)}
+        assert owners == {first}
+
+
+def test_position_embedding_of_swin_is_a_position():
+    layers = list_layers(backbone(type='SwinTransformer', arch='tiny', use_abs_pos_embed=True))
+    assert [layer.name for layer in layers if layer.role == 'position'] == ['pos_embed']
+
+
 @pytest.mark.parametrize('pre_norm', [False, True])
 def test_every_parameter_is_in_exactly_one_layer(vit, pre_norm):
     model = vit(pre_norm)

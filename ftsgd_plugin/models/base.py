@@ -19,7 +19,8 @@ class PooledBackbone(BaseModule):
         net (nn.Module): The network; its forward returns pooled features.
         pretrained (bool | str): ``False``: random initialisation; ``True``: by name from the library's hub; a path:
             from that file.
-        channels_last (bool): Keep convolution weights and inputs in channels-last memory format.
+        channels_last (bool): Keep the inputs and the weights of plain convolutions in channels-last memory format (on
+            a CPU not for networks with group norm).
         grad_checkpointing (bool): Recompute activations in the backward pass, with the library's own code.
         compile (bool | dict): ``torch.compile`` the network, with these arguments (``dict(backend='aot_eager')``).
             Freeze before the first forward pass, as the optimizer constructor does.
@@ -37,8 +38,14 @@ class PooledBackbone(BaseModule):
         if not isinstance(pretrained, (bool, str)):
             raise UserError(f'pretrained={pretrained!r} is neither True, False nor the path of a weight file.')
         self.net, self.pretrained, self.channels_last = net, pretrained, channels_last
+        # On the CPU, torch 2.11 crashes in the backward pass of GroupNorm where a channels-last input needs no
+        # gradient, which is what a frozen stage gives. The option is for GPUs.
+        self._has_group_norm = any(isinstance(module, nn.GroupNorm) for module in net.modules())
         if channels_last:
-            net.to(memory_format=torch.channels_last)
+            # Plain convolutions only: BiT's standardise their weights anew in every pass, which undoes the layout.
+            for module in net.modules():
+                if type(module) is nn.Conv2d:
+                    module.to(memory_format=torch.channels_last)
         if grad_checkpointing:
             net.set_grad_checkpointing()
         if compile is not False:
@@ -64,6 +71,6 @@ class PooledBackbone(BaseModule):
         Returns:
             tuple: One tensor (B, C).
         """
-        if self.channels_last:
+        if self.channels_last and (x.device.type != 'cpu' or not self._has_group_norm):
             x = x.contiguous(memory_format=torch.channels_last)
         return (self.net(x),)

@@ -1,0 +1,331 @@
+"""The seven backbones of the paper against timm and open_clip called directly, and one step of freeze-embed on each."""
+
+import open_clip
+import pytest
+import timm
+import torch
+from conftest import ROOT
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from PIL import Image
+
+from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.layers import list_layers
+from ftsgd_plugin.models import OpenCLIPVisionTower, TimmPooledBackbone
+
+# name -> (library model, features, parameters without head, frozen by freeze-embed, blocks), as in the paper's code.
+PAPER = {
+    'clip-vit-b16': ('ViT-B-16-quickgelu', 512, 86_192_640, 591_360, 12),
+    'clip-vit-l14': ('ViT-L-14-quickgelu', 768, 303_966_208, 604_160, 24),
+    'vit-b16': ('vit_base_patch16_224.augreg_in21k', 768, 85_798_656, 590_592, 12),
+    'dino-vit-b16': ('vit_base_patch16_224.dino', 768, 85_798_656, 590_592, 12),
+    'convnext-b': ('convnext_base.fb_in22k', 1024, 87_566_464, 422_016, 33),
+    'bit-r50': ('resnetv2_50x1_bit.goog_in21k', 2048, 23_500_352, 224_320, 13),
+    'bit-r101': ('resnetv2_101x1_bit.goog_in21k', 2048, 42_492_480, 224_320, 30),
+}
+CLASSES = 3
+
+
+@pytest.fixture(autouse=True)
+def default_scope():
+    init_default_scope('mmpretrain')
+
+
+def part(name: str) -> Config:
+    """The model part, to be built offline."""
+    cfg = Config.fromfile(ROOT / f'configs/_base_/models/{name}.py')
+    cfg.model.backbone.pretrained = False
+    cfg.model.head.num_classes = CLASSES
+    return cfg
+
+
+def random_weights(model: torch.nn.Module) -> None:
+    """Every parameter non-zero, so that no gradient vanishes by initialisation (layer scale, zeroed norms)."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            noise = torch.randn(param.shape, generator=generator) * 0.02
+            param.copy_(1 + noise if param.ndim == 1 and name.endswith('weight') else noise)
+
+
+def direct_forward(name: str, backbone, images: torch.Tensor) -> torch.Tensor:
+    """The library's own model with the same weights, called directly."""
+    library_name = PAPER[name][0]
+    if name.startswith('clip'):
+        model = open_clip.create_model(library_name, pretrained=None)
+        model.visual.load_state_dict(backbone.net.state_dict())
+        return model.encode_image(images)
+    model = timm.create_model(library_name, pretrained=False, num_classes=0)
+    model.load_state_dict(backbone.net.state_dict())
+    return model(images)
+
+
+@pytest.fixture(params=PAPER, scope='module')
+def classifier(request):
+    """One of the seven with random weights (built once for all tests of this file)."""
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    model = MODELS.build(part(request.param).model)
+    random_weights(model)
+    return request.param, model
+
+
+def test_features_and_input_gradients_equal_the_library(classifier):
+    name, model = classifier
+    model.eval()
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    ours_in, direct_in = images.clone().requires_grad_(), images.clone().requires_grad_()
+    (ours,) = model.backbone(ours_in)
+    direct = direct_forward(name, model.backbone, direct_in)
+    assert ours.shape == (1, PAPER[name][1]) == (1, model.backbone.num_features)
+    torch.testing.assert_close(ours, direct, rtol=1e-5, atol=1e-6)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2))
+    (ours * weights).sum().backward()
+    (direct * weights).sum().backward()
+    torch.testing.assert_close(ours_in.grad, direct_in.grad, rtol=1e-5, atol=1e-5 * direct_in.grad.abs().max().item())
+    model.zero_grad()
+
+
+def test_counts_equal_the_papers(classifier):
+    name, model = classifier
+    _, features, total, frozen, blocks = PAPER[name]
+    layers = list_layers(model)
+    head = features * CLASSES + CLASSES
+    assert sum(layer.num_params for layer in layers) == total + head
+    assert sum(layer.num_params for layer in layers if layer.role == 'embed') == frozen
+    assert sorted({layer.block for layer in layers if layer.role == 'block'}) == list(range(blocks))
+    assert sorted(p for layer in layers for p in layer.params) == sorted(n for n, _ in model.named_parameters())
+    optim_wrapper = build_optim_wrapper(
+        model, dict(optimizer=dict(type='SGD', lr=0.1), constructor='FreezeEmbedOptimWrapperConstructor')
+    )
+    trained = sum(p.numel() for group in optim_wrapper.optimizer.param_groups for p in group['params'])
+    assert trained == total + head - frozen
+
+
+def test_one_step_changes_every_trained_tensor_and_no_frozen_byte(classifier):
+    _, model = classifier
+    optim_wrapper = build_optim_wrapper(
+        model,
+        dict(
+            optimizer=dict(type='SGD', lr=10.0, momentum=0.9, weight_decay=0.0),
+            constructor='FreezeEmbedOptimWrapperConstructor',
+            paramwise_cfg=dict(freeze='embed'),
+        ),
+    )
+    before = {name: param.detach().clone() for name, param in model.named_parameters()}
+    model.train()
+    batch = dict(
+        inputs=torch.randint(0, 256, (2, 3, 224, 224), generator=torch.Generator().manual_seed(3)).byte(),
+        data_samples=[sample(0), sample(1)],
+    )
+    model.train_step(batch, optim_wrapper)
+    unchanged = {name for name, param in model.named_parameters() if torch.equal(param, before[name])}
+    assert unchanged == {name for name, param in model.named_parameters() if not param.requires_grad}
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            param.copy_(before[name])
+
+
+def sample(label: int):
+    from mmpretrain.structures import DataSample
+
+    return DataSample().set_gt_label(label)
+
+
+def test_head_has_pytorchs_default_initialisation():
+    torch.manual_seed(5)
+    head = MODELS.build(part('bit-r50').model.head)
+    head.init_weights()
+    torch.manual_seed(5)
+    expected = torch.nn.Linear(2048, CLASSES)
+    assert torch.equal(head.fc.weight, expected.weight) and torch.equal(head.fc.bias, expected.bias)
+
+
+def test_authors_convolutional_head_of_bit_is_the_same_distribution():
+    """BiT's head was a 1x1 convolution: the same bound 1/sqrt(2048) for weight and bias."""
+    torch.manual_seed(5)
+    convolution = torch.nn.Conv2d(2048, 30, 1)
+    linear = torch.nn.Linear(2048, 30)
+    for param in (*convolution.parameters(), *linear.parameters()):
+        assert param.abs().max() <= 2048**-0.5
+        assert param.numel() < 100 or param.abs().max() > 0.98 * 2048**-0.5
+
+
+@pytest.mark.parametrize('name', PAPER)
+def test_normalisation_is_that_of_the_weights(name):
+    preprocessor = part(name).model.data_preprocessor
+    if name.startswith('clip'):
+        mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    else:
+        source = timm.get_pretrained_cfg(PAPER[name][0])
+        mean, std = source.mean, source.std
+    assert preprocessor.mean == pytest.approx([255 * value for value in mean])
+    assert preprocessor.std == pytest.approx([255 * value for value in std])
+
+
+def test_clips_preprocessing_is_reproduced(digits_root):
+    """Loading, resizing, cropping and normalising as open_clip does, on a picture that is not square."""
+    from mmengine.dataset import Compose
+    from mmpretrain.registry import TRANSFORMS
+
+    path = digits_root / 'not_square.png'
+    picture = Image.open(next(digits_root.glob('train/*.png'))).resize((317, 251), Image.Resampling.BICUBIC)
+    picture.save(path)
+    expected = open_clip.image_transform(224, is_train=False)(picture)
+    pipeline = Config.fromfile(ROOT / 'configs/_base_/datasets/waterbirds.py').pipeline
+    packed = Compose([TRANSFORMS.build(transform) for transform in pipeline])(
+        dict(img_path=str(path), gt_label=0, split='test', group='a')
+    )
+    path.unlink()
+    preprocessor = MODELS.build(
+        dict(type='ClsDataPreprocessor', num_classes=2, **part('clip-vit-b16').model.data_preprocessor)
+    )
+    found = preprocessor(dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']]))['inputs'][0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_text_tower_is_not_built():
+    tower = OpenCLIPVisionTower('ViT-B-16-quickgelu', vision_cfg=dict(layers=1, width=64))
+    assert {name.split('.')[0] for name, _ in tower.net.named_parameters()} == {
+        'class_embedding',
+        'positional_embedding',
+        'proj',
+        'conv1',
+        'ln_pre',
+        'transformer',
+        'ln_post',
+    }
+
+
+def test_listing_vit_l14_needs_no_memory():
+    with torch.device('meta'):
+        model = MODELS.build(part('clip-vit-l14').model)
+    assert all(param.is_meta for param in model.parameters())
+    layers = list_layers(model)
+    assert len(layers) == 103 and layers[-2].role == 'projection'
+
+
+def test_clip_at_336_pixels():
+    with torch.device('meta'):
+        model = MODELS.build(part('clip-vit-l14-336').model)
+    assert model.backbone.net.positional_embedding.shape == (24 * 24 + 1, 1024)
+    assert sum(layer.num_params for layer in list_layers(model) if layer.role == 'embed') == 604_160
+
+
+@pytest.mark.parametrize(
+    'build, message',
+    [
+        (
+            lambda: TimmPooledBackbone('vit_bsae_patch16_224'),
+            r"model_name='vit_bsae_patch16_224': timm .* no such model",
+        ),
+        (lambda: OpenCLIPVisionTower('ViT-B-61'), r"model_name='ViT-B-61': open_clip has no such model"),
+        (lambda: TimmPooledBackbone('vit_tiny_patch16_224', pretrained=3), 'pretrained=3 is neither True, False nor'),
+    ],
+)
+def test_unknown_models_are_refused(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+TINY = {
+    'vit': lambda **kw: TimmPooledBackbone('vit_tiny_patch16_224', img_size=32, depth=2, **kw),
+    'convnext': lambda **kw: TimmPooledBackbone(
+        'convnext_base.fb_in22k', depths=(1, 1, 2, 1), dims=(8, 16, 32, 64), **kw
+    ),
+    'bit': lambda **kw: TimmPooledBackbone(
+        'resnetv2_50x1_bit.goog_in21k', channels=(128, 128, 128, 128), stem_chs=32, **kw
+    ),
+    'clip': lambda **kw: OpenCLIPVisionTower(
+        'ViT-B-16-quickgelu', image_size=32, vision_cfg=dict(layers=2, width=128), **kw
+    ),
+}
+
+
+def classify(backbone, lr: float = 0.05, autocast: bool = False) -> tuple[list[float], list[torch.Tensor]]:
+    """Train a classifier with frozen embedding for two steps; losses and final weights."""
+    torch.manual_seed(1)
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=backbone,
+            head=dict(type='LinearClsHead', num_classes=3, in_channels=backbone.num_features, init_cfg=None),
+        )
+    )
+    random_weights(model)
+    optim_wrapper = build_optim_wrapper(
+        model, dict(optimizer=dict(type='SGD', lr=lr), constructor='FreezeEmbedOptimWrapperConstructor')
+    )
+    frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+    model.train()
+    generator, losses = torch.Generator().manual_seed(4), []
+    for _ in range(2):
+        inputs = torch.randn(4, 3, 32, 32, generator=generator)
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            loss = model(inputs, [sample(i % 3) for i in range(4)], mode='loss')['loss']
+        missing = {n for n, p in model.named_parameters() if p.requires_grad} - _with_gradient(model, loss)
+        assert not missing, f'no gradient for {sorted(missing)[:3]}'
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+        losses.append(loss.item())
+    assert frozen and all(torch.equal(dict(model.named_parameters())[name], value) for name, value in frozen.items())
+    return losses, [param.detach() for param in model.parameters()]
+
+
+def _with_gradient(model, loss) -> set[str]:
+    loss.backward()
+    return {name for name, param in model.named_parameters() if param.grad is not None}
+
+
+@pytest.mark.parametrize('kind', TINY)
+@pytest.mark.parametrize(
+    'options',
+    [dict(channels_last=True), dict(grad_checkpointing=True), dict(compile=dict(backend='aot_eager'))],
+    ids=str,
+)
+def test_speed_options_leave_the_result_as_it_is(kind, options):
+    losses, weights = classify(TINY[kind]())
+    faster_losses, faster_weights = classify(TINY[kind](**options))
+    assert faster_losses == pytest.approx(losses, rel=1e-4)
+    for found, expected in zip(faster_weights, weights):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('kind', TINY)
+def test_bf16_autocast_trains_within_its_precision(kind):
+    """bfloat16 keeps 8 bits (0.4 %); its error grows over up to 16 blocks."""
+    losses, _ = classify(TINY[kind](), lr=1e-4)
+    found, _ = classify(TINY[kind](), lr=1e-4, autocast=True)
+    assert found == pytest.approx(losses, rel=4e-2)
+
+
+def test_compiled_backbone_keeps_its_parameter_names_and_copies():
+    import copy
+
+    plain, compiled = TINY['vit'](), TINY['vit'](compile=dict(backend='aot_eager'))
+    assert list(plain.state_dict()) == list(compiled.state_dict())
+    twin = copy.deepcopy(compiled)
+    with torch.no_grad():
+        for param in twin.parameters():
+            param.zero_()
+        assert twin(torch.randn(1, 3, 32, 32))[0].abs().max() == 0
+        assert compiled(torch.randn(1, 3, 32, 32))[0].abs().max() > 0
+
+
+def test_channels_last_reaches_weights_and_features():
+    backbone = TINY['convnext'](channels_last=True)
+    assert backbone.net.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+    seen = []
+    backbone.net.stages[1].register_forward_hook(lambda module, args, output: seen.append(output))
+    backbone(torch.randn(2, 3, 64, 64))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last) and not seen[0].is_contiguous()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='channels-last BiT is for GPUs')
+def test_channels_last_bit_on_a_gpu():
+    backbone = TINY['bit'](channels_last=True).cuda()
+    for param in backbone.net.stem.parameters():
+        param.requires_grad_(False)
+    backbone(torch.randn(2, 3, 32, 32).cuda())[0].sum().backward()

@@ -1,0 +1,445 @@
+"""Every published weight format: written from random weights, loaded back tensor for tensor; and what bad files get."""
+
+import hashlib
+import re
+import socket
+import time
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from conftest import ROOT
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from safetensors.torch import save_file
+from torch import nn
+
+from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.launch import build_runner
+from ftsgd_plugin.models import OpenCLIPVisionTower, TimmPooledBackbone
+
+SMALL_VIT = dict(depth=2, embed_dim=64, num_heads=2)
+SMALL_CONVNEXT = dict(depths=(1, 1, 2, 1), dims=(8, 16, 32, 64))
+SMALL_CLIP = dict(layers=2, width=64)
+
+
+def vit(name='vit_base_patch16_224.augreg_in21k', **options):
+    return TimmPooledBackbone(name, **{**SMALL_VIT, **options})
+
+
+def convnext(**options):
+    return TimmPooledBackbone('convnext_base.fb_in22k', **SMALL_CONVNEXT, **options)
+
+
+def bit(**options):
+    small = dict(channels=(128, 128, 128, 128), stem_chs=32)
+    return TimmPooledBackbone('resnetv2_50x1_bit.goog_in21k', **small, **options)
+
+
+def clip(**options):
+    return OpenCLIPVisionTower('ViT-B-16-quickgelu', vision_cfg=SMALL_CLIP, **options)
+
+
+def randomised(net: nn.Module) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {name: torch.randn(value.shape, generator=generator) for name, value in net.state_dict().items()}
+
+
+# Writers: the layouts in which the authors published their weights, with their classifiers.
+
+
+def write_augreg_npz(path, weights) -> None:
+    """Google's ViT in JAX: kernels (in, out), attention by head (width, heads, width / heads)."""
+    width, heads = 64, 2
+    arrays = {
+        'embedding/kernel': weights['patch_embed.proj.weight'].permute(2, 3, 1, 0),
+        'embedding/bias': weights['patch_embed.proj.bias'],
+        'cls': weights['cls_token'],
+        'Transformer/posembed_input/pos_embedding': weights['pos_embed'],
+        'Transformer/encoder_norm/scale': weights['norm.weight'],
+        'Transformer/encoder_norm/bias': weights['norm.bias'],
+        'pre_logits/kernel': torch.zeros(width, width),
+        'pre_logits/bias': torch.zeros(width),
+        'head/kernel': torch.zeros(width, 21843),
+        'head/bias': torch.zeros(21843),
+    }
+    for i in range(2):
+        block, here = f'Transformer/encoderblock_{i}', f'blocks.{i}'
+        attention = f'{block}/MultiHeadDotProductAttention_1'
+        for k, part in enumerate(('query', 'key', 'value')):
+            rows = slice(k * width, (k + 1) * width)
+            kernel, bias = weights[f'{here}.attn.qkv.weight'][rows], weights[f'{here}.attn.qkv.bias'][rows]
+            arrays[f'{attention}/{part}/kernel'] = kernel.T.reshape(width, heads, width // heads)
+            arrays[f'{attention}/{part}/bias'] = bias.reshape(heads, width // heads)
+        arrays[f'{attention}/out/kernel'] = weights[f'{here}.attn.proj.weight'].T.reshape(heads, width // heads, width)
+        arrays[f'{attention}/out/bias'] = weights[f'{here}.attn.proj.bias']
+        for theirs, ours in (('LayerNorm_0', 'norm1'), ('LayerNorm_2', 'norm2')):
+            arrays[f'{block}/{theirs}/scale'] = weights[f'{here}.{ours}.weight']
+            arrays[f'{block}/{theirs}/bias'] = weights[f'{here}.{ours}.bias']
+        for theirs, ours in (('Dense_0', 'fc1'), ('Dense_1', 'fc2')):
+            arrays[f'{block}/MlpBlock_3/{theirs}/kernel'] = weights[f'{here}.mlp.{ours}.weight'].T
+            arrays[f'{block}/MlpBlock_3/{theirs}/bias'] = weights[f'{here}.mlp.{ours}.bias']
+    np.savez(path, **{name: value.contiguous().numpy() for name, value in arrays.items()})
+
+
+def bit_arrays(weights) -> dict[str, np.ndarray]:
+    """Google's BiT: kernels (height, width, in, out)."""
+    arrays = {
+        'resnet/root_block/standardized_conv2d/kernel': weights['stem.conv.weight'],
+        'resnet/group_norm/gamma': weights['norm.weight'],
+        'resnet/group_norm/beta': weights['norm.bias'],
+        'resnet/head/conv2d/kernel': torch.zeros(10, 128, 1, 1),
+        'resnet/head/conv2d/bias': torch.zeros(10),
+    }
+    names = {'conv': 'standardized_conv2d/kernel', 'norm': 'group_norm'}
+    for key, value in weights.items():
+        found = re.fullmatch(r'stages\.(\d)\.blocks\.(\d)\.(?:(conv|norm)(\d)|downsample\.conv)\.(weight|bias)', key)
+        if not found:
+            continue
+        stage, unit, kind, number, leaf = found.groups()
+        prefix = f'resnet/block{int(stage) + 1}/unit{int(unit) + 1:02d}'
+        if kind is None:
+            name = f'{prefix}/a/proj/standardized_conv2d/kernel'
+        else:
+            name = f'{prefix}/{"abc"[int(number) - 1]}/{names[kind]}'
+            name += '' if kind == 'conv' else {'weight': '/gamma', 'bias': '/beta'}[leaf]
+        arrays[name] = value
+    return {k: (v.permute(2, 3, 1, 0) if v.ndim == 4 else v).contiguous().numpy() for k, v in arrays.items()}
+
+
+def write_bit_npz(path, weights) -> None:
+    np.savez(path, **bit_arrays(weights))
+
+
+def write_dino_pth(path, weights) -> None:
+    """Facebook's DINO backbone: the names timm took over."""
+    torch.save(weights, path)
+
+
+def write_convnext_pth(path, weights) -> None:
+    """Facebook's ConvNeXt: its own names, below 'model', with the 21,841-way head."""
+    theirs = {}
+    for key, value in weights.items():
+        key = re.sub(r'^stem\.', 'downsample_layers.0.', key)
+        key = re.sub(r'^stages\.(\d)\.downsample\.', r'downsample_layers.\1.', key)
+        key = re.sub(r'^stages\.(\d)\.blocks\.(\d+)\.', r'stages.\1.\2.', key)
+        key = key.replace('conv_dw', 'dwconv').replace('mlp.fc', 'pwconv').replace('head.norm', 'norm')
+        theirs[key] = value
+    theirs.update({'head.weight': torch.zeros(7, 64), 'head.bias': torch.zeros(7)})
+    torch.save({'model': theirs}, path)
+
+
+def write_timm_safetensors(path, weights) -> None:
+    """timm's hub files: its own names and a classifier."""
+    save_file({**weights, 'head.weight': torch.zeros(7, 64), 'head.bias': torch.zeros(7)}, path)
+
+
+class FullCLIP(nn.Module):
+    """A CLIP to trace: the vision tower, a text tower's tensors and the three integers of OpenAI's archives."""
+
+    def __init__(self, visual: nn.Module):
+        super().__init__()
+        self.visual = visual
+        self.token_embedding = nn.Embedding(10, 8)
+        self.logit_scale = nn.Parameter(torch.zeros([]))
+        self.register_buffer('input_resolution', torch.tensor(224))
+
+    def forward(self, images, tokens):
+        return self.visual(images), self.token_embedding(tokens) * self.logit_scale
+
+
+def write_openai_archive(path, weights) -> None:
+    """OpenAI's ViT-B-16.pt: a TorchScript archive of the whole model in half precision."""
+    visual = clip().net
+    visual.load_state_dict(weights)
+    model = FullCLIP(visual).eval()
+    traced = torch.jit.trace(model, (torch.randn(1, 3, 224, 224), torch.tensor([1])))
+    traced.half().save(str(path))
+
+
+def write_open_clip_safetensors(path, weights) -> None:
+    """open_clip's hub files: the whole model's names."""
+    save_file({**{f'visual.{k}': v for k, v in weights.items()}, 'logit_scale': torch.zeros([])}, path)
+
+
+def write_open_clip_bin(path, weights) -> None:
+    """An open_clip training checkpoint of a distributed run."""
+    theirs = {f'module.visual.{k}': v for k, v in weights.items()}
+    torch.save({'epoch': 3, 'state_dict': {**theirs, 'module.logit_scale': torch.zeros([])}}, path)
+
+
+FORMATS = {
+    'augreg.npz': (vit, write_augreg_npz),
+    'augreg.safetensors': (vit, write_timm_safetensors),
+    'dino.pth': (lambda **kw: vit('vit_base_patch16_224.dino', **kw), write_dino_pth),
+    'convnext.pth': (convnext, write_convnext_pth),
+    'bit.npz': (bit, write_bit_npz),
+    'ViT-B-16.pt': (clip, write_openai_archive),
+    'open_clip.safetensors': (clip, write_open_clip_safetensors),
+    'open_clip.bin': (clip, write_open_clip_bin),
+}
+
+
+@pytest.fixture(scope='module', params=FORMATS)
+def published(request, tmp_path_factory):
+    """A file in one of the formats: its path, how to build its backbone, and the weights it holds."""
+    build, write = FORMATS[request.param]
+    weights = randomised(build().net)
+    path = tmp_path_factory.mktemp('weights') / request.param
+    write(path, weights)
+    if request.param == 'ViT-B-16.pt':
+        weights = {name: value.half().float() for name, value in weights.items()}
+    return path, build, weights
+
+
+def load(build, path):
+    backbone = build(pretrained=str(path))
+    backbone.init_weights()
+    return backbone
+
+
+def test_every_format_loads_tensor_for_tensor(published):
+    path, build, weights = published
+    found = load(build, path).net.state_dict()
+    assert found.keys() == weights.keys()
+    for name, value in weights.items():
+        assert found[name].dtype == torch.float32 and torch.equal(found[name], value), name
+
+
+def test_run_says_file_hash_and_that_all_was_filled(published, caplog):
+    path, build, weights = published
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    load(build, path)
+    logger.removeHandler(caplog.handler)
+    (message,) = [record.getMessage() for record in caplog.records if 'SHA-256' in record.getMessage()]
+    count = sum(value.numel() for value in weights.values())
+    assert f'all {len(weights)} tensors ({count:,} parameters) filled from {path}' in message
+    assert message.endswith(hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize('size', [0, 100, 0.5])
+def test_truncated_file_is_one_line(published, tmp_path, size):
+    path, build, _ = published
+    content = path.read_bytes()
+    short = tmp_path / path.name
+    short.write_bytes(content[: int(size * len(content)) if isinstance(size, float) else size])
+    with pytest.raises(
+        UserError, match=rf'{re.escape(str(short))}: cannot be read \(.*; expected the .*weights'
+    ) as caught:
+        load(build, short)
+    assert '\n' not in str(caught.value)
+
+
+def test_foreign_file_is_one_line(published, tmp_path):
+    path, build, _ = published
+    foreign = tmp_path / f'foreign{path.suffix}'
+    if path.suffix == '.npz':
+        np.savez(foreign, unrelated=np.zeros(3))
+    elif path.suffix == '.safetensors':
+        save_file({'unrelated': torch.zeros(3)}, foreign)
+    else:
+        torch.save({'unrelated': torch.zeros(3)}, foreign)
+    with pytest.raises(UserError, match=rf'{re.escape(str(foreign))}: .*; expected the .*weights of') as caught:
+        load(build, foreign)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'published', ['dino.pth', 'convnext.pth', 'open_clip.bin', 'augreg.safetensors'], indirect=True
+)
+def test_missing_and_extra_tensors_are_named(published, tmp_path):
+    path, build, weights = published
+    short = dict(list(weights.items())[:-1])
+    write = FORMATS[path.name][1]
+    write(tmp_path / path.name, short)
+    with pytest.raises(UserError, match=r'does not fit: .*is missing') as caught:
+        load(build, tmp_path / path.name)
+    assert list(weights)[-1] in str(caught.value)
+    write(tmp_path / path.name, {**weights, 'blocks.9.extra': torch.zeros(2)})
+    with pytest.raises(UserError, match=r'blocks\.9\.extra belongs to another model'):
+        load(build, tmp_path / path.name)
+
+
+@pytest.mark.parametrize(
+    'kind, tensor, shape, message',
+    [
+        ('dino.pth', 'blocks.1.norm1.weight', (1,), r'blocks\.1\.norm1\.weight is \(1,\) instead of \(64,\)'),
+        (
+            'dino.pth',
+            'patch_embed.proj.weight',
+            (64, 3, 32, 32),
+            r'patch_embed\.proj\.weight is \(64, 3, 32, 32\) instead',
+        ),
+        ('dino.pth', 'pos_embed', (1, 50, 64), r'pos_embed is \(1, 50, 64\) instead of \(1, 197, 64\)'),
+        (
+            'augreg.npz',
+            'patch_embed.proj.weight',
+            (64, 3, 32, 32),
+            r'patch_embed\.proj\.weight is \(64, 3, 32, 32\) instead',
+        ),
+        ('augreg.npz', 'pos_embed', (1, 50, 64), r'pos_embed is \(1, 50, 64\) instead of \(1, 197, 64\)'),
+        ('augreg.npz', 'blocks.0.norm2.bias', (1,), r'blocks\.0\.norm2\.bias is \(1,\) instead of \(64,\)'),
+        ('bit.npz', 'norm.weight', (1,), r'norm\.weight is \(1,\) instead of \(128,\)'),
+        ('bit.npz', 'stages.1.blocks.0.conv2.weight', (32, 32, 1, 1), r'conv2\.weight is \(32, 32, 1, 1\) instead of'),
+        (
+            'open_clip.bin',
+            'positional_embedding',
+            (50, 64),
+            r'positional_embedding is \(50, 64\) instead of \(197, 64\)',
+        ),
+        ('open_clip.bin', 'proj', (64, 256), r'proj is \(64, 256\) instead of \(64, 512\)'),
+        ('convnext.pth', 'stages.2.blocks.1.gamma', (8,), r'stages\.2\.blocks\.1\.gamma is \(8,\) instead of \(32,\)'),
+    ],
+)
+def test_one_tensor_of_the_wrong_shape_is_named(tmp_path, kind, tensor, shape, message):
+    build, write = FORMATS[kind]
+    write(tmp_path / kind, {**randomised(build().net), tensor: torch.zeros(shape)})
+    with pytest.raises(UserError, match=f'does not fit: .*{message}'):
+        load(build, tmp_path / kind)
+
+
+def test_array_missing_from_an_npz_is_named(tmp_path):
+    arrays = bit_arrays(randomised(bit().net))
+    del arrays['resnet/block2/unit01/a/proj/standardized_conv2d/kernel']
+    np.savez(tmp_path / 'bit.npz', **arrays)
+    with pytest.raises(UserError, match=r'bit\.npz: cannot be read \(resnet/block2/unit01/a/proj'):
+        load(bit, tmp_path / 'bit.npz')
+
+
+def test_pickled_arrays_are_not_loaded(tmp_path):
+    np.savez(tmp_path / 'bit.npz', **{'resnet/root_block/standardized_conv2d/kernel': np.array([{}], dtype=object)})
+    with pytest.raises(UserError, match='Object arrays cannot be loaded'):
+        load(bit, tmp_path / 'bit.npz')
+
+
+def test_file_that_runs_code_is_refused(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return open, (str(tmp_path / 'ran'), 'w')
+
+    torch.save({'model': Payload()}, tmp_path / 'bad.pth')
+    with pytest.raises(UserError, match=r'bad\.pth: cannot be read'):
+        load(convnext, tmp_path / 'bad.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_missing_file_says_what_was_expected_and_where_it_is():
+    with pytest.raises(
+        UserError, match=r"pretrained='no\.npz': no such file; .* \(https://storage.*B_16-i21k.*\.npz\)"
+    ):
+        load(vit, 'no.npz')
+    with pytest.raises(
+        UserError, match=r"pretrained='no\.pt': no such file; .*ViT-B-16-quickgelu \(https://.*ViT-B-16\.pt\)"
+    ):
+        load(clip, 'no.pt')
+
+
+@pytest.mark.parametrize('build', [vit, clip], ids=['timm', 'open_clip'])
+def test_offline_without_a_file_fails_at_once(build, monkeypatch, tmp_path):
+    def no_network(*args, **kwargs):
+        raise OSError('no network')
+
+    monkeypatch.setattr(socket, 'create_connection', no_network)
+    monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path))
+    for proxy in ('https_proxy', 'HTTPS_PROXY', 'all_proxy', 'ALL_PROXY'):
+        monkeypatch.delenv(proxy, raising=False)
+    start = time.monotonic()
+    with pytest.raises(
+        UserError, match=r'is not in the cache and its hub cannot be reached; download .* set pretrained'
+    ):
+        build(pretrained=True).init_weights()
+    assert time.monotonic() - start < 20
+
+
+def test_by_name_takes_the_hubs_file(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    weights = randomised(vit().net)
+    write_timm_safetensors(tmp_path / 'model.safetensors', weights)
+    asked = []
+
+    def hf_hub_download(repository, filename, local_files_only):
+        asked.append((repository, filename, local_files_only))
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(huggingface_hub, 'hf_hub_download', hf_hub_download)
+    backbone = vit(pretrained=True)
+    backbone.init_weights()
+    assert asked == [('timm/vit_base_patch16_224.augreg_in21k', 'model.safetensors', True)]
+    assert torch.equal(backbone.net.cls_token, weights['cls_token'])
+
+
+def test_positions_are_interpolated_by_the_libraries(tmp_path):
+    """A 224-pixel file in a 384-pixel model, against timm's and open_clip's own loaders."""
+    weights = randomised(vit().net)
+    write_timm_safetensors(tmp_path / 'a.safetensors', weights)
+    ours = load(lambda **kw: vit(img_size=384, **kw), tmp_path / 'a.safetensors').net
+    overlay = dict(file=str(tmp_path / 'a.safetensors'), num_classes=7)
+    direct = timm.create_model(
+        'vit_base_patch16_224.augreg_in21k', pretrained=True, num_classes=0, img_size=384,
+        pretrained_cfg_overlay={**overlay, 'custom_load': False}, **SMALL_VIT,
+    )  # fmt: skip
+    assert ours.pos_embed.shape == (1, 24 * 24 + 1, 64) and torch.equal(ours.pos_embed, direct.pos_embed)
+
+    weights = randomised(clip().net)
+    write_open_clip_bin(tmp_path / 'b.bin', weights)
+    ours = load(lambda **kw: clip(image_size=336, **kw), tmp_path / 'b.bin').net
+    state = {f'visual.{name}': value for name, value in weights.items()}
+    open_clip.model.resize_pos_embed(state, FullCLIP(clip(image_size=336).net))
+    assert ours.positional_embedding.shape == (21 * 21 + 1, 64)
+    assert torch.equal(ours.positional_embedding, state['visual.positional_embedding'])
+
+
+def test_weights_are_loaded_for_training_not_for_building(tmp_path):
+    backbone = vit(pretrained=str(tmp_path / 'later.safetensors'))  # no error yet
+    weights = randomised(backbone.net)
+    write_timm_safetensors(tmp_path / 'later.safetensors', weights)
+    init_default_scope('mmpretrain')
+    head = dict(type='LinearClsHead', num_classes=2, in_channels=64, init_cfg=None)
+    classifier = MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head))
+    classifier.init_weights()
+    assert torch.equal(classifier.backbone.net.norm.weight, weights['norm.weight'])
+
+
+SEVEN = ['clip-vit-b16', 'clip-vit-l14', 'vit-b16', 'dino-vit-b16', 'convnext-b', 'bit-r50', 'bit-r101']
+
+
+def three_lines(tmp_path, name: str) -> Config:
+    """Any model part combines with the demo's data in a config of three lines."""
+    path = tmp_path / f'{name}_freeze-embed_digits.py'
+    parts = [f'models/{name}.py', 'methods/freeze-embed.py', 'datasets/digits-224.py', 'runtime.py']
+    path.write_text(
+        f'_base_ = {[str(ROOT / "configs/_base_" / part) for part in parts]!r}\n'
+        'model = dict(backbone=dict(pretrained=False), head=dict(num_classes=2))\n'
+        "work_dir = 'work'\n"
+    )
+    return Config.fromfile(path)
+
+
+@pytest.mark.parametrize('name', SEVEN)
+def test_every_model_part_builds_into_a_runner_with_the_digits(tmp_path, monkeypatch, digits_root, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/digits').symlink_to(digits_root)
+    cfg = three_lines(tmp_path, name)
+    cfg.launcher, cfg.experiment_name = 'none', f'{tmp_path.name}_{name}'
+    trains = name == 'bit-r50'  # the smallest
+    if trains:
+        cfg.train_cfg.max_epochs = 1
+        cfg.train_dataloader.dataset.indices = 8
+        cfg.train_dataloader.batch_size = 4
+        for dataset in cfg.val_dataloader.dataset.datasets:
+            dataset.indices = 4
+    runner = build_runner(cfg)
+    assert runner.train_dataloader.dataset is not None
+    if trains:
+        before = {name: param.clone() for name, param in runner.model.named_parameters()}
+        runner.train()
+        own = dict(runner.model.named_parameters())
+        moved = {n for n, value in before.items() if not torch.equal(own[n], value)}
+        assert moved and not {n for n in moved if n.startswith(('backbone.net.stem', 'backbone.net.stages.0'))}
