@@ -295,10 +295,10 @@ def test_speed_options_leave_the_result_as_it_is(kind, options):
 
 @pytest.mark.parametrize('kind', TINY)
 def test_bf16_autocast_trains_within_its_precision(kind):
-    """bfloat16 keeps 8 bits (0.4 %); its error grows over up to 16 blocks."""
+    """bfloat16 keeps 8 bits (0.4 %); the error grows over 16 blocks of BiT, whose group norms see four values here."""
     losses, _ = classify(TINY[kind](), lr=1e-4)
     found, _ = classify(TINY[kind](), lr=1e-4, autocast=True)
-    assert found == pytest.approx(losses, rel=4e-2)
+    assert found == pytest.approx(losses, rel=1e-1 if kind == 'bit' else 2e-2)
 
 
 def test_compiled_backbone_keeps_its_parameter_names_and_copies():
