@@ -4,19 +4,21 @@ import importlib.util
 import itertools
 import logging
 import os
+import socket
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
 import torch
+import trees
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 
 import ftsgd_plugin  # noqa: F401
 from ftsgd_plugin.demo.digits import write_benchmark
+from ftsgd_plugin.evaluation.wilds_official import import_wilds
 
 ROOT = Path(__file__).resolve().parents[1]
 _names = itertools.count()
@@ -30,18 +32,38 @@ def digits_root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def wilds():
-    """The wilds package without its network thread and with the one function it takes from torch_scatter."""
-    sys.modules.setdefault('outdated', None)
-    stand_in = types.ModuleType('torch_scatter')
+    """The wilds package, by our adapter."""
+    return import_wilds()
 
-    def scatter(src, index, dim_size, reduce):
-        assert reduce == 'mean'
-        totals = torch.zeros(dim_size, dtype=src.dtype).index_add_(0, index, src)
-        return totals / torch.bincount(index, minlength=dim_size).clamp(min=1)
 
-    stand_in.scatter = scatter
-    sys.modules.setdefault('torch_scatter', stand_in)
-    return pytest.importorskip('wilds')
+@pytest.fixture(scope='session')
+def camelyon_root(tmp_path_factory) -> Path:
+    """A small Camelyon17 with the real layout."""
+    return trees.write_camelyon(tmp_path_factory.mktemp('wilds'))
+
+
+@pytest.fixture(scope='session')
+def fmow_root(tmp_path_factory) -> Path:
+    """A small FMoW with the real layout."""
+    return trees.write_fmow(tmp_path_factory.mktemp('wilds'))
+
+
+@pytest.fixture(scope='session')
+def waterbirds_root(tmp_path_factory) -> Path:
+    """A small Waterbirds with the real layout."""
+    return trees.write_waterbirds(tmp_path_factory.mktemp('wilds'))
+
+
+@pytest.fixture(scope='session')
+def imagenet_root(tmp_path_factory) -> Path:
+    """The 68 classes of Living-17 in an ImageNet folder, with few pictures."""
+    return trees.write_imagenet(tmp_path_factory.mktemp('imagenet'))
+
+
+@pytest.fixture(scope='session')
+def domainnet_root(tmp_path_factory) -> Path:
+    """A small DomainNet with 40-class and 345-class lists."""
+    return trees.write_domainnet(tmp_path_factory.mktemp('domainnet'))
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +124,13 @@ def run_process(*command, cwd, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(
         list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
     )
+
+
+def free_port() -> str:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, run_process
+from conftest import ROOT, free_port, run_process
 from mmengine.hooks import Hook
 
 from ftsgd_plugin.checkpoints import misfits
@@ -102,12 +101,6 @@ def test_frozen_bytes_are_the_pretrained_ones(trained):
     after = torch.load(trained[0] / 'epoch_1.pth', weights_only=True)['state_dict']
     same = {name for name, value in before.items() if torch.equal(after[f'backbone.{name}'], value)}
     assert same == {'patch_embed.projection.weight', 'patch_embed.projection.bias'}
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
 
 
 def test_two_processes_give_the_weights_of_one(trained, project):

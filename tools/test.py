@@ -2,6 +2,7 @@
 
 python tools/test.py CONFIG CHECKPOINT
 python tools/test.py CONFIG CHECKPOINT --out metrics.json --out-item metrics
+python tools/test.py CONFIG CHECKPOINT --wilds-predictions predictions
 bash tools/dist_test.sh CONFIG CHECKPOINT 8
 """
 
@@ -13,6 +14,7 @@ import mmengine
 from mmengine.evaluator import DumpResults
 
 from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.evaluation.wilds_official import WildsPredictions
 from ftsgd_plugin.launch import add_common_options, build_runner, load_config, one_line_errors
 
 
@@ -23,6 +25,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='file for predictions (.pkl) or metrics (.json)')
     parser.add_argument('--out-item', choices=['metrics', 'pred'], default='pred', help='what --out receives')
     parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument(
+        '--wilds-predictions',
+        metavar='DIR',
+        help='write the prediction files of the WILDS leaderboard and print the official numbers of the wilds package',
+    )
     add_common_options(parser)
     return parser.parse_args()
 
@@ -39,6 +46,10 @@ def main() -> None:
     runner = build_runner(cfg)
     if args.out and args.out_item == 'pred':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    if args.wilds_predictions:
+        dataset = runner.test_dataloader.dataset
+        predictions = WildsPredictions(getattr(dataset, 'datasets', [dataset]), args.wilds_predictions, runner.seed)
+        runner.test_evaluator.metrics.append(predictions)
     metrics = runner.test()
     if args.out and args.out_item == 'metrics' and runner.rank == 0:
         unfinished = Path(args.out).with_name(f'.{Path(args.out).name}.tmp{Path(args.out).suffix}')

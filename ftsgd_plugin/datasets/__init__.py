@@ -1,5 +1,10 @@
 """Distribution-shift benchmarks, one file each, one record format."""
 
+from .camelyon17 import Camelyon17
+from .domainnet import DomainNet
+from .fmow import FMoW
+from .images import LoadRGBImage, PackRGB
+from .living17 import Living17
 from .waterbirds import Waterbirds
 
-__all__ = ['Waterbirds']
+__all__ = ['Camelyon17', 'DomainNet', 'FMoW', 'Living17', 'LoadRGBImage', 'PackRGB', 'Waterbirds']

@@ -1,121 +1,116 @@
-"""What the benchmarks share: records ``img_path, gt_label, split, group``, read from a metadata file, with checks."""
+"""What the benchmarks share: records ``img_path, gt_label, split, group``, with checks and readable errors."""
 
-import csv
+import logging
 import os.path as osp
 from collections.abc import Iterable
+from pathlib import Path
 
+from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
-from PIL import Image
 
 from ..errors import UserError
+from .images import why_unreadable
+
+MAX_BAD_IMAGES = 10  # that a worker may skip before the run stops
 
 
 class BenchmarkDataset(BaseDataset):
     """A split of a benchmark with known distribution shift.
 
-    A subclass sets ``METAINFO['classes']``, ``SPLITS`` and ``METADATA``, and yields its records in
-    :meth:`read_records`. Lazy initialisation, serialised records, ``indices`` and pipelines are MMPretrain's.
+    A subclass sets the class attributes below and yields its records in :meth:`read_records`. Lazy initialisation,
+    serialised records, ``indices`` and pipelines are MMPretrain's.
 
     Args:
         data_root (str): The folder that holds the metadata file.
         split (str): One of ``SPLITS``.
+        on_bad_image (str): ``'raise'`` (default) stops at a picture that cannot be loaded and names it; ``'skip'`` logs
+            it and takes another one, at most ``MAX_BAD_IMAGES`` times per worker. With ``test_mode`` it always raises.
         **kwargs: Arguments of MMPretrain's ``BaseDataset``, such as ``pipeline``, ``metainfo``, ``indices``.
 
+    Attributes:
+        METADATA: The file (or folder) that ``data_root`` must hold.
+        SPLITS: Names of the splits.
+        PUBLISHED: Their published sizes; another size is a warning.
+        SOURCE, LICENCE, DISK: Where the data comes from, its terms, and its size, for messages and
+            ``tools/prepare_data.py``.
+
     Raises:
-        UserError: Unknown split, missing or malformed metadata, an empty split, or (when a picture is loaded) a file
-            that is missing, truncated or no image.
+        UserError: Unknown split, missing or malformed metadata, a picture listed twice, an empty split, or (when a
+            picture is loaded) a file that is missing, truncated or no 8-bit image.
     """
 
     METADATA: str = ''
     SPLITS: tuple[str, ...] = ()
-    WHERE: str = ''  # where to get the data, for the error message
+    PUBLISHED: dict[str, int] = {}
+    SOURCE: str = ''
+    LICENCE: str = ''
+    DISK: str = ''
 
-    def __init__(self, data_root: str, split: str, **kwargs) -> None:
+    def __init__(self, data_root: str, split: str, on_bad_image: str = 'raise', **kwargs) -> None:
         if split not in self.SPLITS:
             raise UserError(f'{type(self).__name__}: split={split!r} is none of {", ".join(self.SPLITS)}.')
-        self.split = split
+        if on_bad_image not in ('raise', 'skip'):
+            raise UserError(f"{type(self).__name__}: on_bad_image={on_bad_image!r} is neither 'raise' nor 'skip'.")
+        self.split, self.on_bad_image, self.bad_images = split, on_bad_image, []
+        self._is_original = 'metainfo' not in kwargs and 'indices' not in kwargs
         super().__init__(**{'ann_file': self.METADATA, **kwargs, 'data_root': osp.expanduser(data_root)})
 
     def read_records(self) -> Iterable[dict]:
-        """Yield ``img_path`` (relative to ``data_root``), ``gt_label``, ``split``, ``group`` of every picture."""
+        """Yield the records of this split, with ``img_path`` relative to ``data_root``."""
         raise NotImplementedError
 
     def load_data_list(self) -> list[dict]:
-        """The records of this split, with ``img_path`` joined to ``data_root``."""
-        if not osp.isfile(self.ann_file):
-            raise UserError(f'{self.ann_file}: not found; set data_root to the folder that holds it. {self.WHERE}')
-        records = [
-            {**record, 'img_path': osp.join(self.data_root, record['img_path'])}
-            for record in self.read_records()
-            if record['split'] == self.split
-        ]
+        """The records of this split; ``img_path`` stays relative until :meth:`get_data_info`."""
+        self.check_root()
+        records = list(self.read_records())
         if not records:
-            raise UserError(f'{self.ann_file}: no row belongs to split {self.split!r}; get the complete file.')
+            raise UserError(f'{self.ann_file}: nothing belongs to split {self.split!r}; get the complete file.')
+        published = self.PUBLISHED.get(self.split)
+        if self._is_original and published not in (None, len(records)):
+            print_log(
+                f'{type(self).__name__} {self.split}: {len(records):,} pictures instead of the published {published:,};'
+                ' check with tools/prepare_data.py.',
+                logger='current',
+                level=logging.WARNING,
+            )
         return records
 
-    def prepare_data(self, idx: int) -> dict:
-        """Run the pipeline; if it fails because of the picture, say which one."""
+    def check_root(self) -> None:
+        """Raise a :class:`UserError` unless ``data_root`` holds the metadata; say if it is one level off."""
+        if osp.exists(self.ann_file):
+            return
+        root = Path(self.data_root)
+        below = sorted(path.parent for path in root.glob(f'*/{self.METADATA}')) if root.is_dir() else []
+        if below:
+            hint = f'data_root is one level too high: set it to {below[0]}'
+        elif (root.resolve().parent / self.METADATA).exists():
+            hint = f'data_root is one level too low: set it to {root.resolve().parent}'
+        else:
+            hint = f'set data_root to the folder that holds it. {type(self).__name__}: {self.SOURCE}'
+        raise UserError(f'{self.ann_file}: not found; {hint}')
+
+    def get_data_info(self, idx: int) -> dict:
+        """A record, with ``img_path`` joined to ``data_root``, and ``split``."""
+        record = super().get_data_info(idx)
+        record['img_path'] = osp.join(self.data_root, record['img_path'])
+        record['split'] = self.split
+        return record
+
+    def prepare_data(self, idx: int) -> dict | None:
+        """Run the pipeline; if it fails because of the picture, say which one or skip it."""
         try:
             return super().prepare_data(idx)
         except Exception as error:
             path = self.get_data_info(idx)['img_path']
-            reason = _why_unreadable(path)
+            reason = why_unreadable(path)
             if reason is None:
                 raise
+            if self.on_bad_image == 'skip' and not self.test_mode and len(self.bad_images) < MAX_BAD_IMAGES:
+                self.bad_images.append(path)
+                print_log(
+                    f'skipped {path}: {reason} ({len(self.bad_images)} of at most {MAX_BAD_IMAGES} in this worker)',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+                return None
             raise UserError(f'{path}: {reason}; restore the file or remove its row from {self.ann_file}.') from error
-
-
-def _why_unreadable(path: str) -> str | None:
-    """Why PIL cannot decode a file, in words; ``None`` if it can."""
-    if not osp.isfile(path):
-        return 'image not found'
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except Exception as error:
-        return f'not a complete image ({" ".join(str(error).split()).replace(repr(path), "file")})'
-    return None
-
-
-def read_csv(path: str, columns: Iterable[str]) -> Iterable[tuple[int, dict[str, str]]]:
-    """Read a metadata file row by row.
-
-    Args:
-        path: CSV file with a header.
-        columns: Columns that must be there.
-
-    Yields:
-        tuple[int, dict]: Line number in the file (the header is line 1) and the row.
-
-    Raises:
-        UserError: The file is no text, or a column or a field is missing.
-    """
-    with open(path, newline='', encoding='utf-8') as file:
-        reader = csv.DictReader(file)
-        try:
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                found = ', '.join(reader.fieldnames or ()) or 'no header'
-                raise UserError(f'{path}: column {missing[0]!r} is absent (found: {found}); restore the original file.')
-            for row in reader:
-                for column in columns:
-                    if row[column] is None:
-                        raise UserError(f'{path}:{reader.line_num}: no {column!r}; restore the original file.')
-                yield reader.line_num, row
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f'{path}: not a CSV file ({error}); restore the original file.') from error
-
-
-def parse_code(path: str, line: int, row: dict[str, str], column: str, codes: int) -> int:
-    """An integer field in ``0 ... codes - 1``.
-
-    Raises:
-        UserError: The field is no integer, or outside the range.
-    """
-    try:
-        code = int(row[column])
-    except ValueError:
-        raise UserError(f'{path}:{line}: {column}={row[column]!r} is not an integer; correct this row.') from None
-    if not 0 <= code < codes:
-        raise UserError(f'{path}:{line}: {column}={code} is outside 0 to {codes - 1}; correct this row.')
-    return code

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from mmpretrain.registry import DATASETS
 
-from .base import BenchmarkDataset, parse_code, read_csv
+from .base import BenchmarkDataset
+from .tables import Unique, parse_code, read_csv
 
 
 @DATASETS.register_module()
@@ -27,22 +28,21 @@ class Waterbirds(BenchmarkDataset):
     METAINFO = dict(classes=('landbird', 'waterbird'), places=('land', 'water'))
     METADATA = 'metadata.csv'
     SPLITS = ('train', 'val', 'test')  # in the order of the file's codes
-    WHERE = (
-        'Waterbirds: nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz; '
-        "the demo's digits: python tools/make_digits.py"
+    PUBLISHED = dict(train=4795, val=1199, test=5794)
+    SOURCE = (
+        'https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz, or waterbirds_v1.0 from '
+        "https://wilds.stanford.edu; the demo's digits: python tools/make_digits.py"
     )
+    LICENCE = 'non-commercial research and education (CUB, Places)'
+    DISK = 'size not published'
 
     def read_records(self) -> Iterator[dict]:
         """Yield a record per row of ``metadata.csv``."""
         classes, places = self.metainfo['classes'], self.metainfo['places']
-        for line, row in read_csv(self.ann_file, ('img_filename', 'y', 'split', 'place')):
-            label = parse_code(self.ann_file, line, row, 'y', len(classes))
-            split = parse_code(self.ann_file, line, row, 'split', len(self.SPLITS))
-            place = parse_code(self.ann_file, line, row, 'place', len(places))
-            yield dict(
-                img_path=row['img_filename'],
-                gt_label=label,
-                split=self.SPLITS[split],
-                place=place,
-                group=f'{classes[label]}_{places[place]}',
-            )
+        unique = Unique(self.ann_file)
+        for line, (name, y, split, place) in read_csv(self.ann_file, ('img_filename', 'y', 'split', 'place')):
+            unique.check(line, name)
+            label = parse_code(self.ann_file, line, 'y', y, len(classes))
+            place = parse_code(self.ann_file, line, 'place', place, len(places))
+            if self.SPLITS[parse_code(self.ann_file, line, 'split', split, len(self.SPLITS))] == self.split:
+                yield dict(img_path=name, gt_label=label, group=f'{classes[label]}_{places[place]}', place=place)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
@@ -21,18 +21,21 @@ class GroupAccuracy(BaseMetric):
 
     - ``id/accuracy``: the number a model is selected on.
     - ``ood/accuracy``: mean over the OOD examples.
-    - ``ood/worst_group``: the least accuracy of a group that occurs among them.
-    - ``group/<name>``: accuracy of each of those groups.
+    - ``ood/worst_group``: the least accuracy of a group of the OOD split.
+    - ``ood/worst_<field>``: likewise by another field of the samples (``by``).
+    - ``group/<name>``, ``<field>/<value>``: accuracy of each of those groups.
     - ``split/<name>``: mean over the examples of each evaluated split.
 
     A group without examples is left out; it never counts as zero. Samples need ``split`` and ``group``:
     ``PackInputs(meta_keys=(..., 'split', 'group'))``.
 
     Args:
-        id (str | dict): The in-distribution subset: a split, or ``dict(split=...)`` with, optionally, ``groups`` (only
-            these) and ``weights`` (group -> weight: the weighted mean of the group accuracies instead of the mean over
-            examples, as the paper does for Waterbirds).
+        id (str | dict): The in-distribution subset: a split, or ``dict(split=...)`` with, optionally, ``groups`` (the
+            accuracy is over these only, as Africa for FMoW) and ``weights`` (group -> weight: the weighted mean of the
+            group accuracies instead of the mean over examples, as the paper does for Waterbirds).
         ood (str | dict): The out-of-distribution subset, likewise.
+        by (Sequence[str]): Other fields of the samples (in ``meta_keys``) to report by, e.g. ``('year',)``.
+        not_worst (Sequence[str]): Groups that are reported but never the worst, e.g. FMoW's ``'Other'`` (WILDS).
         **kwargs: ``collect_device``, ``prefix``, ``collect_dir`` of MMEngine's ``BaseMetric``.
 
     Raises:
@@ -44,45 +47,61 @@ class GroupAccuracy(BaseMetric):
 
     default_prefix = ''  # the keys are complete
 
-    def __init__(self, id: Subset, ood: Subset, **kwargs) -> None:
+    def __init__(
+        self, id: Subset, ood: Subset, by: Sequence[str] = (), not_worst: Sequence[str] = (), **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.id, self.ood = _subset('id', id), _subset('ood', ood)
+        self.by, self.not_worst = tuple(by), frozenset(not_worst)
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
-        """Keep ``(split, group, correct)`` of every sample."""
+        """Keep ``(split, group, *by, correct)`` of every sample."""
+        fields = ('split', 'group', *self.by)
         for sample in data_samples:
-            if 'split' not in sample or 'group' not in sample:
+            missing = [field for field in fields if field not in sample]
+            if missing:
                 raise UserError(
-                    "GroupAccuracy: the samples carry no 'split' and 'group'; add both to meta_keys of PackInputs in "
-                    'the evaluation pipeline.'
+                    f'GroupAccuracy: the samples carry no {missing[0]!r}; add {", ".join(map(repr, fields))} to '
+                    'meta_keys of PackInputs in the evaluation pipeline.'
                 )
-            self.results.append((sample['split'], sample['group'], int(sample['pred_label'] == sample['gt_label'])))
+            correct = int(sample['pred_label'] == sample['gt_label'])
+            self.results.append((*(sample[field] for field in fields), correct))
 
-    def compute_metrics(self, results: list[tuple[str, str, int]]) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """The accuracies of all samples of all ranks.
 
         Args:
-            results: ``(split, group, correct)``, one per sample.
+            results: ``(split, group, *by, correct)``, one per sample.
 
         Returns:
             dict[str, float]: Fractions, by the keys above.
         """
-        cells: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-        for split, group, correct in results:
-            cells[split, group][0] += correct
-            cells[split, group][1] += 1
-
-        ood = _groups(cells, 'ood', self.ood)
-        accuracies = {group: correct / count for group, (correct, count) in sorted(ood.items())}
+        cells = _count((split, group, correct) for split, group, *_, correct in results)
+        ood = _accuracies(_of_split(cells, 'ood', self.ood))
+        candidates = [accuracy for group, accuracy in ood.items() if group not in self.not_worst]
         metrics = {
-            'id/accuracy': _accuracy(_groups(cells, 'id', self.id), self.id.get('weights')),
-            'ood/accuracy': _accuracy(ood, self.ood.get('weights')),
-            'ood/worst_group': min(accuracies.values()),
+            'id/accuracy': self._accuracy(cells, 'id', self.id),
+            'ood/accuracy': self._accuracy(cells, 'ood', self.ood),
+            'ood/worst_group': min(candidates or ood.values()),
         }
-        metrics.update({f'group/{group}': accuracy for group, accuracy in accuracies.items()})
+        for i, field in enumerate(self.by):
+            values = _accuracies(_of_split(_count((r[0], r[2 + i], r[-1]) for r in results), 'ood', self.ood))
+            metrics[f'ood/worst_{field}'] = min(values.values())
+            metrics.update({f'{field}/{value}': accuracy for value, accuracy in values.items()})
+        metrics.update({f'group/{group}': accuracy for group, accuracy in ood.items()})
         for split in sorted({split for split, _ in cells}):
-            metrics[f'split/{split}'] = _accuracy({g: cell for (s, g), cell in cells.items() if s == split})
+            metrics[f'split/{split}'] = _mean({g: cell for (s, g), cell in cells.items() if s == split})
         return metrics
+
+    @staticmethod
+    def _accuracy(cells: Mapping, option: str, subset: dict) -> float:
+        """The number of a subset: over its chosen groups, weighted or not."""
+        groups = _of_split(cells, option, subset)
+        if 'groups' in subset:
+            groups = {group: cell for group, cell in groups.items() if group in subset['groups']}
+            if not groups:
+                raise UserError(f'GroupAccuracy: none of the groups of {option}={subset!r} occurs; check their names.')
+        return _weighted(groups, subset['weights']) if 'weights' in subset else _mean(groups)
 
 
 def _subset(option: str, value: Subset) -> dict:
@@ -94,24 +113,37 @@ def _subset(option: str, value: Subset) -> dict:
     return subset
 
 
-def _groups(cells: Mapping, option: str, subset: dict) -> dict[str, list[int]]:
-    """``group -> [correct, count]`` of a subset."""
-    chosen = {
-        group: cell
-        for (split, group), cell in cells.items()
-        if split == subset['split'] and ('groups' not in subset or group in subset['groups'])
-    }
+def _count(rows: Iterable[tuple[str, Hashable, int]]) -> dict[tuple[str, Hashable], list[int]]:
+    """``(split, value) -> [correct, count]``."""
+    cells = defaultdict(lambda: [0, 0])
+    for split, value, correct in rows:
+        cells[split, value][0] += correct
+        cells[split, value][1] += 1
+    return dict(cells)
+
+
+def _of_split(cells: Mapping, option: str, subset: dict) -> dict[Hashable, list[int]]:
+    """``value -> [correct, count]`` of a subset's split."""
+    chosen = {value: cell for (split, value), cell in cells.items() if split == subset['split']}
     if not chosen:
-        seen = ', '.join(sorted({f'{split} ({group})' for split, group in cells})) or 'none'
-        raise UserError(f'GroupAccuracy: no sample belongs to {option}={subset!r}; evaluated were: {seen}.')
+        seen = ', '.join(sorted({split for split, _ in cells})) or 'none'
+        raise UserError(f'GroupAccuracy: no sample belongs to {option}={subset!r}; evaluated splits: {seen}.')
     return chosen
 
 
-def _accuracy(groups: Mapping[str, Sequence[int]], weights: Mapping[str, float] | None = None) -> float:
-    """Mean over examples, or the weighted mean of the accuracies of the groups that occur."""
-    if weights is None:
-        return sum(correct for correct, _ in groups.values()) / sum(count for _, count in groups.values())
+def _accuracies(cells: Mapping[Hashable, Sequence[int]]) -> dict[Hashable, float]:
+    return {value: correct / count for value, (correct, count) in sorted(cells.items())}
+
+
+def _mean(groups: Mapping[Hashable, Sequence[int]]) -> float:
+    return sum(correct for correct, _ in groups.values()) / sum(count for _, count in groups.values())
+
+
+def _weighted(groups: Mapping[str, Sequence[int]], weights: Mapping[str, float]) -> float:
+    """The weighted mean of the accuracies of the groups that occur."""
     absent = sorted(weights.keys() - groups.keys())
+    if len(absent) == len(weights):
+        raise UserError(f'GroupAccuracy: none of the weighted groups {", ".join(weights)} occurs; check their names.')
     if absent:
         print_log(
             f'GroupAccuracy: no sample of {", ".join(absent)}; the weighted accuracy is over the other groups.',
@@ -119,7 +151,5 @@ def _accuracy(groups: Mapping[str, Sequence[int]], weights: Mapping[str, float] 
             level=logging.WARNING,
         )
     present = {group: weight for group, weight in weights.items() if group in groups}
-    if not present:
-        raise UserError(f'GroupAccuracy: none of the weighted groups {", ".join(weights)} occurs; check their names.')
     weighted = sum(weight * groups[group][0] / groups[group][1] for group, weight in present.items())
     return weighted / sum(present.values())

@@ -9,9 +9,11 @@ from mmpretrain.registry import DATASETS
 
 from ftsgd_plugin.datasets import Waterbirds
 from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.evaluation.wilds_official import load_wilds
 
 PIPELINE = [
-    dict(type='mmpretrain.LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
+    dict(type='mmpretrain.LoadRGBImage'),
+    dict(type='mmpretrain.PackRGB'),
     dict(type='mmpretrain.PackInputs', meta_keys=('img_path', 'split', 'group')),
 ]
 
@@ -37,7 +39,7 @@ def edit(folder: Path, change) -> None:
 def test_records_equal_those_of_wilds(wilds, folder, split):
     folder = folder.rename(folder.parent / 'waterbirds_v1.0')
     (folder / 'RELEASE_v1.0.txt').touch()
-    oracle = wilds.get_dataset('waterbirds', root_dir=str(folder.parent), download=False)
+    oracle = load_wilds('waterbirds', str(folder))
     subset = oracle.get_subset(split)
     ours = Waterbirds(data_root=str(folder), split=split)
     assert len(ours) == len(subset) > 0
@@ -113,7 +115,7 @@ def set_field(column, value, index=2):
         (set_field('split', '5'), r'metadata\.csv:4: split=5 is outside 0 to 2'),
         (set_field('place', '-1'), r'metadata\.csv:4: place=-1 is outside 0 to 1'),
         (lambda header, rows: rows[2].__delitem__(slice(3, None)), r"metadata\.csv:4: no 'split'"),
-        (lambda header, rows: rows.clear(), r"metadata\.csv: no row belongs to split 'train'"),
+        (lambda header, rows: rows.clear(), r"metadata\.csv: nothing belongs to split 'train'"),
         (lambda header, rows: (header.clear(), rows.clear()), r"column 'img_filename' is absent \(found: no header\)"),
     ],
     ids=['column', 'label', 'float', 'range', 'split', 'place', 'short row', 'empty', 'blank'],
@@ -137,7 +139,7 @@ def test_empty_split(folder):
 
     edit(folder, only_train)
     assert len(Waterbirds(data_root=str(folder), split='train')) == 800
-    with pytest.raises(UserError, match=r"metadata\.csv: no row belongs to split 'test'; get the complete file"):
+    with pytest.raises(UserError, match=r"metadata\.csv: nothing belongs to split 'test'; get the complete file"):
         Waterbirds(data_root=str(folder), split='test')
 
 
@@ -149,9 +151,9 @@ def truncate(path: Path):
     'damage, message',
     [
         (lambda path: path.unlink(), 'image not found'),
-        (truncate, 'not a complete image'),
-        (lambda path: path.write_bytes(b''), r'not a complete image \(cannot identify image file file\)'),
-        (lambda path: path.write_text('<html>404</html>'), 'not a complete image'),
+        (truncate, 'not a complete 8-bit image'),
+        (lambda path: path.write_bytes(b''), r'not a complete 8-bit image \(cannot identify image file\)'),
+        (lambda path: path.write_text('<html>404</html>'), 'not a complete 8-bit image'),
     ],
     ids=['missing', 'truncated', 'zero bytes', 'not an image'],
 )

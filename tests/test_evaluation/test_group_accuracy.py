@@ -29,11 +29,16 @@ def evaluate(metric: GroupAccuracy, rows) -> dict[str, float]:
     return metric.evaluate(len(rows))
 
 
-@pytest.mark.parametrize('seed', range(20))
-def test_equals_wilds_on_random_predictions(wilds, tmp_path, seed):
+def test_waterbirds_equals_wilds_on_random_predictions(wilds, tmp_path):
+    for seed in range(334):
+        compare_waterbirds(tmp_path / str(seed), seed)
+
+
+def compare_waterbirds(tmp_path, seed):
     from wilds.datasets.waterbirds_dataset import WaterbirdsDataset
 
     rng = random.Random(seed)
+    tmp_path.mkdir()
     folder = tmp_path / 'waterbirds_v1.0'
     folder.mkdir()
     (folder / 'RELEASE_v1.0.txt').touch()
@@ -90,9 +95,14 @@ def test_absent_group_never_counts_as_zero():
     assert 'group/b' not in found
 
 
-def test_subset_of_groups():
+def test_reported_group_beside_the_worst_of_all():
     found = evaluate(GroupAccuracy(id='val', ood=dict(split='test', groups=['a'])), ROWS)
-    assert found['ood/accuracy'] == found['ood/worst_group'] == 1.0
+    assert found['ood/accuracy'] == 1.0 and found['ood/worst_group'] == 0.0
+
+
+def test_group_that_is_never_the_worst():
+    found = evaluate(GroupAccuracy(id='val', ood='test', not_worst=['b']), ROWS)
+    assert found['ood/worst_group'] == 1.0 and found['group/b'] == 0.0
 
 
 def test_weights_renormalise_over_the_groups_that_occur():
@@ -127,9 +137,9 @@ def test_padding_of_uneven_shards_is_cut_off():
     [
         (
             dict(id='val', ood='tset'),
-            r"no sample belongs to ood=\{'split': 'tset'\}; evaluated were: extra \(c\), test",
+            r"no sample belongs to ood=\{'split': 'tset'\}; evaluated splits: extra, test, val",
         ),
-        (dict(id=dict(split='val', groups=['z']), ood='test'), 'no sample belongs to id='),
+        (dict(id=dict(split='val', groups=['z']), ood='test'), 'none of the groups of id='),
         (dict(id=dict(split='val', weights={'z': 1.0}), ood='test'), 'none of the weighted groups z occurs'),
     ],
 )
@@ -148,5 +158,64 @@ def test_malformed_subset_is_refused_at_build_time(option, message):
 
 def test_sample_without_split_and_group_names_the_mend():
     sample = dict(gt_label=torch.tensor([0]), pred_label=torch.tensor([0]))
-    with pytest.raises(UserError, match='add both to meta_keys of PackInputs'):
+    with pytest.raises(UserError, match="add 'split', 'group' to meta_keys of PackInputs"):
         GroupAccuracy(id='val', ood='test').process({}, [sample])
+
+
+def test_camelyon_equals_wilds_on_random_predictions(wilds):
+    """WILDS' metric object of Camelyon17: average, every slide, the worst slide."""
+    from wilds.common.grouper import CombinatorialGrouper
+    from wilds.common.metrics.all_metrics import Accuracy
+
+    for seed in range(333):
+        rng = random.Random(seed)
+        count = rng.randint(20, 200)
+        slides = [rng.choice([20, 21, 25, 29]) for _ in range(count)]
+        labels, predictions = ([rng.randint(0, 1) for _ in range(count)] for _ in range(2))
+
+        class Fields:
+            _metadata_fields, _metadata_array = ['slide'], torch.arange(50)[:, None]
+            _metadata_map, metadata_fields = None, ['slide']
+            metadata_array, metadata_map = _metadata_array, None
+
+        grouper = CombinatorialGrouper(Fields, ['slide'])
+        groups = grouper.metadata_to_group(torch.tensor(slides)[:, None])
+        metric = Accuracy()
+        true, predicted = torch.tensor(labels), torch.tensor(predictions)
+        average = metric.compute(predicted, true)[metric.agg_metric_field]
+        by_slide = metric.compute_group_wise(predicted, true, groups, grouper.n_groups)
+        found = evaluate(
+            GroupAccuracy(id='test', ood='test'),
+            [('test', f'slide_{s}', y, p) for s, y, p in zip(slides, labels, predictions)],
+        )
+        assert found['ood/accuracy'] == pytest.approx(average, abs=1e-6)
+        assert found['ood/worst_group'] == pytest.approx(by_slide[metric.worst_group_metric_field], abs=1e-6)
+        for slide in set(slides):
+            assert found[f'group/slide_{slide}'] == pytest.approx(by_slide[metric.group_metric_field(slide)], abs=1e-6)
+
+
+def test_fmow_equals_wilds_on_random_predictions(wilds, fmow_root):
+    """``FMoWDataset.eval``: average, worst region without Other, worst year."""
+    from ftsgd_plugin.evaluation.wilds_official import load_wilds
+
+    oracle = load_wilds('fmow', str(fmow_root))
+    subset = oracle.get_subset('test')
+    labels, metadata = subset.y_array, subset.metadata_array
+    regions = [oracle._metadata_map['region'][int(i)] for i in metadata[:, 0]]
+    years = [int(year) + 2002 for year in metadata[:, 1]]
+    for seed in range(333):
+        generator = torch.Generator().manual_seed(seed)
+        wrong = torch.rand(len(labels), generator=generator) < 0.5
+        predictions = torch.where(wrong, (labels + 1) % 62, labels)
+        expected, _ = oracle.eval(predictions, labels, metadata)
+        metric = GroupAccuracy(id='test', ood=dict(split='test', groups=['Africa']), by=('year',), not_worst=('Other',))
+        samples = [
+            dict(split='test', group=r, year=y, gt_label=torch.tensor([int(t)]), pred_label=torch.tensor([int(p)]))
+            for r, y, t, p in zip(regions, years, labels, predictions)
+        ]
+        metric.process({}, samples)
+        found = metric.evaluate(len(samples))
+        assert found['ood/accuracy'] == pytest.approx(expected['acc_region:Africa'], abs=1e-6)
+        assert found['split/test'] == pytest.approx(expected['acc_avg'], abs=1e-6)
+        assert found['ood/worst_group'] == pytest.approx(expected['acc_worst_region'], abs=1e-6)
+        assert found['ood/worst_year'] == pytest.approx(expected['acc_worst_year'], abs=1e-6)

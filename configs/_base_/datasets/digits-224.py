@@ -3,8 +3,9 @@
 _base_ = './digits.py'
 
 load = [
-    dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
-    dict(type='Resize', scale=224, backend='pillow', interpolation='bilinear'),
+    dict(type='LoadRGBImage'),
+    dict(type='torchvision/Resize', size=224),
+    dict(type='PackRGB'),
 ]
 evaluated = [
     dict(

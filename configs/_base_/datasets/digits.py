@@ -8,11 +8,13 @@ data_root = 'data/digits'
 metainfo = dict(classes=('digit-0-4', 'digit-5-9'), places=('grass', 'gravel'))
 
 train_pipeline = [
-    dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
+    dict(type='LoadRGBImage'),
+    dict(type='PackRGB'),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
+    dict(type='LoadRGBImage'),
+    dict(type='PackRGB'),
     dict(type='PackInputs', meta_keys=('img_path', 'split', 'group')),
 ]
 

@@ -1,4 +1,4 @@
-"""Waterbirds as the paper ran it: no augmentation, 20 epochs, batch 32.
+"""Waterbirds as the paper ran it: no augmentation; 20 epochs, batch 32.
 
 ID is the group-weighted accuracy on the test split (weights: the training groups), OOD its worst group; both as in the
 authors' code. `data_root` may be WILDS' folder or the original one.
@@ -6,11 +6,10 @@ authors' code. `data_root` may be WILDS' folder or the original one.
 
 data_root = 'data/waterbirds_v1.0'
 pipeline = [
-    dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'),
-    dict(type='NumpyToPIL', to_rgb=True),
+    dict(type='LoadRGBImage'),
     dict(type='torchvision/Resize', size=224, interpolation='bicubic'),  # of the shorter side
     dict(type='torchvision/CenterCrop', size=224),
-    dict(type='PILToNumpy', to_bgr=True),
+    dict(type='PackRGB'),
     dict(type='PackInputs', meta_keys=('img_path', 'split', 'group')),
 ]
 
@@ -26,7 +25,8 @@ val_dataloader = dict(
     dataset=dict(
         type='ConcatDataset',
         datasets=[
-            dict(type='Waterbirds', data_root=data_root, split=split, pipeline=pipeline) for split in ('val', 'test')
+            dict(type='Waterbirds', data_root=data_root, split=split, pipeline=pipeline, test_mode=True)
+            for split in ('val', 'test')
         ],
     ),
     sampler=dict(type='DefaultSampler', shuffle=False),

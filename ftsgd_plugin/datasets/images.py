@@ -1,0 +1,64 @@
+"""Loading pictures exactly as torchvision's default loader does, and refusing what it would load wrongly."""
+
+import os.path as osp
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmpretrain.registry import TRANSFORMS
+from PIL import Image
+
+_DEEP_MODES = ('I', 'F')  # 16-bit and float pictures; PIL cuts them off at 255 when it converts
+
+
+@TRANSFORMS.register_module()
+class LoadRGBImage(BaseTransform):
+    """Load a picture with PIL and convert it to RGB, as torchvision's default loader (and the paper's code) does.
+
+    No EXIF rotation, CMYK and palettes converted by PIL. ``img`` stays a PIL image, which ``torchvision/...``
+    transforms take; end the pipeline with :class:`PackRGB`.
+
+    Required keys: ``img_path``. Added keys: ``img`` (PIL.Image.Image), ``img_shape``, ``ori_shape`` (height, width).
+
+    Raises:
+        ValueError: The picture has more than 8 bits a channel or more than one frame.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Load ``results['img_path']``."""
+        with Image.open(results['img_path']) as image:
+            _refuse(image)
+            results['img'] = image.convert('RGB')
+        results['img_shape'] = results['ori_shape'] = results['img'].size[::-1]
+        return results
+
+
+@TRANSFORMS.register_module()
+class PackRGB(BaseTransform):
+    """From a PIL image to the BGR array that MMPretrain's preprocessors expect; the pixels are the same."""
+
+    def transform(self, results: dict) -> dict:
+        """Replace ``img`` by an array (height, width, 3) uint8 in BGR order."""
+        results['img'] = np.asarray(results['img'])[..., ::-1]
+        results['img_shape'] = results['img'].shape[:2]
+        return results
+
+
+def _refuse(image: Image.Image) -> None:
+    if getattr(image, 'n_frames', 1) > 1:
+        raise ValueError(f'has {image.n_frames} frames')
+    if image.mode.startswith(_DEEP_MODES):
+        raise ValueError(f'has more than 8 bits a channel (mode {image.mode})')
+
+
+def why_unreadable(path: str) -> str | None:
+    """Why a picture cannot be used, in words; ``None`` if it can."""
+    if not osp.isfile(path):
+        return 'image not found'
+    try:
+        with Image.open(path) as image:
+            _refuse(image)
+            image.load()
+    except Exception as error:
+        reason = ' '.join(str(error).replace(repr(path), '').split())
+        return f'not a complete 8-bit image ({reason})'
+    return None
