@@ -135,7 +135,7 @@ def free_port() -> str:
 
 @pytest.fixture
 def run_tool(monkeypatch, capsys):
-    """Run a program of tools/ in this process: ``(exit code, stderr)``."""
+    """Run a program of tools/ in this process: ``(exit code, stderr)``; ``run_tool.stdout`` has the rest."""
 
     def run(name: str, *argv: str) -> tuple[int, str]:
         spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
@@ -150,6 +150,8 @@ def run_tool(monkeypatch, capsys):
             code = 0
         except SystemExit as stop:
             code = stop.code
-        return code, capsys.readouterr().err
+        captured = capsys.readouterr()
+        run.stdout = captured.out
+        return code, captured.err
 
     return run

@@ -24,7 +24,7 @@ def write_rows(path: Path, header, rows) -> None:
         csv.writer(file).writerows([header, *rows])
 
 
-def write_camelyon(parent: Path, per_cell: int = 3, size: int = 96) -> Path:
+def write_camelyon(parent: Path, per_cell: int = 2, size: int = 96) -> Path:
     """Every hospital with two slides, both labels, both of the file's splits."""
     root, rng, rows = parent / 'camelyon17_v1.0', random.Random(0), []
     cells = [(c, s, y, h) for c in range(5) for s in (0, 7) for y in (0, 1) for h in (0, 1) for _ in range(per_cell)]

@@ -2,6 +2,7 @@
 
 import os.path as osp
 
+import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
@@ -12,33 +13,44 @@ _DEEP_MODES = ('I', 'F')  # 16-bit and float pictures; PIL cuts them off at 255 
 
 @TRANSFORMS.register_module()
 class LoadRGBImage(BaseTransform):
-    """Load a picture with PIL and convert it to RGB, as torchvision's default loader (and the paper's code) does.
+    """Load a picture as RGB, with the pixels of torchvision's default loader (and the paper's code).
 
-    No EXIF rotation, CMYK and palettes converted by PIL. ``img`` stays a PIL image, which ``torchvision/...``
+    No EXIF rotation; CMYK and palettes converted by PIL. ``img`` stays a PIL image, which ``torchvision/...``
     transforms take; end the pipeline with :class:`PackRGB`.
 
     Required keys: ``img_path``. Added keys: ``img`` (PIL.Image.Image), ``img_shape``, ``ori_shape`` (height, width).
+
+    Args:
+        draft (int, optional): Let libjpeg decode large JPEGs at 1/2, 1/4 or 1/8 of their size, as long as both sides
+            keep this many pixels. Faster, but the pixels after resizing differ (``benchmarks/data.py`` measures both).
+            Defaults to ``None``: exact.
 
     Raises:
         ValueError: The picture has more than 8 bits a channel or more than one frame.
     """
 
+    def __init__(self, draft: int | None = None) -> None:
+        self.draft = draft
+
     def transform(self, results: dict) -> dict:
         """Load ``results['img_path']``."""
         with Image.open(results['img_path']) as image:
             _refuse(image)
-            results['img'] = image.convert('RGB')
+            if self.draft is not None:
+                image.draft('RGB', (self.draft, self.draft))
+            image.load()
+            results['img'] = image if image.mode == 'RGB' else image.convert('RGB')
         results['img_shape'] = results['ori_shape'] = results['img'].size[::-1]
         return results
 
 
 @TRANSFORMS.register_module()
 class PackRGB(BaseTransform):
-    """From a PIL image to the BGR array that MMPretrain's preprocessors expect; the pixels are the same."""
+    """From the RGB image to the BGR array that MMPretrain's preprocessors expect; the pixels are the same."""
 
     def transform(self, results: dict) -> dict:
         """Replace ``img`` by an array (height, width, 3) uint8 in BGR order."""
-        results['img'] = np.asarray(results['img'])[..., ::-1]
+        results['img'] = cv2.cvtColor(np.asarray(results['img']), cv2.COLOR_RGB2BGR)
         results['img_shape'] = results['img'].shape[:2]
         return results
 

@@ -1,0 +1,189 @@
+"""What reading the benchmarks costs: full-size metadata, and decoding and transforming in images per second per core.
+
+    python benchmarks/data.py                        # everything, about two minutes; prints Markdown
+    python benchmarks/data.py --only pipelines
+
+Metadata files of the published sizes are generated, as are pictures of typical sizes (photographs of scikit-image).
+"""
+
+import argparse
+import csv
+import pickle
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# (benchmark, size of the picture, suffix, draft of the faster option)
+PICTURES = (
+    ('living17', (500, 375), '.jpg', None),
+    ('living17', (1600, 1200), '.jpg', 512),
+    ('waterbirds', (500, 375), '.jpg', None),
+    ('waterbirds', (1600, 1200), '.jpg', 256),
+    ('domainnet', (500, 375), '.jpg', None),
+    ('domainnet', (1600, 1200), '.jpg', 256),
+    ('fmow', (224, 224), '.png', None),
+    ('camelyon', (96, 96), '.png', None),
+)
+
+
+def write_camelyon(root: Path, rows: int = 455_954) -> None:
+    """Metadata of Camelyon17's published size: 302,436 / 33,560 / 34,904 / 85,054 pictures."""
+    root.mkdir(parents=True)
+    with open(root / 'metadata.csv', 'w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(('', 'patient', 'node', 'x_coord', 'y_coord', 'tumor', 'slide', 'center', 'split'))
+        for i in range(rows):
+            centre, held_out = (0, 0) if i < 302_436 else (0, 1) if i < 335_996 else (1, 0) if i < 370_900 else (2, 0)
+            writer.writerow((i, f'{i % 99:03d}', i % 5, 32 * i, 64 * i, i % 2, centre * 10 + i % 10, centre, held_out))
+
+
+def write_fmow(root: Path, rows: int = 523_846) -> None:
+    """Metadata of FMoW's published number of rows."""
+    from ftsgd_plugin.datasets.fmow import CATEGORIES
+
+    root.mkdir(parents=True)
+    with open(root / 'rgb_metadata.csv', 'w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(('split', 'img_filename', 'category', 'country_code', 'timestamp', 'region'))
+        for i in range(rows):
+            split = ('train', 'val', 'test', 'seq')[i % 13 % 4]
+            stamp = f'{2002 + i % 16}-10-05T02:27:17Z'
+            writer.writerow((split, f'a/b/c_{i}_rgb.jpg', CATEGORIES[i % 62], ('FRA', 'KEN', 'IND')[i % 3], stamp, ''))
+    (root / 'country_code_mapping.csv').write_text('name,alpha-3,region\nF,FRA,Europe\nK,KEN,Africa\nI,IND,Asia\n')
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure_metadata(kind: str, root: str, split: str) -> None:
+    """In a process of its own: seconds, peak memory above the process after import, bytes pickled for a worker."""
+    from ftsgd_plugin import datasets
+
+    before, start = peak_mb(), time.perf_counter()
+    dataset = getattr(datasets, kind)(data_root=root, split=split)
+    seconds, peak = time.perf_counter() - start, peak_mb() - before
+    size = len(pickle.dumps(dataset)) / 1e6
+    print(f'| {kind} | {split} | {len(dataset):,} | {seconds:.2f} | {peak:.0f} | {size:.1f} |')
+
+
+def metadata() -> None:
+    """The table of metadata costs."""
+    print('| dataset | split | records | init, s | peak above import, MB | pickled, MB |\n|---|---|---|---|---|---|')
+    with tempfile.TemporaryDirectory() as folder:
+        write_camelyon(Path(folder) / 'camelyon17_v1.0')
+        write_fmow(Path(folder) / 'fmow_v1.1')
+        for kind, name, split in (
+            ('Camelyon17', 'camelyon17_v1.0', 'train'),
+            ('Camelyon17', 'camelyon17_v1.0', 'test'),
+            ('FMoW', 'fmow_v1.1', 'train'),
+            ('FMoW', 'fmow_v1.1', 'test'),
+        ):
+            command = [sys.executable, '-W', 'ignore', __file__, '--metadata', kind, f'{folder}/{name}', split]
+            subprocess.run(command, check=True)
+
+
+def rate(step, count: int) -> float:
+    """Calls per second, the best of three rounds."""
+    best = 0.0
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in range(count):
+            step()
+        best = max(best, count / (time.perf_counter() - start))
+    return best
+
+
+def pipelines(count: int) -> None:
+    """The table of images per second per core: ours, plain torchvision, and the faster option where there is one."""
+    import torch
+    from mmengine.config import Config
+    from mmengine.dataset import Compose
+    from mmpretrain.registry import TRANSFORMS
+    from PIL import Image
+    from skimage import data
+    from torchvision import transforms as T
+    from torchvision.datasets.folder import pil_loader
+
+    import ftsgd_plugin  # noqa: F401  registers the transforms
+
+    torch.set_num_threads(1)
+    photo = Image.fromarray(data.astronaut())
+    flip, bicubic = T.RandomHorizontalFlip(), T.InterpolationMode.BICUBIC
+    plain = {
+        'living17': [T.RandomResizedCrop(224), flip],
+        'waterbirds': [T.Resize(224, bicubic), T.CenterCrop(224)],
+        'domainnet': [T.Resize((256, 256), bicubic), T.RandomCrop(224), flip],
+        'fmow': [flip],
+        'camelyon': [T.Resize((224, 224)), flip],
+    }
+
+    def loader(steps, path):
+        chain = Compose([TRANSFORMS.build(step) for step in steps])
+        return lambda: chain(dict(img_path=path, gt_label=0))['inputs']
+
+    def reference_loader(steps, path):
+        chain = T.Compose([*steps, T.PILToTensor()])
+        return lambda: chain(pil_loader(path)).contiguous()  # contiguous as ours, which a batch needs anyway
+
+    print('| training pipeline | ours | plain torchvision | pixels | `draft` | img/s | mean pixel difference |')
+    print('|---|---|---|---|---|---|---|')
+    with tempfile.TemporaryDirectory() as folder:
+        for name, size, suffix, draft in PICTURES:
+            path = f'{folder}/{name}{suffix}'
+            photo.resize(size, Image.Resampling.LANCZOS).save(path, quality=90)
+            steps = Config.fromfile(ROOT / f'configs/_base_/datasets/{name}.py').train_dataloader.dataset.pipeline
+            ours, reference = loader(steps, path), reference_loader(plain[name], path)
+            exact, expected = seeded(ours).flip(0), seeded(reference)
+            cells = [f'{rate(ours, count):.0f}', f'{rate(reference, count):.0f}']
+            cells.append('identical' if torch.equal(exact, expected) else 'DIFFERENT')
+            if draft is None:
+                cells += ['', '', '']
+            else:
+                fast = loader([{**steps[0], 'draft': draft}, *steps[1:]], path)
+                difference = (seeded(fast).flip(0).float() - exact.float()).abs().mean()
+                cells += [str(draft), f'{rate(fast, count):.0f}', f'{difference:.2f} of 255']
+            print(f'| {name}, {size[0]}x{size[1]} {suffix[1:]} | {" | ".join(cells)} |', flush=True)
+
+
+def seeded(call):
+    """The output for the same random parameters."""
+    import torch
+
+    torch.manual_seed(0)
+    return call()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--only', choices=['metadata', 'pipelines'], help='one part')
+    parser.add_argument('--count', type=int, default=200, help='pictures a round (default: 200)')
+    parser.add_argument('--metadata', nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.metadata:
+        measure_metadata(*args.metadata)
+        return
+    import PIL
+    import torch
+    import torchvision
+
+    print(
+        f'{date.today()}, {platform.machine()}, one core, Python {platform.python_version()}, '
+        f'torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow {PIL.__version__}\n',
+        flush=True,
+    )
+    if args.only != 'pipelines':
+        metadata()
+        print(flush=True)
+    if args.only != 'metadata':
+        pipelines(args.count)
+
+
+if __name__ == '__main__':
+    main()
