@@ -5,7 +5,6 @@ of layers that were frozen afterwards, and never reduces those that were unfroze
 set of trained parameters has changed, the wrapper's reducer is built anew, just before the next forward pass.
 """
 
-import os
 from unittest import mock
 
 import torch
@@ -71,6 +70,14 @@ def init_cpu_group(launcher: str, **dist_cfg) -> None:
     """
     from mmengine.dist import init_dist
 
-    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    if torch.multiprocessing.get_start_method(allow_none=True) is None:
+        torch.multiprocessing.set_start_method('fork')  # MMEngine's default for workers; init_dist would choose spawn
     with mock.patch('torch.cuda.set_device'):
         init_dist(launcher, **{**dist_cfg, 'backend': 'gloo'})
+
+
+def leave_group() -> None:
+    """Wait for the other ranks and leave the process group; without it gloo may abort a rank that exits first."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -4,6 +4,7 @@ import argparse
 import functools
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from copy import deepcopy
@@ -15,10 +16,11 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .checkpoints import check_readable
-from .distributed import init_cpu_group
+from .distributed import init_cpu_group, leave_group
 from .errors import UserError
 from .hooks import CheckpointFitHook
 
+SAME_ERROR_SECONDS = 5
 DEBUG = 'FTSGD_DEBUG'  # environment variable: show the traceback of a user error too
 
 
@@ -29,15 +31,19 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
     def wrapped() -> None:
         try:
             main()
+            leave_group()
         except UserError as error:
             if os.environ.get(DEBUG):
                 traceback.print_exc()
+            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+            if distributed and torch.distributed.get_rank() > 0:
+                time.sleep(SAME_ERROR_SECONDS)  # if rank 0 says the same, the launcher ends this rank meanwhile
             # An error from a data loader's worker arrives with the worker's traceback in front.
             line = str(error).strip().splitlines()[-1].removeprefix('ftsgd_plugin.errors.UserError: ')
             print(f'error: {line}', file=sys.stderr)
             sys.stdout.flush()
             sys.stderr.flush()
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
+            if distributed:
                 os._exit(2)  # the other ranks wait in a collective; a clean shutdown would wait for them
             sys.exit(2)
 
@@ -131,6 +137,7 @@ def build_runner(cfg: Config) -> Runner:
         cfg.model_wrapper_cfg = {
             'type': 'MMDistributedDataParallel',
             'broadcast_buffers': False,
+            'find_unused_parameters': cfg.get('find_unused_parameters', False),
             **(cfg.get('model_wrapper_cfg') or {}),
             'device_ids': None,
         }

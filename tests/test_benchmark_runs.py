@@ -63,7 +63,7 @@ def test_trains_and_evaluates(request, tmp_path, run_tool, monkeypatch, name):
     assert {key: found[key] for key in metrics} == pytest.approx(metrics)
 
 
-@pytest.mark.parametrize('name', ['camelyon', 'fmow'])
+@pytest.mark.parametrize('name', ROOTS)
 def test_two_processes_evaluate_to_the_same_numbers(request, tmp_path, run_tool, monkeypatch, name):
     """Evaluation sets of odd sizes: padding must neither duplicate nor drop a sample."""
     config = child_config(tmp_path, name, request.getfixturevalue(ROOTS[name]))
@@ -79,7 +79,7 @@ def test_two_processes_evaluate_to_the_same_numbers(request, tmp_path, run_tool,
     assert result.returncode == 0, result.stderr
     one, two = (json.loads((tmp_path / f'{name}.json').read_text()) for name in ('one', 'two'))
     keys = [key for key in one if '/' in key]
-    assert len(keys) > 5 and {key: two[key] for key in keys} == pytest.approx({key: one[key] for key in keys})
+    assert len(keys) > 4 and {key: two[key] for key in keys} == pytest.approx({key: one[key] for key in keys})
 
 
 @pytest.mark.parametrize('name, fixture, key', [

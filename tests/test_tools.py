@@ -131,6 +131,17 @@ def test_two_processes_give_the_weights_of_one(trained, project):
         assert found[key] == pytest.approx(expected[key], abs=0.01), key
 
 
+def test_bad_input_of_two_processes_is_one_line(project):
+    result = run_process(
+        'bash', ROOT / 'tools/dist_train.sh', CONFIG, '2', '--work-dir', 'two_bad', '--cfg-options',
+        'train_dataloader.dataset.data_root=nowhere', cwd=project, PORT=free_port(),
+    )  # fmt: skip
+    assert result.returncode == 2
+    lines = result.stderr.splitlines()
+    assert [line for line in lines if line.startswith('error: ')] == [lines[-1]]
+    assert 'nowhere/metadata.csv: not found' in lines[-1] and 'Traceback' not in result.stderr
+
+
 class StopAfterFirstEpoch(Hook):
     """Stands for a user's Ctrl-C."""
 
