@@ -4,6 +4,7 @@ import os.path as osp
 
 import cv2
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
@@ -46,12 +47,13 @@ class LoadRGBImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackRGB(BaseTransform):
-    """From the RGB image to the BGR array that MMPretrain's preprocessors expect; the pixels are the same."""
+    """From the RGB image to the tensor in BGR order that MMPretrain's preprocessors expect; the pixels are the same."""
 
     def transform(self, results: dict) -> dict:
-        """Replace ``img`` by an array (height, width, 3) uint8 in BGR order."""
-        results['img'] = cv2.cvtColor(np.asarray(results['img']), cv2.COLOR_RGB2BGR)
-        results['img_shape'] = results['img'].shape[:2]
+        """Replace ``img`` by a tensor (3, height, width) uint8, blue first."""
+        red, green, blue = cv2.split(np.asarray(results['img']))  # several times faster than a transposed copy
+        results['img'] = torch.from_numpy(np.stack((blue, green, red)))
+        results['img_shape'] = red.shape
         return results
 
 
