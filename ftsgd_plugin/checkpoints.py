@@ -71,6 +71,7 @@ def check_readable(path: str) -> None:
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f'{path}: no such checkpoint; name the .pth file that training wrote to its work_dir.')
+    allow_mmengine_globals()  # again: the OneDL fork takes them off the list after each load of its own
     try:
         torch.load(file, map_location='cpu', mmap=zipfile.is_zipfile(file), weights_only=True)
     except UserError:

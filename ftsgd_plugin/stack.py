@@ -1,15 +1,22 @@
-"""The stack below: MMEngine, MMCV, MMPretrain (or forks under the same import names) and torch."""
+"""The stack below: MMEngine, MMCV, MMPretrain (or forks under the same import names), torch and the model libraries."""
 
 import importlib
 
-# Import name -> oldest version that works, version that is too new, and the package that provides it.
+TRIO = "pip install 'mmengine>=0.10.7,<1.0' 'mmcv-lite>=2.0.1,<2.4' 'mmpretrain>=1.2.0,<2.0' 'setuptools<82'"
+TORCH = "pip install 'torch>=2.1' 'torchvision>=0.16'"
+# opencv-python, which MMEngine asks for, needs libGL and X11; the headless build provides the same module without them.
+HEADLESS = 'pip uninstall -y opencv-python && pip install opencv-python-headless'
+
+# Import name -> oldest version that works, version that is too new, and the command that mends it.
 REQUIRED = {
-    'torch': ('2.1.0', None, 'torch'),
-    'mmengine': ('0.10.7', '1.0.0', 'mmengine'),
-    'mmcv': ('2.0.1', '2.4.0', 'mmcv-lite'),
-    'mmpretrain': ('1.2.0', '2.0.0', 'mmpretrain'),
+    'torch': ('2.1.0', None, TORCH),
+    'torchvision': ('0.16.0', None, TORCH),
+    'mmengine': ('0.10.7', '1.0.0', TRIO),
+    'mmcv': ('2.0.1', '2.4.0', TRIO),
+    'mmpretrain': ('1.2.0', '2.0.0', TRIO),
+    'timm': ('1.0.0', None, "pip install 'timm>=1.0'"),
+    'open_clip': ('2.24.0', None, "pip install 'open_clip_torch>=2.24'"),
 }
-MEND = "pip install 'ftsgd_plugin[mim]'"
 
 
 def check_stack() -> None:
@@ -18,17 +25,17 @@ def check_stack() -> None:
     Raises:
         ImportError: One line that names the package, what is wrong with it and the command that mends it.
     """
-    for name, (oldest, too_new, package) in REQUIRED.items():
+    for name, (oldest, too_new, mend) in REQUIRED.items():
         try:
             module = importlib.import_module(name)
         except Exception as error:  # a broken install fails in many ways (version asserts, missing shared libraries)
             reason = ' '.join(str(error).split())
-            raise ImportError(f'ftsgd_plugin needs {package} and cannot import it ({reason}); run: {MEND}') from error
+            mend = HEADLESS if 'cannot open shared object file' in reason and name.startswith('mm') else mend
+            raise ImportError(f'ftsgd_plugin needs {name} and cannot import it ({reason}); run: {mend}') from error
         version = getattr(module, '__version__', '0')
         if _numbers(version) < _numbers(oldest) or (too_new and _numbers(version) >= _numbers(too_new)):
             wanted = f'>={oldest}' + (f',<{too_new}' if too_new else '')
-            mend = f"pip install '{package}{wanted}'"
-            raise ImportError(f'ftsgd_plugin needs {package}{wanted} and found {version}; run: {mend}')
+            raise ImportError(f'ftsgd_plugin needs {name}{wanted} and found {version}; run: {mend}')
 
 
 def _numbers(version: str) -> tuple[int, ...]:

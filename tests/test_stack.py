@@ -36,12 +36,17 @@ def test_this_stack_passes():
         (
             dict(mmengine=ModuleNotFoundError("No module named 'mmengine'")),
             r"ftsgd_plugin needs mmengine and cannot import it \(No module named 'mmengine'\); "
-            r"run: pip install 'ftsgd_plugin\[mim\]'",
+            r"run: pip install 'mmengine>=0\.10\.7,<1\.0' 'mmcv-lite>=2\.0\.1,<2\.4' 'mmpretrain>=1\.2\.0,<2\.0'",
         ),
         (dict(mmpretrain=AssertionError('MMCV==1.7 is used\nbut incompatible')), 'MMCV==1.7 is used but incompatible'),
         (dict(mmengine='0.9.1'), r"needs mmengine>=0\.10\.7,<1\.0\.0 and found 0\.9\.1; run: pip install 'mmengine>=0"),
         (dict(mmpretrain='2.0.0'), r'needs mmpretrain>=1\.2\.0,<2\.0\.0 and found 2\.0\.0'),
         (dict(torch='1.13.1+cu117'), r'needs torch>=2\.1\.0 and found 1\.13\.1'),
+        (dict(timm=ModuleNotFoundError("No module named 'timm'")), r"run: pip install 'timm>=1\.0'"),
+        (
+            dict(mmcv=ImportError('libGL.so.1: cannot open shared object file: No such file')),
+            r'libGL\.so\.1.*run: pip uninstall -y opencv-python && pip install opencv-python-headless',
+        ),
     ],
 )
 def test_unfit_stack_is_one_line_with_the_command(installed, found, message):

@@ -8,6 +8,10 @@ in-distribution accuracy only. Writes summary.json, records.json (every epoch of
 and the logs of every run into a folder below it.
 """
 
+# isort: off
+import ftsgd_plugin  # noqa: F401  first: it says in one line what is missing in the environment
+# isort: on
+
 import argparse
 import json
 import os

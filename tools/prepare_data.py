@@ -7,6 +7,10 @@ Nothing is downloaded and nothing is deleted. Exit code 0: complete; 1: somethin
 differ from the published ones are a warning.
 """
 
+# isort: off
+import ftsgd_plugin  # noqa: F401  first: it says in one line what is missing in the environment
+# isort: on
+
 import argparse
 import os
 import sys

@@ -6,6 +6,10 @@
 No weights are loaded, and none are needed: the model is built on the meta device where its code allows that.
 """
 
+# isort: off
+import ftsgd_plugin  # noqa: F401  first: it says in one line what is missing in the environment
+# isort: on
+
 import argparse
 import json
 from pathlib import Path
@@ -15,7 +19,6 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
-import ftsgd_plugin  # noqa: F401  registers the backbones
 from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.freezing import select_layers
 from ftsgd_plugin.launch import one_line_errors, read_config

@@ -6,6 +6,10 @@ python tools/test.py CONFIG CHECKPOINT --wilds-predictions predictions
 bash tools/dist_test.sh CONFIG CHECKPOINT 8
 """
 
+# isort: off
+import ftsgd_plugin  # noqa: F401  first: it says in one line what is missing in the environment
+# isort: on
+
 import argparse
 import os
 from pathlib import Path
