@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -118,6 +119,18 @@ def test_living17_table_follows_the_rule_of_breeds():
     assert [wnid for wnid, _ in by_name['salamander'][2]] == ['n01631663', 'n01632777']
     assert [wnid for wnid, _ in by_name['dog'][2]] == ['n02088466', 'n02086079']
     assert [wnid for wnid, _ in by_name['monkey'][3]] == ['n02493793', 'n02492660']
+
+
+@pytest.mark.skipif(
+    'BREEDS_INFO_DIR' not in os.environ, reason='needs BREEDS_INFO_DIR (BREEDS-Benchmarks) and robustness'
+)
+def test_living17_table_equals_the_authors_function():
+    """``make_living17(info_dir, split='rand')`` on BREEDS' hierarchy, as the paper's code calls it."""
+    helpers = pytest.importorskip('robustness.tools.breeds_helpers')
+    superclasses, (source, target), _ = helpers.make_living17(os.environ['BREEDS_INFO_DIR'], split='rand')
+    assert superclasses == [row[1] for row in LIVING17]
+    for part, column in ((source, 2), (target, 3)):
+        assert [list(indices) for indices in part] == [[index for _, index in row[column]] for row in LIVING17]
 
 
 @pytest.mark.parametrize('split, part, column', [
