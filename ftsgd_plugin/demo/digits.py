@@ -29,7 +29,8 @@ CORRELATION = 0.95  # share of train and val pictures whose place agrees with th
 SPLITS = {'train': 0, 'val': 1, 'test': 2}  # the codes of Waterbirds' metadata.csv
 DIGITS_PER_SPLIT = {'train': 400, 'val': 200, 'test': 397}
 PICTURES_PER_DIGIT = 2
-RECIPE = 'Digits of scikit-learn on photographs of scikit-image, written by tools/make_digits.py of ftsgd_plugin.'
+VERSION = 1  # raise it with every change of the pictures: a folder of another version is refused, not reused
+RECIPE = f'Digits of scikit-learn on photographs of scikit-image, by tools/make_digits.py of ftsgd_plugin, v{VERSION}.'
 # Disjoint columns of the photographs, so that no piece of background is shared between splits.
 COLUMNS = {'train': (0.0, 0.5), 'val': (0.5, 0.75), 'test': (0.75, 1.0)}
 
