@@ -32,14 +32,15 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
         try:
             main()
             leave_group()
-        except UserError as error:
+        except Exception as error:
+            line = _line_for_users(error)
+            if line is None:
+                raise
             if os.environ.get(DEBUG):
                 traceback.print_exc()
             distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
             if distributed and torch.distributed.get_rank() > 0:
                 time.sleep(SAME_ERROR_SECONDS)  # if rank 0 says the same, the launcher ends this rank meanwhile
-            # An error from a data loader's worker arrives with the worker's traceback in front.
-            line = str(error).strip().splitlines()[-1].removeprefix('ftsgd_plugin.errors.UserError: ')
             print(f'error: {line}', file=sys.stderr)
             sys.stdout.flush()
             sys.stderr.flush()
@@ -48,6 +49,21 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(2)
 
     return wrapped
+
+
+def _line_for_users(error: Exception) -> str | None:
+    """What a user can mend, as one line; ``None`` for a bug, which keeps its traceback."""
+    text = str(error).strip()
+    if isinstance(error, UserError):
+        # An error from a data loader's worker arrives with the worker's traceback in front.
+        return text.splitlines()[-1].removeprefix('ftsgd_plugin.errors.UserError: ')
+    if isinstance(error, KeyError) and ' is not in the ' in text and ' registry' in text:  # a misspelt type
+        name, _, rest = text.strip('"\'').partition(' is not in the ')
+        registry = rest.split(' registry')[0]
+        return f'type={name!r} is not in the {registry} registry; correct the name or add custom_imports.'
+    if isinstance(error, ValueError) and text.startswith('Invalid ') and len(text.splitlines()) == 1:  # torch.optim
+        return f'optim_wrapper.optimizer: {text}; correct the value.'
+    return None
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

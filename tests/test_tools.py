@@ -204,9 +204,26 @@ def broken_config(project: Path, name: str, text: str) -> Path:
         ("optim_wrapper = dict(paramwise_cfg=dict(freeze=['*']))", 'leaves nothing to train'),
         ("val_evaluator = dict(id='valid')", "val_evaluator.id: split 'valid' is not in val_dataloader (val, test)"),
         ("load_from = 'absent.pth'", 'absent.pth: no such checkpoint'),
+        (
+            "model = dict(backbone=dict(type='VisionTransfomer'))",
+            "type='VisionTransfomer' is not in the mmpretrain::model",
+        ),
+        ("train_dataloader = dict(dataset=dict(type='Waterbird'))", "type='Waterbird' is not in the"),
+        ('optim_wrapper = dict(optimizer=dict(lr=-1.0))', 'optim_wrapper.optimizer: Invalid learning rate: -1.0'),
         ('model = dict(', 'not a readable config'),
     ],
-    ids=['data_root', 'split', 'layer', 'all frozen', 'evaluator', 'load_from', 'syntax'],
+    ids=[
+        'data_root',
+        'split',
+        'layer',
+        'all frozen',
+        'evaluator',
+        'load_from',
+        'backbone',
+        'dataset',
+        'lr',
+        'syntax',
+    ],
 )
 def test_bad_config_gets_one_line_and_code_2(inside, tmp_path, run_tool, text, message):
     code, err = run_tool(
