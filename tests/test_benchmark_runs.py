@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from conftest import ROOT, free_port, run_process
 from mmengine.config import Config
 
@@ -80,6 +81,24 @@ def test_two_processes_evaluate_to_the_same_numbers(request, tmp_path, run_tool,
     one, two = (json.loads((tmp_path / f'{name}.json').read_text()) for name in ('one', 'two'))
     keys = [key for key in one if '/' in key]
     assert len(keys) > 4 and {key: two[key] for key in keys} == pytest.approx({key: one[key] for key in keys})
+
+
+def test_two_processes_train_to_the_same_numbers(waterbirds_root, tmp_path, run_tool, monkeypatch):
+    """Waterbirds has no random augmentation, so the same global batches give the same weights and metrics."""
+    config = child_config(tmp_path, 'waterbirds', waterbirds_root)
+    monkeypatch.chdir(tmp_path)
+    assert run_tool('train', config, '--work-dir', tmp_path / 'one')[0] == 0
+    result = run_process(
+        'bash', ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', tmp_path / 'two', '--cfg-options',
+        'train_dataloader.batch_size=2', cwd=tmp_path, PORT=free_port(),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    one, two = (
+        torch.load(tmp_path / f'{name}/epoch_1.pth', weights_only=True)['state_dict'] for name in ('one', 'two')
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    assert logged_metrics(tmp_path / 'two') == pytest.approx(logged_metrics(tmp_path / 'one'), abs=1e-6)
 
 
 @pytest.mark.parametrize('name, fixture, key', [
