@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from .checkpoints import check_readable
 from .distributed import init_cpu_group, leave_group
@@ -148,6 +148,8 @@ def build_runner(cfg: Config) -> Runner:
         _check_evaluated_splits(cfg, loop)
     if cfg.get('load_from'):
         check_readable(cfg.load_from)
+    elif cfg.get('resume') and (latest := find_latest_checkpoint(cfg.work_dir)):
+        check_readable(latest)
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         init_cpu_group(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
         cfg.model_wrapper_cfg = {

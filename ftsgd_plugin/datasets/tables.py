@@ -29,6 +29,8 @@ def read_csv(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]
                     raise UserError(f'{path}: column {column!r} is absent (found: {found}); restore the original file.')
             positions = [header.index(column) for column in columns]
             for row in reader:
+                if not row:
+                    continue  # a blank line
                 try:
                     yield reader.line_num, [row[position] for position in positions]
                 except IndexError:

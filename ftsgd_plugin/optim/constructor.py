@@ -89,6 +89,10 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """
         self.layers = list_layers(model)
         freeze_layers(model, select_layers(self.layers, self.freeze))
+        if not any(param.requires_grad for param in model.parameters()):
+            raise UserError(
+                f'freeze={self.freeze!r} leaves nothing to train, as the model holds the rest fixed itself.'
+            )
         follow_trained_parameters(model)
         with _without_parameter_lines():
             optim_wrapper = super().__call__(model)
