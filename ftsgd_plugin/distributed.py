@@ -83,7 +83,7 @@ def leave_group() -> None:
     """End a distributed program whose work is done, together with the other ranks.
 
     Over gloo the process ends here: its threads abort the interpreter's shutdown now and then ("terminate called
-    without an active exception", twice in some sixty runs with torch 2.11), and a finished run would count as failed.
+    without an active exception", seen twice with torch 2.11), and a finished run would count as failed.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job on an embedded default: SGD, AdamW and SGD (freeze-embed) on digits over photographs, compared.
-# Makes the environment and the data if there are none; then about four minutes on two CPU cores.
+# Makes the environment and the data if there are none; then about three minutes on two CPU cores.
 #
 #     bash tools/demo.sh
 #     bash tools/demo.sh --out work_dirs/other --seeds 0 1 2 3 4

@@ -1,6 +1,6 @@
 """Make the demo's pretrained weights, `ftsgd_plugin/demo/vit-tiny.safetensors`.
 
-    python tools/pretrain_vit_tiny.py                # about 15 minutes on two CPU cores
+    python tools/pretrain_vit_tiny.py                # 22 minutes on two busy CPU cores
     python tools/pretrain_vit_tiny.py --steps 200    # a smoke test
 
 The task differs from the demo's, and so do the pictures: name the digit (10 classes) and the photograph (9 classes),
