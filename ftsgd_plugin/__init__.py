@@ -9,7 +9,7 @@ from .stack import check_stack
 
 check_stack()
 
-from . import checkpoints, datasets, evaluation, hooks, models, optim  # noqa: E402, F401
+from . import checkpoints, datasets, evaluation, hooks, loops, models, optim  # noqa: E402, F401
 from .configs import config_path  # noqa: E402
 from .version import __version__  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Checkpoints that load without un-pickling arbitrary objects, and the demo's packaged weights.
+"""Reading checkpoints: without un-pickling arbitrary objects, whole or not at all; and the demo's packaged weights.
 
 From torch 2.6 on, ``torch.load`` refuses what MMEngine 0.10 writes beside the weights (its log history). Importing this
 module allows exactly those classes; ``weights_only`` stays on.
@@ -6,11 +6,12 @@ module allows exactly those classes; ``weights_only`` stays on.
 
 import re
 import zipfile
+from logging import WARNING
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 
@@ -57,40 +58,67 @@ def load_from_ftsgd(filename: str, map_location=None) -> dict[str, torch.Tensor]
     return load_file(path, device=str(map_location or 'cpu'))
 
 
-def check_readable(path: str) -> None:
+def check_readable(path: str) -> dict | None:
     """Open a local checkpoint without reading its tensors; URLs and other schemes pass unseen.
 
     Args:
         path: What ``load_from`` names.
 
+    Returns:
+        dict | None: Its content, tensors mapped from the file where the format allows; ``None`` for a URL.
+
     Raises:
         UserError: The file is missing, truncated, no checkpoint, or holds objects that are not allowed.
     """
     if '://' in path:
-        return
+        return None
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f'{path}: no such checkpoint; name the .pth file that training wrote to its work_dir.')
+    if file.suffix == '.safetensors':
+        raise UserError(f'{path}: safetensors is not a format MMEngine loads; name a .pth or .pt file.')
     allow_mmengine_globals()  # again: the OneDL fork takes them off the list after each load of its own
     try:
-        torch.load(file, map_location='cpu', mmap=zipfile.is_zipfile(file), weights_only=True)
+        content = torch.load(file, map_location='cpu', mmap=zipfile.is_zipfile(file), weights_only=True)
     except UserError:
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        refused = re.search(r'(?i)unsupported (?:global|class|operand)[^\n.]*(?:\.\w+)*', str(error))
+        refused = re.search(r'(?i)unsupported (?:global|class)[^\n.]*(?:\.\w+)*', str(error))
         reason = f'it asks to run code: {refused.group(0).strip()}' if refused else reason
         raise UserError(f'{path}: cannot be read as a checkpoint ({reason}); copy it again or name another.') from error
+    if not isinstance(content, dict) or not isinstance(content.get('state_dict', content), dict):
+        raise UserError(f'{path}: holds no state dict but a {type(content).__name__}; name a checkpoint.')
+    return content
 
 
-def misfits(model: torch.nn.Module, state_dict: dict[str, torch.Tensor]) -> list[str]:
-    """What keeps a state dict from filling a model, one phrase per tensor; empty if it fits exactly."""
-    own = model.state_dict()
-    found = [f'{name} is missing' for name in own if name not in state_dict]
-    found += [f'{name} belongs to another model' for name in state_dict if name not in own]
-    found += [
-        f'{name} is {tuple(value.shape)} instead of {tuple(own[name].shape)}'
-        for name, value in state_dict.items()
-        if name in own and value.shape != own[name].shape
-    ]
-    return found
+def latest_checkpoint(work_dir: str) -> str | None:
+    """The checkpoint to resume from: the one that ``last_checkpoint`` names, else the newest numbered one.
+
+    MMEngine writes ``last_checkpoint`` in place, so that a kill can leave it empty or ahead of the files.
+
+    Returns:
+        str | None: A path; ``None`` if the folder holds no checkpoint and expects none.
+
+    Raises:
+        UserError: ``last_checkpoint`` names a file that is not there, and there is no other.
+    """
+    pointer = Path(work_dir) / 'last_checkpoint'
+    if not pointer.is_file():
+        return None
+    named = pointer.read_text().strip()
+    if named and ('://' in named or Path(named).is_file()):
+        return named
+    numbered = {
+        int(found[2]): path
+        for path in Path(work_dir).glob('*.pth')
+        if (found := re.fullmatch(r'(epoch|iter)_(\d+)\.pth', path.name))
+    }
+    if not numbered:
+        raise UserError(
+            f'{pointer}: names {named or "nothing"}, which is not there, and {work_dir} has no other checkpoint; '
+            'remove the file to start anew, or name a checkpoint with --resume PATH.'
+        )
+    newest = str(numbered[max(numbered)])
+    print_log(f'{pointer} names {named or "nothing"}, which is not there; resuming from {newest}.', 'current', WARNING)
+    return newest

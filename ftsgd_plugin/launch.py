@@ -1,69 +1,31 @@
-"""What ``tools/train.py`` and ``tools/test.py`` share: options, launchers, one-line errors."""
+"""What ``tools/train.py`` and ``tools/test.py`` share: options, reading a config, building the runner."""
 
 import argparse
-import functools
 import os
-import sys
-import time
-import traceback
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
-from .checkpoints import check_readable
-from .distributed import init_cpu_group, leave_group
+from .checkpoints import check_readable, latest_checkpoint
+from .distributed import init_cpu_group
 from .errors import UserError
+from .evaluation import check_evaluated_splits
 from .hooks import CheckpointFitHook
 
-SAME_ERROR_SECONDS = 5
-DEBUG = 'FTSGD_DEBUG'  # environment variable: show the traceback of a user error too
 
+class _KeyValue(DictAction):
+    """MMEngine's ``DictAction``, with a usage error for words without ``=``."""
 
-def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
-    """Decorate a program so that a :class:`UserError` is one line on stderr and exit code 2."""
-
-    @functools.wraps(main)
-    def wrapped() -> None:
-        try:
-            main()
-            leave_group()
-        except Exception as error:
-            line = _line_for_users(error)
-            if line is None:
-                raise
-            if os.environ.get(DEBUG):
-                traceback.print_exc()
-            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-            if distributed and torch.distributed.get_rank() > 0:
-                time.sleep(SAME_ERROR_SECONDS)  # if rank 0 says the same, the launcher ends this rank meanwhile
-            print(f'error: {line}', file=sys.stderr)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            if distributed:
-                os._exit(2)  # the other ranks wait in a collective; a clean shutdown would wait for them
-            sys.exit(2)
-
-    return wrapped
-
-
-def _line_for_users(error: Exception) -> str | None:
-    """What a user can mend, as one line; ``None`` for a bug, which keeps its traceback."""
-    text = str(error).strip()
-    if isinstance(error, UserError):
-        # An error from a data loader's worker arrives with the worker's traceback in front.
-        return text.splitlines()[-1].removeprefix('ftsgd_plugin.errors.UserError: ')
-    if isinstance(error, KeyError) and ' is not in the ' in text and ' registry' in text:  # a misspelt type
-        name, _, rest = text.strip('"\'').partition(' is not in the ')
-        registry = rest.split(' registry')[0]
-        return f'type={name!r} is not in the {registry} registry; correct the name or add custom_imports.'
-    if isinstance(error, ValueError) and text.startswith('Invalid ') and len(text.splitlines()) == 1:  # torch.optim
-        return f'optim_wrapper.optimizer: {text}; correct the value.'
-    return None
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        for word in values:
+            if '=' not in word:
+                parser.error(f'{option_string}: {word!r} is not KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +35,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_KeyValue,
         metavar='KEY=VALUE',
         help='override settings of the config, e.g. optim_wrapper.optimizer.lr=3e-4 randomness.seed=1; '
         'lists as key="[a,b]"',
@@ -122,17 +84,24 @@ def load_config(path: str, args: argparse.Namespace, dataloader_defaults: dict) 
         if cfg.get(name) is None:
             continue
         cfg[name] = {**deepcopy(dataloader_defaults), **cfg[name]}
-        if args.no_pin_memory or not torch.cuda.is_available():
-            cfg[name]['pin_memory'] = False
-        if not cfg[name].get('num_workers', 0):
-            cfg[name]['persistent_workers'] = False  # torch refuses them without workers
     if args.cfg_options is not None:
         try:
             cfg.merge_from_dict(args.cfg_options)
         except (KeyError, TypeError, IndexError) as error:
             reason = ' '.join(str(error).split())
             raise UserError(f'--cfg-options: does not fit {path} ({reason}); check the keys.') from error
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if cfg.get(name) is not None:
+            _fit_loader_to_machine(cfg[name], args)
     return cfg
+
+
+def _fit_loader_to_machine(loader: dict, args: argparse.Namespace) -> None:
+    if args.no_pin_memory or not torch.cuda.is_available():
+        loader['pin_memory'] = False
+    # torch refuses persistent workers where there are none
+    if getattr(args, 'no_persistent_workers', False) or not loader.get('num_workers', 0):
+        loader['persistent_workers'] = False
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -142,14 +111,19 @@ def build_runner(cfg: Config) -> Runner:
     opened first and later compared with the model. MMEngine's three log lines per initialised parameter are left out.
 
     Raises:
-        UserError: The checkpoint cannot be read.
+        UserError: The checkpoint cannot be read, an evaluated split is misspelt, or mixed precision has no GPU.
     """
     for loop in ('val', 'test'):
-        _check_evaluated_splits(cfg, loop)
+        check_evaluated_splits(cfg.get(f'{loop}_evaluator'), cfg.get(f'{loop}_dataloader'), loop)
+    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+        raise UserError(
+            'optim_wrapper.type: AmpOptimWrapper (--amp) needs a GPU and this machine shows none; '
+            "use type='OptimWrapper' (leave out --amp)."
+        )
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from = latest_checkpoint(cfg.work_dir)
     if cfg.get('load_from'):
         check_readable(cfg.load_from)
-    elif cfg.get('resume') and (latest := find_latest_checkpoint(cfg.work_dir)):
-        check_readable(latest)
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         init_cpu_group(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
         cfg.model_wrapper_cfg = {
@@ -164,27 +138,6 @@ def build_runner(cfg: Config) -> Runner:
     model = runner.model.module if hasattr(runner.model, 'module') else runner.model
     model._dump_init_info = _skip_init_info
     return runner
-
-
-def _check_evaluated_splits(cfg: Config, loop: str) -> None:
-    """Find a misspelt split of ``GroupAccuracy`` before the first epoch instead of after it."""
-    evaluators = cfg.get(f'{loop}_evaluator') or []
-    loader = cfg.get(f'{loop}_dataloader')
-    if loader is None:
-        return
-    datasets = loader.dataset.get('datasets', [loader.dataset])
-    splits = [dataset.split for dataset in datasets if 'split' in dataset]
-    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-        if evaluator.get('type') != 'GroupAccuracy' or not splits:
-            continue
-        for option in ('id', 'ood'):
-            subset = evaluator.get(option)
-            split = subset if isinstance(subset, str) else (subset or {}).get('split')
-            if split not in splits:
-                raise UserError(
-                    f'{loop}_evaluator.{option}: split {split!r} is not in {loop}_dataloader ({", ".join(splits)}); '
-                    'correct one of them.'
-                )
 
 
 def _skip_init_info(*args, **kwargs) -> None:

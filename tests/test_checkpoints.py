@@ -8,8 +8,9 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
 
-from ftsgd_plugin.checkpoints import check_readable, misfits
+from ftsgd_plugin.checkpoints import check_readable
 from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.fitting import misfits
 
 
 class Payload:

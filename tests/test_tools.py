@@ -1,5 +1,6 @@
 """The programs end to end: train, resume, test, launch, and the one line that bad input gets."""
 
+import argparse
 import json
 import os
 import re
@@ -11,8 +12,8 @@ import torch
 from conftest import ROOT, free_port, run_process
 from mmengine.hooks import Hook
 
-from ftsgd_plugin.checkpoints import misfits
-from ftsgd_plugin.launch import build_runner
+from ftsgd_plugin.fitting import misfits
+from ftsgd_plugin.launch import build_runner, load_config
 
 CONFIG = ROOT / 'configs/vit-tiny_freeze-embed_digits.py'
 GOLDEN = Path(__file__).parent / 'assets/vit-tiny_freeze-embed_digits_losses.json'
@@ -131,15 +132,44 @@ def test_two_processes_give_the_weights_of_one(trained, project):
         assert found[key] == pytest.approx(expected[key], abs=0.01), key
 
 
-def test_bad_input_of_two_processes_is_one_line(project):
+@pytest.mark.parametrize(
+    'option, message',
+    [
+        ('train_dataloader.dataset.data_root=nowhere', 'nowhere/metadata.csv: not found'),  # once the ranks have met
+        ('load_from=absent.pth', 'absent.pth: no such checkpoint'),  # before
+    ],
+)
+def test_bad_input_of_two_processes_is_one_line(project, option, message):
     result = run_process(
-        'bash', ROOT / 'tools/dist_train.sh', CONFIG, '2', '--work-dir', 'two_bad', '--cfg-options',
-        'train_dataloader.dataset.data_root=nowhere', cwd=project, PORT=free_port(),
+        'bash', ROOT / 'tools/dist_train.sh', CONFIG, '2', '--work-dir', 'two_bad', '--cfg-options', option,
+        cwd=project, PORT=free_port(),
     )  # fmt: skip
     assert result.returncode == 2
     lines = result.stderr.splitlines()
     assert [line for line in lines if line.startswith('error: ')] == [lines[-1]]
-    assert 'nowhere/metadata.csv: not found' in lines[-1] and 'Traceback' not in result.stderr
+    assert message in lines[-1] and 'Traceback' not in result.stderr
+
+
+def test_picture_bad_on_one_of_two_processes_is_one_line(project, digits_root):
+    """The other rank waits in a collective and loses its peer; that is no news to the user."""
+    rows = (digits_root / 'metadata.csv').read_text().splitlines()
+    folder = project / 'second_missing'
+    folder.mkdir()
+    training = [row for row in rows[1:] if row.split(',')[1].startswith('train/')][:64]
+    (folder / 'metadata.csv').write_text('\n'.join([rows[0], *training]))
+    for row in [*training[:1], *training[2:]]:  # rank 1's first picture of the unshuffled split is not there
+        picture = folder / row.split(',')[1]
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.symlink_to(digits_root / row.split(',')[1])
+    result = run_process(
+        'bash', ROOT / 'tools/dist_train.sh', CONFIG, '2', '--work-dir', 'one_bad', '--cfg-options',
+        f'train_dataloader.dataset.data_root={folder}', 'train_dataloader.sampler.shuffle=False',
+        cwd=project, PORT=free_port(),
+    )  # fmt: skip
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1 and training[1].split(',')[1] in lines[0] and 'image not found' in lines[0]
+    assert 'Traceback' not in result.stderr
 
 
 class StopAfterFirstEpoch(Hook):
@@ -211,6 +241,24 @@ def broken_config(project: Path, name: str, text: str) -> Path:
         ("train_dataloader = dict(dataset=dict(type='Waterbird'))", "type='Waterbird' is not in the"),
         ('optim_wrapper = dict(optimizer=dict(lr=-1.0))', 'optim_wrapper.optimizer: Invalid learning rate: -1.0'),
         ('model = dict(', 'not a readable config'),
+        (
+            'model = dict(backbone=dict(arch=dict(num_layers=7)))',
+            'backbone.init_cfg: ftsgd://vit-tiny does not fit VisionTransformer: layers.6.ln1.weight is missing',
+        ),
+        ('model = dict(backbone=dict(arch=dict(num_layers=5)))', 'layers.5.attn.proj.bias belongs to another model'),
+        ('model = dict(backbone=dict(arch=dict(embed_dims=32)))', 'cls_token is (1, 1, 64) instead of (1, 1, 32)'),
+        ("model = dict(backbone=dict(init_cfg=dict(checkpoint='no.pth')))", 'no.pth: no such checkpoint'),
+        ("optim_wrapper = dict(type='AmpOptimWrapper')", 'AmpOptimWrapper (--amp) needs a GPU'),
+        ('optim_wrapper = dict(optimizer=dict(betas=(0.9, 0.9)))', "got an unexpected keyword argument 'betas'"),
+        ('optim_wrapper = dict(optimizer=dict(momentum=-1))', 'optim_wrapper.optimizer: Invalid momentum value: -1'),
+        ('train_dataloader = dict(dataset=dict(splitt=1))', "got an unexpected keyword argument 'splitt'"),
+        ("train_dataloader = dict(dataset=dict(ann_file='val'))", 'val: Is a directory'),
+        ("work_dir = '/dev/null/runs'", '/dev/null/runs: Not a directory'),
+        (
+            'model = dict(backbone=dict(frozen_stages=6), head=dict(init_cfg=None))\n'
+            "optim_wrapper = dict(paramwise_cfg=dict(freeze=['head', 'post_norm']))",
+            'leaves nothing to train',
+        ),
     ],
     ids=[
         'data_root',
@@ -223,12 +271,25 @@ def broken_config(project: Path, name: str, text: str) -> Path:
         'dataset',
         'lr',
         'syntax',
+        'too many blocks',
+        'too few blocks',
+        'width',
+        'pretrained file',
+        'amp',
+        'foreign option',
+        'momentum',
+        'misspelt key',
+        'folder for file',
+        'work_dir',
+        'self-frozen',
     ],
 )
 def test_bad_config_gets_one_line_and_code_2(inside, tmp_path, run_tool, text, message):
+    work_dir = [] if 'work_dir' in text else ['--work-dir', tmp_path]
+    (inside / 'data/digits/val').mkdir(exist_ok=True)
     code, err = run_tool(
-        'train', broken_config(inside, 'broken.py', text), '--work-dir', tmp_path, '--cfg-options',
-        'train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=32',
+        'train', broken_config(inside, 'broken.py', text), *work_dir, '--cfg-options', 'train_cfg.max_epochs=1',
+        'train_dataloader.dataset.indices=32',
     )  # fmt: skip
     lines = [line for line in err.splitlines() if line.startswith('error: ')]
     assert code == 2 and len(lines) == 1 and message in lines[0]
@@ -284,6 +345,69 @@ def test_training_may_start_from_another_head_but_not_another_backbone(trained, 
     cfg.model.backbone.pop('init_cfg')
     with pytest.raises(UserError, match=r'backbone\.layers\.6\S+ is missing'):
         build_runner(cfg).train()
+
+
+def altered(checkpoint: Path, name: str, change) -> Path:
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(change(content), checkpoint.parent / name)
+    return checkpoint.parent / name
+
+
+@pytest.mark.parametrize(
+    'method, options, change, message',
+    [
+        ('adamw', [], None, 'it was written by another optimizer than AdamW (it has no amsgrad, betas, eps)'),
+        ('sgd', [], None, 'groups (another freeze or other paramwise options)'),
+        ('freeze-embed', ['param_scheduler=None'], None, 'has the state of 1 parameter schedulers, this config has 0'),
+        ('freeze-embed', [], lambda content: content['state_dict'], 'holds weights but no training state'),
+        ('freeze-embed', [], lambda content: {**content, 'meta': {}}, 'no training state (meta.epoch)'),
+        ('freeze-embed', [], lambda content: [1, 2], 'holds no state dict but a list'),
+        ('freeze-embed', [], lambda content: torch.zeros(3), 'holds no state dict but a Tensor'),
+    ],
+    ids=['optimizer', 'freeze', 'schedulers', 'bare weights', 'no meta', 'list', 'tensor'],
+)
+def test_checkpoint_that_cannot_be_resumed(trained, inside, run_tool, method, options, change, message):
+    path = trained[0] / 'epoch_1.pth' if change is None else altered(trained[0] / 'epoch_1.pth', 'altered.pth', change)
+    code, err = run_tool(
+        'train', ROOT / f'configs/vit-tiny_{method}_digits.py', '--work-dir', 'misfit', '--resume', path,
+        *(['--cfg-options', *options] if options else []),
+    )  # fmt: skip
+    lines = [line for line in err.splitlines() if line.startswith('error: ')]
+    assert code == 2 and len(lines) == 1 and path.name in lines[0] and message in lines[0]
+    assert 'Traceback' not in err
+
+
+@pytest.mark.parametrize('content', ['gone/epoch_9.pth', ''])
+def test_resuming_when_the_last_checkpoint_is_gone(trained, inside, run_tool, tmp_path, content):
+    (tmp_path / 'last_checkpoint').write_text(content)
+    code, err = run_tool('train', CONFIG, '--work-dir', tmp_path, '--resume')
+    assert code == 2 and 'last_checkpoint: names' in err.splitlines()[-1] and '--resume PATH' in err
+    (tmp_path / 'epoch_1.pth').write_bytes((trained[0] / 'epoch_1.pth').read_bytes())
+    code, err = run_tool('train', CONFIG, '--work-dir', tmp_path, '--resume', '--cfg-options', 'train_cfg.max_epochs=1')
+    assert code == 0, err
+
+
+def test_options_that_do_not_fit_this_machine(inside, run_tool, tmp_path):
+    code, err = run_tool('train', CONFIG, '--amp')
+    assert code == 2 and 'needs a GPU' in err.splitlines()[-1]
+    code, err = run_tool('train', CONFIG, '--cfg-options', 'foo')
+    assert code == 2 and "'foo' is not KEY=VALUE" in err.splitlines()[-1]
+    for out, message in (('m.txt', 'metrics are written as .json'), ('nowhere/m.json', 'there is no such folder')):
+        code, err = run_tool('test', CONFIG, 'x.pth', '--out', out, '--out-item', 'metrics')
+        assert code == 2 and message in err.splitlines()[-1]
+
+
+def test_workers_are_fitted_after_the_options_are_merged():
+    """Persistent workers where there are none are refused by torch."""
+    args = argparse.Namespace(
+        work_dir=None, launcher='none', local_rank=0, no_pin_memory=False, no_persistent_workers=True,
+        cfg_options={'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True},
+    )  # fmt: skip
+    assert load_config(str(CONFIG), args, {}).train_dataloader.persistent_workers is False
+    args.no_persistent_workers = False
+    assert load_config(str(CONFIG), args, {}).train_dataloader.persistent_workers is True
+    args.cfg_options['train_dataloader.num_workers'] = 0
+    assert load_config(str(CONFIG), args, {}).train_dataloader.persistent_workers is False
 
 
 @pytest.mark.parametrize('argv', [[], ['config.py']])

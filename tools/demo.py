@@ -32,7 +32,7 @@ from ftsgd_plugin.analysis.summary import Record, format_table, summarise
 from ftsgd_plugin.demo.digits import write_benchmark
 from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.freezing import optimizer_state_bytes
-from ftsgd_plugin.launch import one_line_errors
+from ftsgd_plugin.programs import one_line_errors
 
 # Three steps of the usual 1-3-10 ladder around the best ID accuracy of each method (found with five steps, once).
 LRS = {
@@ -124,6 +124,12 @@ def write_json(path: Path, data: list) -> None:
     os.replace(unfinished, path)
 
 
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a positive whole number')
+    return int(text)
+
+
 @one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,8 +137,11 @@ def main() -> None:
     parser.add_argument('--data', default='data/digits', help='folder of the digits, written if absent')
     parser.add_argument('--methods', nargs='+', choices=LRS, default=list(LRS), help='methods (default: all)')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='seeds (default: 0 1 2)')
-    parser.add_argument('--epochs', type=int, help='epochs of each run (default: as in the configs)')
-    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='parallel runs (default: one per core)')
+    parser.add_argument('--epochs', type=_positive, help='epochs of each run (default: as in the configs)')
+    cores = min(len(os.sched_getaffinity(0)), 8)  # each run needs about 1 GB
+    parser.add_argument(
+        '--workers', type=_positive, default=cores, help='parallel runs (default: one per core, up to 8)'
+    )
     args = parser.parse_args()
 
     out = Path(args.out)

@@ -26,7 +26,7 @@ from ftsgd_plugin.datasets import Camelyon17, DomainNet, FMoW, Living17, Waterbi
 from ftsgd_plugin.datasets.base import BenchmarkDataset
 from ftsgd_plugin.datasets.images import why_unreadable
 from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.launch import one_line_errors
+from ftsgd_plugin.programs import one_line_errors
 
 BENCHMARKS = {
     'living17': Living17,

@@ -21,8 +21,9 @@ from mmpretrain.registry import MODELS
 
 from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.freezing import select_layers
-from ftsgd_plugin.launch import one_line_errors, read_config
+from ftsgd_plugin.launch import read_config
 from ftsgd_plugin.layers import list_layers
+from ftsgd_plugin.programs import one_line_errors
 
 COLUMNS = ('layer', 'role', 'block', 'group', 'tensors', 'parameters', 'bytes', 'state')
 

@@ -19,7 +19,8 @@ from mmengine.evaluator import DumpResults
 
 from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.evaluation.wilds_official import WildsPredictions
-from ftsgd_plugin.launch import add_common_options, build_runner, load_config, one_line_errors
+from ftsgd_plugin.launch import add_common_options, build_runner, load_config
+from ftsgd_plugin.programs import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,6 +44,10 @@ def main() -> None:
     args = parse_args()
     if args.out and args.out_item == 'pred' and not args.out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out {args.out}: predictions are written as .pkl; use that suffix or --out-item metrics.')
+    if args.out and args.out_item == 'metrics' and not args.out.endswith(('.json', '.yaml', '.yml', '.pkl')):
+        raise UserError(f'--out {args.out}: metrics are written as .json, .yaml or .pkl; use such a suffix.')
+    if args.out and not Path(args.out).absolute().parent.is_dir():
+        raise UserError(f'--out {args.out}: there is no such folder; make it first.')
     cfg = load_config(args.config, args, dict(pin_memory=True, collate_fn=dict(type='default_collate')))
     cfg.load_from = args.checkpoint
     if args.amp:

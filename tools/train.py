@@ -10,7 +10,8 @@ bash tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR
 import argparse
 
 from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.launch import add_common_options, build_runner, load_config, one_line_errors
+from ftsgd_plugin.launch import add_common_options, build_runner, load_config
+from ftsgd_plugin.programs import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,6 +47,8 @@ def main() -> None:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         cfg.default_hooks.checkpoint.pop('save_best', None)
     if args.amp:
+        if cfg.optim_wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise UserError(f'--amp cannot be combined with optim_wrapper.type={cfg.optim_wrapper.type!r}; drop one.')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.resume is not None:

@@ -7,8 +7,8 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),  # iterations between progress lines
     param_scheduler=dict(type='ParamSchedulerHook'),
-    # Model selection sees the ID number only. Two rolling checkpoints, as MMEngine deletes before it writes; one best.
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='id/accuracy', rule='greater'),
+    # Model selection sees the ID number only. One rolling checkpoint and the best one.
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=1, save_best='id/accuracy', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
 )

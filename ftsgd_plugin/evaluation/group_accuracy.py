@@ -51,7 +51,7 @@ class GroupAccuracy(BaseMetric):
         self, id: Subset, ood: Subset, by: Sequence[str] = (), not_worst: Sequence[str] = (), **kwargs
     ) -> None:
         super().__init__(**kwargs)
-        self.id, self.ood = _subset('id', id), _subset('ood', ood)
+        self.id, self.ood = subset_of('id', id), subset_of('ood', ood)
         self.by, self.not_worst = tuple(by), frozenset(not_worst)
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
@@ -104,8 +104,13 @@ class GroupAccuracy(BaseMetric):
         return _weighted(groups, subset['weights']) if 'weights' in subset else _mean(groups)
 
 
-def _subset(option: str, value: Subset) -> dict:
-    subset = {'split': value} if isinstance(value, str) else dict(value)
+def subset_of(option: str, value: Subset | None) -> dict:
+    """``GroupAccuracy``'s option ``id`` or ``ood`` as ``dict(split=...)`` with optional ``groups`` and ``weights``.
+
+    Raises:
+        UserError: It names no split or has an unknown key.
+    """
+    subset = {'split': value} if isinstance(value, str) else dict(value or {})
     unknown = sorted(subset.keys() - {'split', 'groups', 'weights'})
     if unknown or not isinstance(subset.get('split'), str):
         wrong = f'has no key {unknown[0]!r}' if unknown else 'names no split'

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..checkpoints import misfits
 from ..errors import UserError
+from ..fitting import misfits
 
 
 def read_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:

@@ -41,6 +41,6 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='GroupAccuracy', id='val', ood='test')
 test_evaluator = val_evaluator
 
-train_cfg = dict(by_epoch=True, max_epochs=8, val_interval=1)
+train_cfg = dict(type='ResumableEpochTrainLoop', max_epochs=8, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()

@@ -42,6 +42,6 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='GroupAccuracy', id='id_val', ood='ood_val')
 test_evaluator = val_evaluator
 
-train_cfg = dict(by_epoch=True, max_epochs=20, val_interval=1)
+train_cfg = dict(type='ResumableEpochTrainLoop', max_epochs=20, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()

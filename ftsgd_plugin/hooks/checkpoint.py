@@ -1,0 +1,129 @@
+"""Checkpoints that a kill, a full disk or an accumulation window cannot spoil."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+
+from ..errors import UserError
+from ..optim.boundaries import at_update_boundary
+
+VALIDATED = 'ftsgd_validated'  # message hub: the epoch (iteration) whose validation is in the log
+
+
+class AtomicLocalBackend(LocalBackend):
+    """MMEngine's local file backend, writing each file beside its place and moving it there when it is whole."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes.
+
+        Raises:
+            UserError: The disk is full or the folder cannot be written; an earlier file of that name is untouched.
+        """
+        target = Path(filepath)
+        unfinished = target.with_name(f'.{target.name}.tmp')
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(unfinished, 'wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, target)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+            raise UserError(
+                f'{filepath}: cannot be written ({error.strerror}); make room or choose another work_dir.'
+            ) from error
+
+
+register_backend('ftsgd-atomic', AtomicLocalBackend)
+
+
+class _RemoveLater:
+    """A file backend whose removals wait for :meth:`flush`, so that the new file is there before the old one goes."""
+
+    def __init__(self, backend) -> None:
+        self._backend, self._waiting = backend, []
+
+    def __getattr__(self, name: str) -> Callable:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self._waiting.append(path)
+
+    def flush(self, keep: set[str]) -> None:
+        for path in self._waiting:
+            if path not in keep and self._backend.isfile(path):
+                self._backend.remove(path)
+        self._waiting.clear()
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """MMEngine's ``CheckpointHook``, with the same options and files, safe to be interrupted and exact to resume.
+
+    - A checkpoint is written beside its place and moved there whole; the one it replaces is removed afterwards.
+    - It is taken at an update boundary: inside an accumulation window it waits for the window's update, as the
+      accumulated gradients are in no checkpoint. It keeps the name of the epoch (iteration) it was due at.
+    - It is written again after the validation that follows it, so that the best score and the log are in it.
+
+    Only for local folders; elsewhere (``backend_args``, ``s3://``) writing and removing are MMEngine's own.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._due: int | None = None  # epoch or iteration of a checkpoint that waits for its update boundary
+        self._written: int | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Choose the file backend."""
+        local = self.backend_args is None and self.file_client_args is None
+        local = local and '://' not in str(self.out_dir or runner.work_dir)
+        if local:
+            self.backend_args = {'backend': 'ftsgd-atomic'}
+        super().before_train(runner)
+        if local:
+            self.file_backend = _RemoveLater(self.file_backend)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Save what was due, now that the window may have ended."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        if self._due is not None and at_update_boundary(runner.optim_wrapper):
+            step = self._due
+            self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter + 1))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
+        """Save the best checkpoint, and the last one anew with the outcome of this validation."""
+        step = runner.epoch if self.by_epoch else runner.iter
+        runner.message_hub.update_info(VALIDATED, step)
+        super().after_val_epoch(runner, metrics)
+        if self._written == step and self._due is None:
+            self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter))
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        last, self.last_ckpt = self.last_ckpt, None  # the parent would write the last one too; after_val_epoch does
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self.last_ckpt = last
+        self._remove_outdated()
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        if not at_update_boundary(runner.optim_wrapper):
+            self._due = step
+            return
+        self._due, self._written = None, step
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self._remove_outdated()
+
+    def _remove_outdated(self) -> None:
+        if is_main_process() and isinstance(getattr(self, 'file_backend', None), _RemoveLater):
+            best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
+            self.file_backend.flush(keep={self.last_ckpt, *best})
