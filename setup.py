@@ -32,7 +32,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['ftsgd_plugin', 'ftsgd_plugin.*']),
-    package_data={'ftsgd_plugin': ['demo/*.safetensors']},
+    package_data={'ftsgd_plugin': ['analysis/*.csv', 'demo/*.safetensors']},
     cmdclass={'build_py': BuildWithConfigs},
     # No MM package here: official wheels and forks own the same files, and no requirement can say "either".
     install_requires=[

@@ -2,6 +2,8 @@
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/vit-b16_freeze-embed_camelyon.py
+
+The paper: ID 99.6 %, OOD 93.7 % (one seed).
 """
 
 _base_ = [
@@ -11,4 +13,4 @@ _base_ = [
     '_base_/runtime.py',
 ]
 model = dict(head=dict(num_classes=2))
-optim_wrapper = dict(optimizer=dict(lr=1e-3))  # the paper sweeps 3e-5 to 1e-2
+optim_wrapper = dict(optimizer=dict(lr=1e-3))  # middle of the paper's grid, 3e-5 to 1e-2

@@ -2,6 +2,8 @@
 
 python tools/prepare_data.py domainnet data/domainnet
 python tools/train.py configs/vit-b16_freeze-embed_domainnet.py
+
+The paper: ID 91.5 %, OOD 86.3 % (one seed).
 """
 
 _base_ = [
@@ -11,4 +13,4 @@ _base_ = [
     '_base_/runtime.py',
 ]
 model = dict(head=dict(num_classes=40))
-optim_wrapper = dict(optimizer=dict(lr=1e-3))  # the paper sweeps 3e-5 to 1e-2
+optim_wrapper = dict(optimizer=dict(lr=1e-3))  # middle of the paper's grid, 3e-5 to 1e-2

@@ -2,6 +2,8 @@
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/vit-b16_freeze-embed_fmow.py
+
+The paper: ID 65.0 %, OOD 34.4 % (one seed).
 """
 
 _base_ = [
@@ -11,4 +13,4 @@ _base_ = [
     '_base_/runtime.py',
 ]
 model = dict(head=dict(num_classes=62))
-optim_wrapper = dict(optimizer=dict(lr=1e-3))  # the paper sweeps 3e-5 to 1e-2
+optim_wrapper = dict(optimizer=dict(lr=1e-3))  # middle of the paper's grid, 3e-5 to 1e-2

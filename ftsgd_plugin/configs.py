@@ -1,5 +1,6 @@
 """Where the config files are, in a checkout and in an installed wheel."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from .errors import UserError
@@ -18,7 +19,7 @@ def config_path(name: str) -> str:
         name: Path below ``configs/``, with or without ``.py``, e.g. ``'_base_/methods/freeze-embed.py'``.
 
     Raises:
-        UserError: There is no such config.
+        UserError: There is no such config; the message names the nearest three.
     """
     name = name if name.endswith('.py') else f'{name}.py'
     roots = (_PACKAGE / '.mim/configs', _PACKAGE.parent / 'configs')  # wheel, checkout
@@ -26,5 +27,6 @@ def config_path(name: str) -> str:
         if (root / name).is_file():
             return str(root / name)
     root = next((root for root in roots if root.is_dir()), roots[0])
-    known = ', '.join(sorted(file.name for file in root.glob('*.py'))) or 'none'
-    raise UserError(f'{name}: no such config in {root}; there are: {known}.')
+    known = sorted(file.relative_to(root).as_posix() for file in root.rglob('*.py'))
+    nearest = ', '.join(get_close_matches(name, known, n=3, cutoff=0.0)) or 'none'
+    raise UserError(f'{name}: no such config in {root}; the nearest are: {nearest}.')

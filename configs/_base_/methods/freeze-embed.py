@@ -1,4 +1,8 @@
-"""SGD (freeze-embed): the paper's method, SGD with momentum and a frozen embedding layer. Sweep: lr 3e-5 to 1e-2."""
+"""SGD (freeze-embed): the paper's method, SGD with momentum and a frozen embedding layer.
+
+12 bytes per trained parameter (weight, gradient, momentum), 4 per frozen one. The paper's grid: lr 3e-5, 1e-4, 3e-4,
+1e-3, 3e-3, 1e-2.
+"""
 
 optim_wrapper = dict(
     type='OptimWrapper',

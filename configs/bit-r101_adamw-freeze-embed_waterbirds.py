@@ -1,0 +1,14 @@
+"""BiT ResNet-101 (ImageNet-21k) on Waterbirds with AdamW (freeze-embed).
+
+python tools/prepare_data.py waterbirds data/waterbirds_v1.0
+python tools/train.py configs/bit-r101_adamw-freeze-embed_waterbirds.py
+"""
+
+_base_ = [
+    '_base_/models/bit-r101.py',
+    '_base_/methods/adamw-freeze-embed.py',
+    '_base_/datasets/waterbirds.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=2))
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # middle of the paper's grid, 3e-7 to 1e-4

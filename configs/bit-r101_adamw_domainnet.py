@@ -1,0 +1,16 @@
+"""BiT ResNet-101 (ImageNet-21k) on DomainNet with AdamW.
+
+python tools/prepare_data.py domainnet data/domainnet
+python tools/train.py configs/bit-r101_adamw_domainnet.py
+
+The paper: ID 91.1 %, OOD 83.5 % (one seed).
+"""
+
+_base_ = [
+    '_base_/models/bit-r101.py',
+    '_base_/methods/adamw.py',
+    '_base_/datasets/domainnet.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=40))
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # middle of the paper's grid, 3e-7 to 1e-4

@@ -1,0 +1,14 @@
+"""BiT ResNet-101 (ImageNet-21k) on Living-17 with gradual unfreezing.
+
+python tools/prepare_data.py living17 data/imagenet
+python tools/train.py configs/bit-r101_gradual-unfreezing_living17.py
+"""
+
+_base_ = [
+    '_base_/models/bit-r101.py',
+    '_base_/methods/gradual-unfreezing.py',
+    '_base_/datasets/living17.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=17))
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # base; middle of the paper's grid, 3e-7 to 1e-4

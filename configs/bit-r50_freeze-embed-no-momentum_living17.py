@@ -1,0 +1,14 @@
+"""BiT ResNet-50 (ImageNet-21k) on Living-17 with SGD (freeze-embed, no momentum).
+
+python tools/prepare_data.py living17 data/imagenet
+python tools/train.py configs/bit-r50_freeze-embed-no-momentum_living17.py
+"""
+
+_base_ = [
+    '_base_/models/bit-r50.py',
+    '_base_/methods/freeze-embed-no-momentum.py',
+    '_base_/datasets/living17.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=17))
+optim_wrapper = dict(optimizer=dict(lr=1e-3))  # middle of the paper's grid, 3e-5 to 1e-2

@@ -1,0 +1,14 @@
+"""CLIP ViT-B/16 on Living-17 with AdamW (freeze-embed).
+
+python tools/prepare_data.py living17 data/imagenet
+python tools/train.py configs/clip-vit-b16_adamw-freeze-embed_living17.py
+"""
+
+_base_ = [
+    '_base_/models/clip-vit-b16.py',
+    '_base_/methods/adamw-freeze-embed.py',
+    '_base_/datasets/living17.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=17))
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # middle of the paper's grid, 3e-7 to 1e-4

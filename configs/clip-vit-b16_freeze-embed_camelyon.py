@@ -1,0 +1,16 @@
+"""CLIP ViT-B/16 on WILDS-Camelyon17 with SGD (freeze-embed).
+
+python tools/prepare_data.py camelyon data/camelyon17_v1.0
+python tools/train.py configs/clip-vit-b16_freeze-embed_camelyon.py
+
+The paper: ID 99.5 ± 0.0 %, OOD 94.3 ± 0.3 % (3 seeds, 90 % interval).
+"""
+
+_base_ = [
+    '_base_/models/clip-vit-b16.py',
+    '_base_/methods/freeze-embed.py',
+    '_base_/datasets/camelyon.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=2))
+optim_wrapper = dict(optimizer=dict(lr=3e-4))  # the authors' best

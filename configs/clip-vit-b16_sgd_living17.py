@@ -1,0 +1,16 @@
+"""CLIP ViT-B/16 on Living-17 with SGD.
+
+python tools/prepare_data.py living17 data/imagenet
+python tools/train.py configs/clip-vit-b16_sgd_living17.py
+
+The paper: ID 97.8 ± 0.2 %, OOD 80.0 ± 1.3 % (3 seeds, 90 % interval).
+"""
+
+_base_ = [
+    '_base_/models/clip-vit-b16.py',
+    '_base_/methods/sgd.py',
+    '_base_/datasets/living17.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=17))
+optim_wrapper = dict(optimizer=dict(lr=1e-4))  # the authors' best

@@ -1,0 +1,16 @@
+"""CLIP ViT-L/14 on WILDS-Camelyon17 with AdamW.
+
+python tools/prepare_data.py camelyon data/camelyon17_v1.0
+python tools/train.py configs/clip-vit-l14_adamw_camelyon.py
+
+The paper: ID 99.6 %, OOD 95.9 % (one seed).
+"""
+
+_base_ = [
+    '_base_/models/clip-vit-l14.py',
+    '_base_/methods/adamw.py',
+    '_base_/datasets/camelyon.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=2))
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # middle of the paper's grid, 3e-7 to 1e-4

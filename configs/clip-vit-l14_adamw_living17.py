@@ -1,0 +1,16 @@
+"""CLIP ViT-L/14 on Living-17 with AdamW.
+
+python tools/prepare_data.py living17 data/imagenet
+python tools/train.py configs/clip-vit-l14_adamw_living17.py
+
+The paper: ID 98.9 %, OOD 88.0 % (one seed).
+"""
+
+_base_ = [
+    '_base_/models/clip-vit-l14.py',
+    '_base_/methods/adamw.py',
+    '_base_/datasets/living17.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=17))
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # middle of the paper's grid, 3e-7 to 1e-4

@@ -1,0 +1,16 @@
+"""CLIP ViT-L/14 on Waterbirds with AdamW.
+
+python tools/prepare_data.py waterbirds data/waterbirds_v1.0
+python tools/train.py configs/clip-vit-l14_adamw_waterbirds.py
+
+The paper: ID 98.8 %, OOD 85.2 % (one seed).
+"""
+
+_base_ = [
+    '_base_/models/clip-vit-l14.py',
+    '_base_/methods/adamw.py',
+    '_base_/datasets/waterbirds.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=2))
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # middle of the paper's grid, 3e-7 to 1e-4

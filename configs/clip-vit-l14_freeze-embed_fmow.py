@@ -1,0 +1,16 @@
+"""CLIP ViT-L/14 on WILDS-FMoW with SGD (freeze-embed).
+
+python tools/prepare_data.py fmow data/fmow_v1.1
+python tools/train.py configs/clip-vit-l14_freeze-embed_fmow.py
+
+The paper: ID 74.5 %, OOD 49.9 % (one seed).
+"""
+
+_base_ = [
+    '_base_/models/clip-vit-l14.py',
+    '_base_/methods/freeze-embed.py',
+    '_base_/datasets/fmow.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=62))
+optim_wrapper = dict(optimizer=dict(lr=1e-3))  # middle of the paper's grid, 3e-5 to 1e-2

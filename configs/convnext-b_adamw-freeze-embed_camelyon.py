@@ -1,0 +1,14 @@
+"""ConvNeXt-B (ImageNet-22k) on WILDS-Camelyon17 with AdamW (freeze-embed).
+
+python tools/prepare_data.py camelyon data/camelyon17_v1.0
+python tools/train.py configs/convnext-b_adamw-freeze-embed_camelyon.py
+"""
+
+_base_ = [
+    '_base_/models/convnext-b.py',
+    '_base_/methods/adamw-freeze-embed.py',
+    '_base_/datasets/camelyon.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=2))
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # middle of the paper's grid, 3e-7 to 1e-4

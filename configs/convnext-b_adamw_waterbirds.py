@@ -1,0 +1,16 @@
+"""ConvNeXt-B (ImageNet-22k) on Waterbirds with AdamW.
+
+python tools/prepare_data.py waterbirds data/waterbirds_v1.0
+python tools/train.py configs/convnext-b_adamw_waterbirds.py
+
+The paper: ID 99.5 %, OOD 89.8 % (one seed).
+"""
+
+_base_ = [
+    '_base_/models/convnext-b.py',
+    '_base_/methods/adamw.py',
+    '_base_/datasets/waterbirds.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=2))
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # middle of the paper's grid, 3e-7 to 1e-4

@@ -1,0 +1,16 @@
+"""ConvNeXt-B (ImageNet-22k) on WILDS-Camelyon17 with SGD.
+
+python tools/prepare_data.py camelyon data/camelyon17_v1.0
+python tools/train.py configs/convnext-b_sgd_camelyon.py
+
+The paper: ID 99.4 %, OOD 83.0 % (one seed).
+"""
+
+_base_ = [
+    '_base_/models/convnext-b.py',
+    '_base_/methods/sgd.py',
+    '_base_/datasets/camelyon.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=2))
+optim_wrapper = dict(optimizer=dict(lr=1e-3))  # middle of the paper's grid, 3e-5 to 1e-2

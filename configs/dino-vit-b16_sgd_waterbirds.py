@@ -1,0 +1,16 @@
+"""DINO ViT-B/16 on Waterbirds with SGD.
+
+python tools/prepare_data.py waterbirds data/waterbirds_v1.0
+python tools/train.py configs/dino-vit-b16_sgd_waterbirds.py
+
+The paper: ID 97.0 %, OOD 56.1 % (one seed).
+"""
+
+_base_ = [
+    '_base_/models/dino-vit-b16.py',
+    '_base_/methods/sgd.py',
+    '_base_/datasets/waterbirds.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=2))
+optim_wrapper = dict(optimizer=dict(lr=1e-3))  # middle of the paper's grid, 3e-5 to 1e-2

@@ -1,0 +1,14 @@
+"""ViT-B/16 (ImageNet-21k) on WILDS-FMoW with gradual unfreezing.
+
+python tools/prepare_data.py fmow data/fmow_v1.1
+python tools/train.py configs/vit-b16_gradual-unfreezing_fmow.py
+"""
+
+_base_ = [
+    '_base_/models/vit-b16.py',
+    '_base_/methods/gradual-unfreezing.py',
+    '_base_/datasets/fmow.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=62))
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # base; middle of the paper's grid, 3e-7 to 1e-4

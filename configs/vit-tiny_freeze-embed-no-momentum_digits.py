@@ -1,0 +1,14 @@
+"""SGD (freeze-embed, no momentum) on the demo's digits.
+
+python tools/make_digits.py
+python tools/train.py configs/vit-tiny_freeze-embed-no-momentum_digits.py
+"""
+
+_base_ = [
+    '_base_/models/vit-tiny.py',
+    '_base_/methods/freeze-embed-no-momentum.py',
+    '_base_/datasets/digits.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=2))
+optim_wrapper = dict(optimizer=dict(lr=1e-2))  # the demo sweeps around it and chooses by ID

@@ -1,0 +1,14 @@
+"""Gradual unfreezing on the demo's digits.
+
+python tools/make_digits.py
+python tools/train.py configs/vit-tiny_gradual-unfreezing_digits.py
+"""
+
+_base_ = [
+    '_base_/models/vit-tiny.py',
+    '_base_/methods/gradual-unfreezing.py',
+    '_base_/datasets/digits.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes=2))
+optim_wrapper = dict(optimizer=dict(lr=1e-3))  # base; the demo sweeps around it and chooses by ID

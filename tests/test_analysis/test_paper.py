@@ -1,0 +1,36 @@
+"""The published numbers against what the paper's text says of them."""
+
+import math
+from collections import Counter
+
+import pytest
+
+from ftsgd_plugin.analysis.paper import paper_results
+
+
+def grand_average(method: str, key: str) -> float:
+    cells = [getattr(result, key) for result in paper_results() if result.method == method]
+    assert len(cells) == 35
+    return sum(cells) / len(cells)
+
+
+@pytest.mark.parametrize('method, quoted', [('sgd', 72.0), ('adamw', 76.0), ('freeze-embed', 76.7)])
+def test_ood_averages_are_those_of_the_papers_text(method, quoted):
+    assert round(grand_average(method, 'ood'), 1) == quoted
+
+
+@pytest.mark.parametrize('method, expected', [('sgd', 90.259), ('adamw', 91.463), ('freeze-embed', 91.278)])
+def test_id_averages(method, expected):
+    assert grand_average(method, 'id') == pytest.approx(expected, abs=1e-3)
+
+
+def test_cells():
+    results = paper_results()
+    assert len({(result.model, result.method, result.dataset) for result in results}) == len(results) == 110
+    assert Counter(result.method for result in results)['gradual-unfreezing'] == 5
+    for result in results:
+        assert 0 < result.ood < result.id < 100
+        with_seeds = result.model == 'clip-vit-b16'
+        assert (result.n_seeds, result.lr is None) == ((3, False) if with_seeds else (1, True))
+        assert (result.id_ci90 is None) == (result.ood_ci90 is None) == (not with_seeds)
+        assert not with_seeds or math.isfinite(result.ood_ci90)
