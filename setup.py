@@ -11,7 +11,10 @@ ROOT = Path(__file__).parent
 
 
 class BuildWithConfigs(build_py):
-    """Put ``configs`` and ``tools`` into the wheel as ``ftsgd_plugin/.mim``, where ``mim`` and ``config_path`` look."""
+    """Put ``configs`` and ``tools`` into the wheel as ``ftsgd_plugin/.mim``, where ``mim`` and ``config_path`` look.
+
+    ``demo.sh`` and ``run_tests.sh`` stay out: they set up a checkout.
+    """
 
     def run(self) -> None:
         super().run()
@@ -20,7 +23,9 @@ class BuildWithConfigs(build_py):
         for folder in ('configs', 'tools'):
             target = Path(self.build_lib) / 'ftsgd_plugin/.mim' / folder
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(ROOT / folder, target, ignore=shutil.ignore_patterns('__pycache__'))
+            shutil.copytree(
+                ROOT / folder, target, ignore=shutil.ignore_patterns('__pycache__', 'demo.sh', 'run_tests.sh')
+            )
 
 
 setup(

@@ -5,9 +5,9 @@ Importing the package registers its components in MMPretrain's registries::
     custom_imports = dict(imports=['ftsgd_plugin'])
 """
 
-from .stack import check_stack
+from .stack import require_stack
 
-check_stack()
+require_stack()
 
 from . import checkpoints, datasets, evaluation, hooks, loops, models, optim  # noqa: E402, F401
 from .configs import config_path  # noqa: E402

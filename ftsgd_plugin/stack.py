@@ -1,6 +1,10 @@
 """The stack below: MMEngine, MMCV, MMPretrain (or forks under the same import names), torch and the model libraries."""
 
 import importlib
+import os
+import sys
+import time
+from pathlib import Path
 
 TRIO = "pip install 'mmengine>=0.10.7,<1.0' 'mmcv-lite>=2.0.1,<2.4' 'mmpretrain>=1.2.0,<2.0' 'setuptools<82'"
 TORCH = "pip install 'torch>=2.1' 'torchvision>=0.16'"
@@ -17,13 +21,44 @@ REQUIRED = {
     'timm': ('1.0.0', None, "pip install 'timm>=1.0'"),
     'open_clip': ('2.24.0', None, "pip install 'open_clip_torch>=2.24'"),
 }
+SAME_ERROR_SECONDS = 5
+
+
+class StackError(ImportError):
+    """The stack is missing, broken or of the wrong age; one line that names the command that mends it."""
+
+
+def require_stack() -> None:
+    """:func:`check_stack`; a program of ``tools/`` ends here with the line on stderr and exit code 2.
+
+    The programs cannot catch the error: what they share is in this package, which does not import without its stack.
+
+    Raises:
+        StackError: In any other process, e.g. a Python session.
+    """
+    try:
+        check_stack()
+    except StackError as error:
+        if not _in_our_program():
+            raise
+        if int(os.environ.get('LOCAL_RANK', 0)) > 0:
+            time.sleep(SAME_ERROR_SECONDS)  # local rank 0 says the same; the launcher ends this rank meanwhile
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+
+
+def _in_our_program() -> bool:
+    """Whether this process runs a file of ``tools/``, in a checkout or in an installed wheel."""
+    program = getattr(sys.modules['__main__'], '__file__', None)
+    package = Path(__file__).resolve().parent
+    return program is not None and Path(program).resolve().parent in (package.parent / 'tools', package / '.mim/tools')
 
 
 def check_stack() -> None:
     """Import the stack and compare versions.
 
     Raises:
-        ImportError: One line that names the package, what is wrong with it and the command that mends it.
+        StackError: One line that names the package, what is wrong with it and the command that mends it.
     """
     for name, (oldest, too_new, mend) in REQUIRED.items():
         try:
@@ -31,11 +66,12 @@ def check_stack() -> None:
         except Exception as error:  # a broken install fails in many ways (version asserts, missing shared libraries)
             reason = ' '.join(str(error).split())
             mend = HEADLESS if 'cannot open shared object file' in reason and name.startswith('mm') else mend
-            raise ImportError(f'ftsgd_plugin needs {name} and cannot import it ({reason}); run: {mend}') from error
+            # The chain would put pages of traceback above the line.
+            raise StackError(f'ftsgd_plugin needs {name} and cannot import it ({reason}); run: {mend}') from None
         version = getattr(module, '__version__', '0')
         if _numbers(version) < _numbers(oldest) or (too_new and _numbers(version) >= _numbers(too_new)):
             wanted = f'>={oldest}' + (f',<{too_new}' if too_new else '')
-            raise ImportError(f'ftsgd_plugin needs {name}{wanted} and found {version}; run: {mend}')
+            raise StackError(f'ftsgd_plugin needs {name}{wanted} and found {version}; run: {mend}')
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -3,11 +3,13 @@
 #
 #     bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
 set -euo pipefail
+usage="usage: bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]"
 if [ $# -lt 3 ]; then
-    echo "usage: bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]" >&2
+    echo "$usage" >&2
     exit 2
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+require_count GPUS "$3" "$usage"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec "$(pick_python)" "$ROOT/tools/torchrun.py" \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \

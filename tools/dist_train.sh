@@ -4,11 +4,13 @@
 #     bash tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
 #     NNODES=2 NODE_RANK=0 MASTER_ADDR=host0 PORT=29500 bash tools/dist_train.sh CONFIG 8
 set -euo pipefail
+usage="usage: bash tools/dist_train.sh CONFIG GPUS [options of tools/train.py]"
 if [ $# -lt 2 ]; then
-    echo "usage: bash tools/dist_train.sh CONFIG GPUS [options of tools/train.py]" >&2
+    echo "$usage" >&2
     exit 2
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+require_count GPUS "$2" "$usage"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec "$(pick_python)" "$ROOT/tools/torchrun.py" \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \

@@ -3,19 +3,35 @@
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 
-# The Python to run with: an activated environment, else this checkout's .venv, else whatever `python` is.
+# The Python to run with: PYTHON, else an activated environment, else this checkout's .venv, else whatever is there.
+# Conda's base does not count as activated: its installer activates it in every shell.
 pick_python() {
-    if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] || [ ! -x "$VENV/bin/python" ]; then
-        echo "${PYTHON:-python}"
+    local conda=""
+    if [ "${CONDA_DEFAULT_ENV:-}" != base ]; then conda="${CONDA_PREFIX:-}"; fi
+    if [ -n "${PYTHON:-}" ]; then
+        echo "$PYTHON"
+    elif [ -z "${VIRTUAL_ENV:-}$conda" ] && [ -x "$VENV/bin/python" ]; then
+        echo "$VENV/bin/python"
+    elif command -v python >/dev/null; then
+        echo python
     else
-        echo "${PYTHON:-$VENV/bin/python}"
+        echo python3
+    fi
+}
+
+# End the script with one line unless VALUE is a number of processes: require_count NAME VALUE USAGE
+require_count() {
+    if ! [[ "$2" =~ ^[1-9][0-9]*$ ]]; then
+        echo "error: $1 must be a positive whole number, not '$2'; $3" >&2
+        exit 2
     fi
 }
 
 # A Python 3.10 to 3.12 to make the environment with; PYTHON= overrides.
 _pick_interpreter() {
-    local candidate
-    for candidate in ${PYTHON:-python3.12 python3.11 python3.10 python3}; do
+    local candidate candidates=(python3.12 python3.11 python3.10 python3)
+    if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
+    for candidate in "${candidates[@]}"; do
         if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
             echo "$candidate"
             return
@@ -25,26 +41,34 @@ _pick_interpreter() {
     return 2
 }
 
+# Whether .venv can install packages. `pip show` needs pip's metadata too, which `python -m venv` writes last.
+_venv_works() {
+    "$VENV/bin/python" -m pip show --quiet pip >/dev/null 2>&1
+}
+
 # Make .venv with the pinned requirements and the package in editable mode, unless it is there and up to date.
 ensure_environment() {
     local wanted stamp="$VENV/.ftsgd-installed" interpreter
     wanted="$(cat "$ROOT"/requirements/*.txt "$ROOT/setup.py" | cksum)"
-    if [ -x "$VENV/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
-        echo "[set-up] $VENV is up to date"
-        return
-    fi
-    if [ ! -x "$VENV/bin/python" ]; then
+    if ! _venv_works; then
         interpreter="$(_pick_interpreter)" || return
+        if [ -e "$VENV" ]; then
+            echo "[set-up] $VENV is incomplete or the Python it was made with is gone; making it again"
+        fi
         echo "[set-up] making $VENV with $("$interpreter" --version)"
-        if ! "$interpreter" -m venv "$VENV"; then
+        if ! "$interpreter" -m venv --clear "$VENV"; then
             rm -rf "$VENV"
             echo "error: $interpreter cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3-venv" >&2
             return 2
         fi
+    elif [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+        echo "[set-up] $VENV is up to date"
+        return
     fi
+    rm -f "$stamp" # an installation that is cut short must not pass for the one before it
     echo "[set-up] installing pinned requirements (about 6 GB with torch; minutes the first time)"
     local pip=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check)
-    "${pip[@]}" -r "$ROOT/requirements/pinned.txt" || return
+    "${pip[@]}" -r "$ROOT/requirements/pinned.txt" -c "$ROOT/requirements/constraints.txt" || return
     echo "[set-up] installing MMEngine, MMCV (lite) and MMPretrain"
     "${pip[@]}" --no-deps --no-build-isolation -r "$ROOT/requirements/mim.txt" || return
     echo "[set-up] installing ftsgd_plugin in editable mode"

@@ -7,6 +7,10 @@ The task differs from the demo's, and so do the pictures: name the digit (10 cla
 on digits 0 to 599 and photographs that the benchmark never uses. AdamW, one-cycle schedule, random compositions.
 """
 
+# isort: off
+import ftsgd_plugin  # noqa: F401  first: it says in one line what is missing in the environment
+# isort: on
+
 import argparse
 import os
 from pathlib import Path
