@@ -1,7 +1,7 @@
 """SGD whose updates happen inside the backward pass, so that gradients never exist together."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from mmengine.dist import get_world_size
@@ -112,7 +112,8 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
             UserError: ``model`` is wrapped in ``DistributedDataParallel``.
         """
         refuse_reducer(model)
-        with super().optim_context(model), autocast(enabled=self.dtype is not None, dtype=torch.bfloat16):
+        cast = nullcontext() if self.dtype is None else autocast(dtype=torch.bfloat16)
+        with super().optim_context(model), cast:
             yield
 
 

@@ -1,0 +1,275 @@
+"""Stopping anywhere and resuming equals not stopping, bit by bit: gradual unfreezing with dropout and augmentation."""
+
+import pickle
+import random
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import ConcatDataset
+from mmengine.runner import Runner
+
+from ftsgd_plugin.datasets.images import LoadRGBImage
+from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.launch import build_runner
+from ftsgd_plugin.randomness import PositionedSampler, SeedAugmentation, SeededIndex, make_reproducible, seed_step
+
+EPOCHS, PER_EPOCH, BATCH = 5, 4, 12
+ITERATIONS = sorted(random.Random(0).sample([i for i in range(1, EPOCHS * PER_EPOCH) if i % PER_EPOCH], 10))
+FLIP = dict(type='torchvision/RandomHorizontalFlip', p=0.5)
+
+
+@pytest.fixture
+def config(digits_config, tmp_path):
+    """A gradual run of 20 iterations with random flips, dropout and stochastic depth."""
+
+    def load(folder: str, workers: int = 0, **options):
+        cfg = digits_config('freeze-embed', launcher='none', work_dir=str(tmp_path / folder))
+        cfg.model.backbone.update(drop_rate=0.1, drop_path_rate=0.2)
+        loader = cfg.train_dataloader
+        loader.update(batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0)
+        loader.dataset.indices = BATCH * PER_EPOCH - 5  # the last batch of an epoch is smaller
+        loader.dataset.pipeline.insert(1, FLIP)
+        for dataset in cfg.val_dataloader.dataset.datasets:
+            dataset.indices = 40
+        cfg.param_scheduler = dict(type='GradualUnfreezingLR', by_epoch=True)
+        cfg.optim_wrapper.optimizer.lr = 3e-4
+        cfg.train_cfg.max_epochs = EPOCHS
+        cfg.default_hooks.checkpoint = dict(
+            type='SafeCheckpointHook', interval=1, by_epoch=True, save_best='id/accuracy', rule='greater'
+        )
+        every_iteration = dict(type='SafeCheckpointHook', interval=1, by_epoch=False, save_last=False)
+        cfg.custom_hooks = [every_iteration] if folder == 'straight' else []
+        cfg.merge_from_dict(options)
+        return cfg
+
+    return load
+
+
+def outcome(runner) -> dict:
+    """All that must be equal: weights, optimizer, schedule, and every logged loss and metric."""
+    hub = runner.message_hub
+    logged = {
+        key: buffer.data[0].tolist()
+        for key, buffer in hub.log_scalars.items()
+        if not key.endswith('time') and 'memory' not in key
+    }
+    return {
+        'weights': {key: value.clone() for key, value in runner.model.state_dict().items()},
+        'optimizer': runner.optim_wrapper.state_dict(),
+        'schedule': [scheduler.state_dict() for scheduler in runner.param_schedulers],
+        'logged': logged,
+        'best': hub.get_info('best_score') if 'best_score' in hub.runtime_info else None,
+        'position': (runner.epoch, runner.iter),
+    }
+
+
+def assert_equal(found, expected, where: str = '') -> None:
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), where
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key in expected:
+            assert_equal(found[key], expected[key], f'{where}/{key}')
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected), where
+        for i, (one, other) in enumerate(zip(found, expected)):
+            assert_equal(one, other, f'{where}/{i}')
+    else:
+        assert found == expected, where
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_resuming_at_every_epoch_and_at_ten_iterations(config, tmp_path, workers):
+    straight = build_runner(config('straight', workers))
+    straight.train()
+    expected = outcome(straight)
+    assert len(expected['logged']['train/loss']) == EPOCHS * PER_EPOCH
+    assert len(expected['logged']['val/id/accuracy']) == EPOCHS
+    files = [f'epoch_{epoch}.pth' for epoch in range(1, EPOCHS)] + [f'iter_{i}.pth' for i in ITERATIONS]
+    for file in files:
+        cfg = config(f'resumed_{file}', workers, resume=True, load_from=str(tmp_path / 'straight' / file))
+        resumed = build_runner(cfg)
+        resumed.train()
+        assert_equal(outcome(resumed), expected, file)
+
+
+def test_the_run_is_random_enough_to_notice(config):
+    """Another seed gives other losses from the first step on, so that equality above means something."""
+    runs = [build_runner(config(f'seed{seed}', **{'randomness.seed': seed})) for seed in (0, 1)]
+    for runner in runs:
+        runner.train()
+    first, second = (outcome(runner) for runner in runs)
+    assert all(a != b for a, b in zip(first['logged']['train/loss'], second['logged']['train/loss']))
+    assert first['weights']['backbone.cls_token'].ne(second['weights']['backbone.cls_token']).any()
+
+
+def test_workers_do_not_change_the_numbers(config):
+    runs = [build_runner(config(f'workers{workers}', workers)) for workers in (0, 2)]
+    for runner in runs:
+        runner.train()
+    assert_equal(outcome(runs[1]), outcome(runs[0]))
+
+
+@pytest.mark.parametrize('sampler', ['DefaultSampler', 'InfiniteSampler'])
+def test_iteration_loop_resumes_anywhere(config, tmp_path, sampler):
+    options = {
+        'train_cfg': dict(type='ResumableIterTrainLoop', max_iters=11, val_interval=4),
+        'train_dataloader.sampler.type': sampler,
+        'param_scheduler': dict(type='GradualUnfreezingLR', by_epoch=False),
+        'default_hooks.checkpoint.by_epoch': False,
+    }
+
+    def load(folder, **more):
+        cfg = config(folder)
+        cfg.train_cfg, cfg.param_scheduler = options['train_cfg'], options['param_scheduler']
+        cfg.custom_hooks = []
+        cfg.merge_from_dict({key: value for key, value in {**options, **more}.items() if '.' in key or key in more})
+        return cfg
+
+    straight = build_runner(load('straight'))
+    straight.train()
+    expected = outcome(straight)
+    assert straight.iter == 11 and len(expected['logged']['val/id/accuracy']) == 3  # after 4, 8 and 11
+    for iteration in (1, 4, 6, 8, 10):
+        path = str(tmp_path / f'straight/iter_{iteration}.pth')
+        resumed = build_runner(load(f'resumed_{iteration}', resume=True, load_from=path))
+        resumed.train()
+        assert_equal(outcome(resumed), expected, f'iter {iteration}')
+
+
+@pytest.mark.parametrize('loop', ['epoch', 'iter'])
+def test_resuming_at_iteration_10000_decodes_no_earlier_image(config, tmp_path, loop):
+    first = config('straight', **{'train_cfg.max_epochs': 1})
+    build_runner(first).train()
+    checkpoint = torch.load(tmp_path / 'straight/iter_1.pth', weights_only=True)
+    epoch, done = divmod(10_000, PER_EPOCH)
+    checkpoint['meta'].update(iter=10_000 + 1, epoch=epoch)
+    assert done == 0
+    checkpoint['param_schedulers'] = []
+    torch.save(checkpoint, tmp_path / 'late.pth')
+    cfg = config('late', resume=True, load_from=str(tmp_path / 'late.pth'))
+    cfg.param_scheduler, cfg.val_cfg, cfg.val_dataloader, cfg.val_evaluator = [], None, None, None
+    cfg.default_hooks.checkpoint = None
+    cfg.train_cfg.max_epochs = epoch + 1
+    if loop == 'iter':
+        checkpoint['message_hub']['runtime_info']['ftsgd_geometry']['epoch_length'] = None
+        torch.save(checkpoint, tmp_path / 'late.pth')
+        cfg.train_cfg = dict(type='ResumableIterTrainLoop', max_iters=10_004)
+    with mock.patch.object(LoadRGBImage, 'transform', autospec=True, side_effect=LoadRGBImage.transform) as decode:
+        build_runner(cfg).train()
+    assert decode.call_count == BATCH * 2 + BATCH - 5
+
+
+def resume_with_batch(config, tmp_path, file: str, batch: int, **options):
+    cfg = config('changed', resume=True, load_from=str(tmp_path / 'straight' / file), **options)
+    cfg.train_dataloader.batch_size = batch
+    return build_runner(cfg)
+
+
+def test_another_global_batch_is_exact_by_epochs_and_refused_by_iterations(config, tmp_path):
+    """What a changed number of processes comes down to."""
+    build_runner(config('straight')).train()
+    resumed = resume_with_batch(config, tmp_path, 'epoch_2.pth', 6)
+    resumed.train()
+    length = len(resumed.train_dataloader)
+    assert (resumed.epoch, resumed.iter) == (EPOCHS, EPOCHS * length) and length == 8
+    assert resumed.optim_wrapper.get_lr()['lr'][0] == pytest.approx(3e-4, rel=1e-12)
+    assert resumed.param_schedulers[0].open_blocks == 6
+    message = (
+        r'the checkpoint was written with 12 samples per iteration, this run has 6; set '
+        r'train_dataloader\.batch_size so that batch_size x processes is the same'
+    )
+    with pytest.raises(UserError, match=message + ', or resume from a checkpoint at the end of an epoch'):
+        resume_with_batch(config, tmp_path, 'iter_6.pth', 6).train()
+
+    cfg = config('straight', **{'param_scheduler.convert_to_iter_based': True})
+    build_runner(cfg).train()
+    with pytest.raises(UserError, match=message + ', as GradualUnfreezingLR counts iterations'):
+        resume_with_batch(config, tmp_path, 'epoch_2.pth', 6, **{'param_scheduler.convert_to_iter_based': True}).train()
+
+
+def test_validation_that_was_missed_is_made_up_for(config, tmp_path):
+    """Killed between saving and validating: the resumed run validates that epoch first."""
+    straight = build_runner(config('straight'))
+    straight.train()
+    stopped = build_runner(config('stopped'))
+    with (
+        mock.patch.object(type(stopped.val_loop), 'run', side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        stopped.train()
+    assert (tmp_path / 'stopped/epoch_1.pth').is_file()
+    resumed = build_runner(config('stopped', resume=True))
+    resumed.train()
+    assert_equal(outcome(resumed), outcome(straight))
+
+
+def test_a_random_seed_is_restored(config, tmp_path):
+    """Without a seed in the config the first run draws one; the resumed run must go on with it, not draw another."""
+    straight = build_runner(config('straight', **{'randomness.seed': None}))
+    straight.train()
+    path = str(tmp_path / 'straight/iter_6.pth')
+    resumed = build_runner(config('other', resume=True, load_from=path, **{'randomness.seed': None}))
+    resumed.train()
+    assert_equal(outcome(resumed), outcome(straight))
+
+
+def test_checkpoints_are_taken_at_update_boundaries(config, tmp_path):
+    """Windows of 3 iterations in epochs of 4: an epoch's checkpoint waits for the update that straddles its end."""
+    straight = build_runner(config('straight', **{'optim_wrapper.accumulative_counts': 3}))
+    straight.train()
+    expected = outcome(straight)
+    for epoch in (1, 2, 3, 4):
+        file = tmp_path / f'straight/epoch_{epoch}.pth'
+        meta = torch.load(file, weights_only=True)['meta']
+        assert meta['iter'] == -(-epoch * PER_EPOCH // 3) * 3 and meta['epoch'] == epoch
+        resumed = build_runner(
+            config(f'r{epoch}', resume=True, load_from=str(file), **{'optim_wrapper.accumulative_counts': 3})
+        )
+        resumed.train()
+        assert_equal(outcome(resumed), expected, file.name)
+
+
+def test_indices_keep_seed_and_epoch_through_wrappers_and_processes():
+    index = pickle.loads(pickle.dumps(SeededIndex(7, seed=3, epoch=5)))
+    assert (index, index.seed, index.epoch) == (7, 3, 5)
+    for derived, value in ((index - 2, 5), (index % 4, 3)):
+        assert (derived, derived.seed, derived.epoch) == (value, 3, 5)
+    results = SeedAugmentation().transform({'sample_idx': index - 2})
+    first = (random.random(), np.random.rand(), torch.rand(1).item())
+    assert type(results['sample_idx']) is int
+    SeedAugmentation().transform({'sample_idx': SeededIndex(5, 3, 5)})
+    assert first == (random.random(), np.random.rand(), torch.rand(1).item())
+    for other in (SeededIndex(6, 3, 5), SeededIndex(5, 4, 5), SeededIndex(5, 3, 6)):
+        SeedAugmentation().transform({'sample_idx': other})
+        assert torch.rand(1).item() != first[2]
+
+
+def test_pipelines_inside_wrapper_datasets_are_seeded_once(digits_config):
+    cfg = digits_config(subset=32)
+    loader = Runner.build_dataloader(cfg.val_dataloader, seed=0)
+    loader.batch_sampler.sampler = type(loader.sampler)(loader.dataset, shuffle=True, seed=0)
+    for _ in range(2):
+        make_reproducible(loader, 1)
+    assert isinstance(loader.dataset, ConcatDataset)
+    for dataset in loader.dataset.datasets:
+        kinds = [isinstance(transform, SeedAugmentation) for transform in dataset.pipeline.transforms]
+        assert kinds == [True] + [False] * (len(kinds) - 1)
+    assert isinstance(loader.batch_sampler.sampler, PositionedSampler)
+
+
+def test_sampler_without_set_epoch_is_refused():
+    loader = torch.utils.data.DataLoader(list(range(8)), batch_size=2, shuffle=True)
+    with pytest.raises(UserError, match=r'train_dataloader\.sampler: RandomSampler has no set_epoch'):
+        make_reproducible(loader, 1)
+
+
+def test_step_randomness_differs_by_seed_rank_and_iteration():
+    drawn = set()
+    for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        seed_step(*key)
+        drawn.add((random.random(), np.random.rand(), torch.rand(1).item()))
+    seed_step(0, 0, 0)
+    assert len(drawn) == 4 and (random.random(), np.random.rand(), torch.rand(1).item()) in drawn
