@@ -4,6 +4,8 @@ import torch
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
+from ftsgd_plugin.layers import list_layers
+
 _VIT = dict(type='TimmPooledBackbone', model_name='vit_base_patch16_224.augreg_in21k', img_size=32, patch_size=8)
 _CLIP = dict(type='OpenCLIPVisionTower', model_name='ViT-B-16-quickgelu', image_size=32)
 _BIT = dict(type='TimmPooledBackbone', stem_chs=32, channels=(128, 128, 128, 128))
@@ -62,3 +64,24 @@ def batch(name: str, step: int, size: int = 4) -> tuple[torch.Tensor, torch.Tens
 def loss_of(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the classifier, as a plain loop computes it."""
     return torch.nn.functional.cross_entropy(model(images), labels)
+
+
+def trained(model: torch.nn.Module) -> set[str]:
+    """Names of the parameters that train."""
+    return {name for name, param in model.named_parameters() if param.requires_grad}
+
+
+def expected_names(model: torch.nn.Module, opened: int, frozen=('embed',)) -> set[str]:
+    """What trains with that many blocks open; from the paper's code, independently of the schedule's own rule."""
+    layers = list_layers(model)
+    count = len({layer.block for layer in layers if layer.role == 'block'})
+    names = set()
+    for layer in layers:
+        if layer.role in frozen:
+            continue
+        if layer.role == 'block' and layer.block < count - opened:
+            continue
+        if (layer.role == 'norm' and opened == 0) or (layer.role in ('position', 'embed') and opened < count):
+            continue
+        names.update(layer.params)
+    return names

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.optim import ConstantLR, LinearLR, OptimWrapper, build_optim_wrapper
 from mmpretrain.registry import PARAM_SCHEDULERS
-from small_models import SMALL, batch, loss_of, small_classifier
+from small_models import SMALL, batch, expected_names, loss_of, small_classifier, trained
 
 from ftsgd_plugin.distributed import follow_trained_parameters
 from ftsgd_plugin.errors import UserError
@@ -29,26 +29,6 @@ def build(model, freeze='embed', accumulate=1, **optimizer) -> OptimWrapper:
             accumulative_counts=accumulate,
         ),
     )
-
-
-def trained(model) -> set[str]:
-    return {name for name, param in model.named_parameters() if param.requires_grad}
-
-
-def expected_names(model, opened: int, frozen=('embed',)) -> set[str]:
-    """Written down from the paper's code, independently of the schedule's own rule."""
-    layers = list_layers(model)
-    count = len({layer.block for layer in layers if layer.role == 'block'})
-    names = set()
-    for layer in layers:
-        if layer.role in frozen:
-            continue
-        if layer.role == 'block' and layer.block < count - opened:
-            continue
-        if (layer.role == 'norm' and opened == 0) or (layer.role in ('position', 'embed') and opened < count):
-            continue
-        names.update(layer.params)
-    return names
 
 
 @pytest.mark.parametrize('name', SMALL)
