@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -64,6 +65,21 @@ def imagenet_root(tmp_path_factory) -> Path:
 def domainnet_root(tmp_path_factory) -> Path:
     """A small DomainNet with 40-class and 345-class lists."""
     return trees.write_domainnet(tmp_path_factory.mktemp('domainnet'))
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """Copy a tree that a test may damage; pictures are linked."""
+
+    def make(root: Path) -> Path:
+        return Path(shutil.copytree(root, tmp_path / root.name, copy_function=link))
+
+    def link(source, target):
+        if Path(source).suffix in ('.csv', '.txt'):
+            return shutil.copy(source, target)
+        return Path(target).symlink_to(source)
+
+    return make
 
 
 @pytest.fixture(autouse=True)
