@@ -95,7 +95,7 @@ def check_readable(path: str) -> dict | None:
 def latest_checkpoint(work_dir: str) -> str | None:
     """The checkpoint to resume from: the one that ``last_checkpoint`` names, else the newest numbered one.
 
-    MMEngine writes ``last_checkpoint`` in place, so that a kill can leave it empty or ahead of the files.
+    MMEngine writes ``last_checkpoint`` in place and after the file, so that a kill can leave it empty, absent or wrong.
 
     Returns:
         str | None: A path; ``None`` if the folder holds no checkpoint and expects none.
@@ -104,9 +104,7 @@ def latest_checkpoint(work_dir: str) -> str | None:
         UserError: ``last_checkpoint`` names a file that is not there, and there is no other.
     """
     pointer = Path(work_dir) / 'last_checkpoint'
-    if not pointer.is_file():
-        return None
-    named = pointer.read_text().strip()
+    named = pointer.read_text().strip() if pointer.is_file() else ''
     if named and ('://' in named or Path(named).is_file()):
         return named
     numbered = {
@@ -114,11 +112,13 @@ def latest_checkpoint(work_dir: str) -> str | None:
         for path in Path(work_dir).glob('*.pth')
         if (found := re.fullmatch(r'(epoch|iter)_(\d+)\.pth', path.name))
     }
+    if not numbered and not pointer.is_file():
+        return None
     if not numbered:
         raise UserError(
             f'{pointer}: names {named or "nothing"}, which is not there, and {work_dir} has no other checkpoint; '
             'remove the file to start anew, or name a checkpoint with --resume PATH.'
         )
     newest = str(numbered[max(numbered)])
-    print_log(f'{pointer} names {named or "nothing"}, which is not there; resuming from {newest}.', 'current', WARNING)
+    print_log(f'{pointer}: names no file that is there; resuming from {newest}.', 'current', WARNING)
     return newest

@@ -32,8 +32,9 @@ def follow_trained_parameters(model: nn.Module) -> None:
         model: The model as the runner holds it, wrapped or not.
 
     Raises:
-        UserError: The model is wrapped in something whose reduction cannot follow (FSDP, DeepSpeed); at a forward pass
-            in training: it was wrapped afterwards, so that nobody would rebuild the reducer.
+        UserError: The model is wrapped in something whose reduction cannot follow (FSDP, DeepSpeed). Raised by a
+            forward pass: what trains has changed under ``static_graph=True`` after the first backward pass; or the
+            model was wrapped after this call, so that nobody would rebuild the reducer.
     """
     # MMSeparateDistributedDataParallel is a DistributedDataParallel by name only: its children have the reducers.
     wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel) and hasattr(m, 'reducer')]
@@ -74,11 +75,16 @@ def _rebuild_reducer_if_stale(wrapper: DistributedDataParallel, args: tuple = ()
     trained = [id(param) for param in wrapper.module.parameters() if param.requires_grad]
     if trained == getattr(wrapper, _TRAINED, None) or not trained:
         return
+    if wrapper.static_graph and wrapper._static_graph_delay_allreduce_enqueued:  # set by the first backward pass
+        raise UserError(
+            'model_wrapper_cfg.static_graph: what trains has changed during training, which a static graph cannot '
+            'follow; remove static_graph=True, or freeze the same layers throughout.'
+        )
     # What DistributedDataParallel.__setstate__ does; a second __init__ would drop the hooks and broadcast all weights.
     parameters, sparse = wrapper._build_params_for_reducer()
     names = wrapper._build_debug_param_to_name_mapping(parameters)
     wrapper._ddp_init_helper(parameters, sparse, names, wrapper.static_graph)
-    wrapper._has_rebuilt_buckets = False
+    wrapper._has_rebuilt_buckets = False  # torch's hooks for ZeRO wait for the buckets of the second forward pass
     if wrapper.static_graph:
         wrapper.reducer._set_static_graph()
         wrapper.logger._set_static_graph()

@@ -86,9 +86,16 @@ class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
         """Launch training."""
         self._adopt_position(len(self.dataloader))
         at_end = self._iter == self._epoch * len(self.dataloader)
+        self.runner.call_hook('before_train')
         self._decide_current_val_interval()
         self._validate_if_it_was_missed(self._epoch, at_end and self._validates(self._epoch))
-        return super().run()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._decide_current_val_interval()
+            if self._validates(self._epoch):
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train')
+        return self.runner.model
 
     def _validates(self, epoch: int) -> bool:
         due = epoch % self.val_interval == 0 or epoch == self._max_epochs

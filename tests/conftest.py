@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -66,6 +67,21 @@ def domainnet_root(tmp_path_factory) -> Path:
     return trees.write_domainnet(tmp_path_factory.mktemp('domainnet'))
 
 
+@pytest.fixture
+def copy(tmp_path):
+    """Copy a tree that a test may damage; pictures are linked."""
+
+    def make(root: Path) -> Path:
+        return Path(shutil.copytree(root, tmp_path / root.name, copy_function=link))
+
+    def link(source, target):
+        if Path(source).suffix in ('.csv', '.txt'):
+            return shutil.copy(source, target)
+        return Path(target).symlink_to(source)
+
+    return make
+
+
 @pytest.fixture(autouse=True)
 def fresh_logger(monkeypatch):
     """A logger of its own for every test: MMEngine shares one between all runners of a process."""
@@ -85,10 +101,8 @@ def vit():
             backbone=dict(
                 type='mmpretrain.VisionTransformer',
                 arch=arch,
-                img_size=16,
-                patch_size=8,
                 pre_norm=pre_norm,
-                **backbone,
+                **{'img_size': 16, 'patch_size': 8, **backbone},
             ),
             head=dict(type='mmpretrain.LinearClsHead', num_classes=num_classes, in_channels=16, init_cfg=None),
         )
@@ -99,21 +113,25 @@ def vit():
     return build
 
 
+def load_digits_config(digits_root: Path, method: str, subset: int | None = None, **options) -> Config:
+    """The demo's config of a method on the fixture's digits; ``subset`` cuts every split to so many pictures."""
+    cfg = Config.fromfile(ROOT / f'configs/vit-tiny_{method}_digits.py')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        for dataset in loader.dataset.get('datasets', [loader.dataset]):
+            dataset.data_root = str(digits_root)
+            if subset:
+                dataset.indices = subset
+    cfg.experiment_name = f'test{next(_names)}'
+    cfg.merge_from_dict(options)
+    return cfg
+
+
 @pytest.fixture
 def digits_config(digits_root, tmp_path):
     """The demo's config of a method on the fixture's digits, in a work dir of its own."""
 
     def load(method: str = 'freeze-embed', subset: int | None = None, **options) -> Config:
-        cfg = Config.fromfile(ROOT / f'configs/vit-tiny_{method}_digits.py')
-        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-            for dataset in loader.dataset.get('datasets', [loader.dataset]):
-                dataset.data_root = str(digits_root)
-                if subset:
-                    dataset.indices = subset
-        cfg.work_dir = str(tmp_path / 'work')
-        cfg.experiment_name = f'test{next(_names)}'
-        cfg.merge_from_dict(options)
-        return cfg
+        return load_digits_config(digits_root, method, subset, **{'work_dir': str(tmp_path / 'work'), **options})
 
     return load
 

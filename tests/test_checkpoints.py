@@ -8,9 +8,8 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
 
-from ftsgd_plugin.checkpoints import check_readable
+from ftsgd_plugin.checkpoints import check_readable, latest_checkpoint
 from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.fitting import misfits
 
 
 class Payload:
@@ -76,27 +75,43 @@ def test_plain_pickle_is_no_checkpoint(tmp_path):
         check_readable(str(tmp_path / 'a.pth'))
 
 
-def test_misfits_name_tensor_and_shapes(vit):
-    model = vit()
-    weights = model.state_dict()
-    assert misfits(model, weights) == []
-    del weights['backbone.cls_token']
-    weights['head.fc.weight'] = torch.zeros(5, 16)
-    weights['extra'] = torch.zeros(1)
-    assert misfits(model, weights) == [
-        'backbone.cls_token is missing',
-        'extra belongs to another model',
-        'head.fc.weight is (5, 16) instead of (3, 16)',
-    ]
-
-
-def test_packaged_weights_fill_the_demo_backbone(digits_config):
-    from mmpretrain.registry import MODELS
-
-    weights = CheckpointLoader.load_checkpoint('ftsgd://vit-tiny')
-    assert misfits(MODELS.build(digits_config().model.backbone), weights) == []
-
-
 def test_unknown_packaged_weights():
     with pytest.raises(UserError, match=r'ftsgd://vit-huge: not among the packaged weights \(ftsgd://vit-tiny\)'):
         CheckpointLoader.load_checkpoint('ftsgd://vit-huge')
+
+
+def test_safetensors_are_refused_with_what_to_do(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({'w': torch.zeros(1)}, tmp_path / 'a.safetensors')
+    with pytest.raises(UserError, match=r'a\.safetensors: safetensors is not a format MMEngine loads; name a \.pth'):
+        check_readable(str(tmp_path / 'a.safetensors'))
+
+
+def test_latest_checkpoint_is_the_one_that_training_named(tmp_path):
+    for epoch in (1, 2):
+        (tmp_path / f'epoch_{epoch}.pth').touch()
+    (tmp_path / 'last_checkpoint').write_text(f'{tmp_path}/epoch_1.pth\n')
+    assert latest_checkpoint(str(tmp_path)) == f'{tmp_path}/epoch_1.pth'
+    (tmp_path / 'last_checkpoint').write_text('s3://bucket/epoch_1.pth')
+    assert latest_checkpoint(str(tmp_path)) == 's3://bucket/epoch_1.pth'
+
+
+@pytest.mark.parametrize('pointer', ['', 'gone/epoch_11.pth', None], ids=['empty', 'gone', 'absent'])
+@pytest.mark.parametrize('kind', ['epoch', 'iter'])
+def test_latest_checkpoint_falls_back_to_the_newest_numbered_one(tmp_path, kind, pointer):
+    for name in (f'{kind}_2', f'{kind}_10', f'best_id_accuracy_{kind}_12', f'.{kind}_11', 'iter_x', 'weights'):
+        (tmp_path / f'{name}.pth').touch()
+    if pointer is not None:
+        (tmp_path / 'last_checkpoint').write_text(pointer)
+    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / f'{kind}_10.pth')
+
+
+def test_folder_without_a_checkpoint_starts_anew_unless_one_was_expected(tmp_path):
+    assert latest_checkpoint(str(tmp_path)) is None
+    assert latest_checkpoint(str(tmp_path / 'absent')) is None
+    (tmp_path / 'best_id_accuracy_epoch_1.pth').touch()  # holds no training state
+    assert latest_checkpoint(str(tmp_path)) is None
+    (tmp_path / 'last_checkpoint').write_text('gone/epoch_1.pth')
+    with pytest.raises(UserError, match=r'last_checkpoint: names gone/epoch_1\.pth, which is not there.*--resume PATH'):
+        latest_checkpoint(str(tmp_path))

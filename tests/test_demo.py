@@ -146,6 +146,23 @@ def test_demo_writes_summary_and_picture(digits_root, tmp_path):
     assert [len(run['epochs']) for run in json.loads((tmp_path / 'records.json').read_text())] == [2, 2, 2]
 
 
+@pytest.mark.parametrize('option', ['--workers', '--epochs'])
+@pytest.mark.parametrize('value', ['0', '-1', 'x'])
+def test_count_that_is_none_is_a_usage_error(run_tool, tmp_path, option, value):
+    code, err = run_tool('demo', option, value, '--out', tmp_path / 'out')
+    assert code == 2 and err.startswith('usage: demo.py')
+    assert err.splitlines()[-1] == f"demo.py: error: argument {option}: '{value}' is not a positive whole number"
+    assert not (tmp_path / 'out').exists()
+
+
+def test_file_in_the_place_of_the_results_is_one_line_and_stays(run_tool, tmp_path):
+    (tmp_path / 'notes').write_text('precious')
+    for out, message in (('notes', 'File exists'), ('notes/demo', 'Not a directory')):
+        code, err = run_tool('demo', '--out', tmp_path / out)
+        assert (code, err) == (2, f'error: {tmp_path / out}: {message}; correct the path or its permissions.\n')
+    assert (tmp_path / 'notes').read_text() == 'precious'
+
+
 def test_failing_run_is_one_line(digits_root, tmp_path):
     broken = tmp_path / 'digits'
     broken.mkdir()

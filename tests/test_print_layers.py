@@ -59,3 +59,14 @@ def test_config_without_a_model_and_unknown_layer(run_tool, tmp_path):
     )
     code, err = run_tool('print_layers', ROOT / 'configs/vit-tiny_sgd_digits.py', '--freeze', 'blok')
     assert code == 2 and "'blok' matches no layer" in err
+
+
+def test_table_that_cannot_be_written_is_one_line_at_once(run_tool, tmp_path):
+    (tmp_path / 'folder').mkdir()
+    for path, message in (
+        ('nodir/x.json', 'there is no such folder; make it first.'),
+        ('folder', 'is a folder; name a file.'),
+    ):
+        code, err = run_tool('print_layers', ROOT / 'configs/vit-tiny_sgd_digits.py', '--json', tmp_path / path)
+        assert (code, err) == (2, f'error: --json {tmp_path / path}: {message}\n') and not run_tool.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ['folder']

@@ -49,6 +49,9 @@ def config(digits_config, tmp_path):
 
 def outcome(runner) -> dict:
     """All that must be equal: weights, optimizer, schedule, and every logged loss and metric."""
+    workers = runner.train_dataloader._iterator
+    if workers is not None:  # left to the garbage collector, each waits for its time-out of 5 s
+        workers._shutdown_workers()
     hub = runner.message_hub
     logged = {
         key: buffer.data[0].tolist()

@@ -82,6 +82,10 @@ def main() -> None:
     )
     parser.add_argument('--json', type=Path, metavar='PATH', help='write the table as a list of objects')
     args = parser.parse_args()
+    if args.json and not args.json.absolute().parent.is_dir():
+        raise UserError(f'--json {args.json}: there is no such folder; make it first.')
+    if args.json and args.json.is_dir():
+        raise UserError(f'--json {args.json}: is a folder; name a file.')
     cfg = read_config(args.config)
     if 'model' not in cfg:
         raise UserError(f'{args.config}: has no model; name a config with one.')

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..optim.boundaries import at_update_boundary
 
 VALIDATED = 'ftsgd_validated'  # message hub: the epoch (iteration) whose validation is in the log
+_REPLACED = 'ftsgd_replaced'  # message hub: name of the checkpoint that goes once the one with this entry is written
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -80,10 +81,10 @@ class SafeCheckpointHook(CheckpointHook):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self._due: int | None = None  # epoch or iteration of a checkpoint that waits for its update boundary
-        self._written: int | None = None
+        self._written: int | None = None  # epoch or iteration of the checkpoint that was written or resumed last
 
     def before_train(self, runner: Runner) -> None:
-        """Choose the file backend."""
+        """Choose the file backend; when resuming, do what a kill after the last checkpoint has left undone."""
         local = self.backend_args is None and self.file_client_args is None
         local = local and '://' not in str(self.out_dir or runner.work_dir)
         if local:
@@ -91,6 +92,10 @@ class SafeCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if local:
             self.file_backend = _RemoveLater(self.file_backend)
+            if replaced := runner.message_hub.runtime_info.get(_REPLACED):
+                self.file_backend.remove(self.file_backend.join_path(self.out_dir, replaced))
+                self._remove_outdated()
+        self._written = (runner.epoch if self.by_epoch else runner.iter) or None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save what was due, now that the window may have ended."""
@@ -120,6 +125,9 @@ class SafeCheckpointHook(CheckpointHook):
             self._due = step
             return
         self._due, self._written = None, step
+        kept = list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
+        if kept and len(kept) == self.max_keep_ckpts and kept[-1] != step:
+            runner.message_hub.update_info(_REPLACED, self.filename_tmpl.format(kept[0]))
         super()._save_checkpoint_with_step(runner, step, meta)
         self._remove_outdated()
 

@@ -68,7 +68,7 @@ def test_exif_rotation_is_ignored_as_by_torchvision(tmp_path):
 @pytest.mark.parametrize('name', EPOCHS)
 def test_budget_and_selection_are_the_papers(name):
     cfg = Config.fromfile(ROOT / f'configs/vit-b16_freeze-embed_{name}.py')
-    assert cfg.train_cfg == dict(by_epoch=True, max_epochs=EPOCHS[name], val_interval=1)
+    assert cfg.train_cfg == dict(type='ResumableEpochTrainLoop', max_epochs=EPOCHS[name], val_interval=1)
     assert cfg.train_dataloader.batch_size == cfg.val_dataloader.batch_size == 32
     assert cfg.default_hooks.checkpoint.save_best == 'id/accuracy'
     assert cfg.train_dataloader.get('drop_last', False) is False

@@ -127,6 +127,21 @@ def test_malformed_metadata_names_file_row_and_key(folder, change, message):
     assert '\n' not in str(caught.value)
 
 
+def test_blank_lines_are_skipped_but_counted(folder):
+    """Editors leave them at the end of a file; line numbers in messages stay those of the editor."""
+    path = folder / 'metadata.csv'
+    expected = Waterbirds(data_root=str(folder), split='train')
+    header, *rows = path.read_text().splitlines()
+    path.write_text('\n'.join([header, '', *rows[:2], '', '', *rows[2:], '', '']))
+    found = Waterbirds(data_root=str(folder), split='train')
+    assert [found.get_data_info(i) for i in range(len(found))] == [
+        expected.get_data_info(i) for i in range(len(expected))
+    ]
+    path.write_text('\n'.join([header, '', rows[0], '', rows[1].replace(',0,', ',x,'), *rows[2:]]))
+    with pytest.raises(UserError, match=r'metadata\.csv:5: '):
+        Waterbirds(data_root=str(folder), split='train')
+
+
 def test_binary_metadata(folder):
     (folder / 'metadata.csv').write_bytes(b'\x89PNG\r\n\x1a\n\x00\xff\xfe')
     with pytest.raises(UserError, match=r'metadata\.csv: not a CSV file'):

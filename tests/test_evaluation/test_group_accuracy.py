@@ -1,11 +1,14 @@
 """GroupAccuracy against wilds' own evaluation of Waterbirds, and its rules about empty groups."""
 
 import random
-from unittest import mock
 
 import pytest
 import torch
+import torch.multiprocessing as mp
+from mmengine.dataset import DefaultSampler
+from mmengine.evaluator import Evaluator
 from mmpretrain.registry import METRICS
+from torch.utils.data import ConcatDataset, DataLoader
 
 from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.evaluation import GroupAccuracy
@@ -116,20 +119,46 @@ def test_keys_have_no_prefix_of_their_own():
     assert 'id/accuracy' in evaluate(metric, ROWS)
 
 
-def test_padding_of_uneven_shards_is_cut_off():
-    """MMEngine's sampler repeats samples so that ranks have equally many; they are dropped by the dataset's size."""
-    shards = [ROWS[0::2], [*ROWS[1::2], ROWS[0]]]
-    as_results = [[(split, group, int(label == prediction)) for split, group, label, prediction in s] for s in shards]
+def sharded_dataset() -> ConcatDataset:
+    """33 samples of val, a third of them right, and 100 of test: all 50 of group a right, 20 of group b's 50."""
+    val = [('val', 'a', 0, int(i % 3 > 0)) for i in range(33)]
+    test = [('test', 'ab'[i % 2], 1, int(i % 2 == 0 or i < 40)) for i in range(100)]
+    return ConcatDataset([val, test])
 
-    def all_gather(results, size, *args, **kwargs):
-        interleaved = [row for pair in zip(*as_results) for row in pair]
-        return interleaved[:size]
 
+def evaluate_a_shard() -> dict[str, float]:
+    """What MMEngine's test loop does in each process."""
+    dataset = sharded_dataset()
     metric = GroupAccuracy(id='val', ood='test')
-    metric.results = list(as_results[0])
-    expected = evaluate(GroupAccuracy(id='val', ood='test'), ROWS)
-    with mock.patch('mmengine.evaluator.metric.collect_results', all_gather):
-        assert metric.evaluate(len(ROWS)) == expected
+    evaluator = Evaluator(metric)
+    for rows in DataLoader(dataset, 8, sampler=DefaultSampler(dataset, shuffle=False), collate_fn=list):
+        keys = ('split', 'group', 'gt_label', 'pred_label')
+        evaluator.process([dict(zip(keys, (*row[:2], *map(torch.tensor, row[2:])))) for row in rows])
+    return {'seen': len(metric.results), **evaluator.evaluate(len(dataset))}
+
+
+def _shard_worker(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    torch.save(evaluate_a_shard(), f'{folder}/{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_report_what_one_reports_of_133_samples(tmp_path):
+    """MMEngine's sampler repeats a sample so that both have 67; it must not count twice."""
+    alone = evaluate_a_shard()
+    assert alone == {
+        'seen': 133,
+        'id/accuracy': 11 / 33,
+        'ood/accuracy': 0.7,
+        'ood/worst_group': 0.4,
+        'group/a': 1.0,
+        'group/b': 0.4,
+        'split/test': 0.7,
+        'split/val': 11 / 33,
+    }
+    mp.spawn(_shard_worker, (str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        assert torch.load(tmp_path / f'{rank}.pt') == {**alone, 'seen': 67}
 
 
 @pytest.mark.parametrize(

@@ -10,178 +10,14 @@ import open_clip
 import pytest
 import timm
 import torch
-from conftest import ROOT
-from mmengine.config import Config
+import weight_files as files
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from safetensors.torch import save_file
-from torch import nn
+from weight_files import FORMATS, FullCLIP, bit, clip, convnext, load, randomised, vit
 
 from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.launch import build_runner
-from ftsgd_plugin.models import OpenCLIPVisionTower, TimmPooledBackbone
-
-SMALL_VIT = dict(depth=2, embed_dim=64, num_heads=2)
-SMALL_CONVNEXT = dict(depths=(1, 1, 2, 1), dims=(8, 16, 32, 64))
-SMALL_CLIP = dict(layers=2, width=64)
-
-
-def vit(name='vit_base_patch16_224.augreg_in21k', **options):
-    return TimmPooledBackbone(name, **{**SMALL_VIT, **options})
-
-
-def convnext(**options):
-    return TimmPooledBackbone('convnext_base.fb_in22k', **SMALL_CONVNEXT, **options)
-
-
-def bit(**options):
-    small = dict(channels=(128, 128, 128, 128), stem_chs=32)
-    return TimmPooledBackbone('resnetv2_50x1_bit.goog_in21k', **small, **options)
-
-
-def clip(**options):
-    return OpenCLIPVisionTower('ViT-B-16-quickgelu', vision_cfg=SMALL_CLIP, **options)
-
-
-def randomised(net: nn.Module) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return {name: torch.randn(value.shape, generator=generator) for name, value in net.state_dict().items()}
-
-
-# Writers: the layouts in which the authors published their weights, with their classifiers.
-
-
-def write_augreg_npz(path, weights) -> None:
-    """Google's ViT in JAX: kernels (in, out), attention by head (width, heads, width / heads)."""
-    width, heads = 64, 2
-    arrays = {
-        'embedding/kernel': weights['patch_embed.proj.weight'].permute(2, 3, 1, 0),
-        'embedding/bias': weights['patch_embed.proj.bias'],
-        'cls': weights['cls_token'],
-        'Transformer/posembed_input/pos_embedding': weights['pos_embed'],
-        'Transformer/encoder_norm/scale': weights['norm.weight'],
-        'Transformer/encoder_norm/bias': weights['norm.bias'],
-        'pre_logits/kernel': torch.zeros(width, width),
-        'pre_logits/bias': torch.zeros(width),
-        'head/kernel': torch.zeros(width, 21843),
-        'head/bias': torch.zeros(21843),
-    }
-    for i in range(2):
-        block, here = f'Transformer/encoderblock_{i}', f'blocks.{i}'
-        attention = f'{block}/MultiHeadDotProductAttention_1'
-        for k, part in enumerate(('query', 'key', 'value')):
-            rows = slice(k * width, (k + 1) * width)
-            kernel, bias = weights[f'{here}.attn.qkv.weight'][rows], weights[f'{here}.attn.qkv.bias'][rows]
-            arrays[f'{attention}/{part}/kernel'] = kernel.T.reshape(width, heads, width // heads)
-            arrays[f'{attention}/{part}/bias'] = bias.reshape(heads, width // heads)
-        arrays[f'{attention}/out/kernel'] = weights[f'{here}.attn.proj.weight'].T.reshape(heads, width // heads, width)
-        arrays[f'{attention}/out/bias'] = weights[f'{here}.attn.proj.bias']
-        for theirs, ours in (('LayerNorm_0', 'norm1'), ('LayerNorm_2', 'norm2')):
-            arrays[f'{block}/{theirs}/scale'] = weights[f'{here}.{ours}.weight']
-            arrays[f'{block}/{theirs}/bias'] = weights[f'{here}.{ours}.bias']
-        for theirs, ours in (('Dense_0', 'fc1'), ('Dense_1', 'fc2')):
-            arrays[f'{block}/MlpBlock_3/{theirs}/kernel'] = weights[f'{here}.mlp.{ours}.weight'].T
-            arrays[f'{block}/MlpBlock_3/{theirs}/bias'] = weights[f'{here}.mlp.{ours}.bias']
-    np.savez(path, **{name: value.contiguous().numpy() for name, value in arrays.items()})
-
-
-def bit_arrays(weights) -> dict[str, np.ndarray]:
-    """Google's BiT: kernels (height, width, in, out)."""
-    arrays = {
-        'resnet/root_block/standardized_conv2d/kernel': weights['stem.conv.weight'],
-        'resnet/group_norm/gamma': weights['norm.weight'],
-        'resnet/group_norm/beta': weights['norm.bias'],
-        'resnet/head/conv2d/kernel': torch.zeros(10, 128, 1, 1),
-        'resnet/head/conv2d/bias': torch.zeros(10),
-    }
-    names = {'conv': 'standardized_conv2d/kernel', 'norm': 'group_norm'}
-    for key, value in weights.items():
-        found = re.fullmatch(r'stages\.(\d)\.blocks\.(\d)\.(?:(conv|norm)(\d)|downsample\.conv)\.(weight|bias)', key)
-        if not found:
-            continue
-        stage, unit, kind, number, leaf = found.groups()
-        prefix = f'resnet/block{int(stage) + 1}/unit{int(unit) + 1:02d}'
-        if kind is None:
-            name = f'{prefix}/a/proj/standardized_conv2d/kernel'
-        else:
-            name = f'{prefix}/{"abc"[int(number) - 1]}/{names[kind]}'
-            name += '' if kind == 'conv' else {'weight': '/gamma', 'bias': '/beta'}[leaf]
-        arrays[name] = value
-    return {k: (v.permute(2, 3, 1, 0) if v.ndim == 4 else v).contiguous().numpy() for k, v in arrays.items()}
-
-
-def write_bit_npz(path, weights) -> None:
-    np.savez(path, **bit_arrays(weights))
-
-
-def write_dino_pth(path, weights) -> None:
-    """Facebook's DINO backbone: the names timm took over."""
-    torch.save(weights, path)
-
-
-def write_convnext_pth(path, weights) -> None:
-    """Facebook's ConvNeXt: its own names, below 'model', with the 21,841-way head."""
-    theirs = {}
-    for key, value in weights.items():
-        key = re.sub(r'^stem\.', 'downsample_layers.0.', key)
-        key = re.sub(r'^stages\.(\d)\.downsample\.', r'downsample_layers.\1.', key)
-        key = re.sub(r'^stages\.(\d)\.blocks\.(\d+)\.', r'stages.\1.\2.', key)
-        key = key.replace('conv_dw', 'dwconv').replace('mlp.fc', 'pwconv').replace('head.norm', 'norm')
-        theirs[key] = value
-    theirs.update({'head.weight': torch.zeros(7, 64), 'head.bias': torch.zeros(7)})
-    torch.save({'model': theirs}, path)
-
-
-def write_timm_safetensors(path, weights) -> None:
-    """timm's hub files: its own names and a classifier."""
-    save_file({**weights, 'head.weight': torch.zeros(7, 64), 'head.bias': torch.zeros(7)}, path)
-
-
-class FullCLIP(nn.Module):
-    """A CLIP to trace: the vision tower, a text tower's tensors and the three integers of OpenAI's archives."""
-
-    def __init__(self, visual: nn.Module):
-        super().__init__()
-        self.visual = visual
-        self.token_embedding = nn.Embedding(10, 8)
-        self.logit_scale = nn.Parameter(torch.zeros([]))
-        self.register_buffer('input_resolution', torch.tensor(224))
-
-    def forward(self, images, tokens):
-        return self.visual(images), self.token_embedding(tokens) * self.logit_scale
-
-
-def write_openai_archive(path, weights) -> None:
-    """OpenAI's ViT-B-16.pt: a TorchScript archive of the whole model in half precision."""
-    visual = clip().net
-    visual.load_state_dict(weights)
-    model = FullCLIP(visual).eval()
-    traced = torch.jit.trace(model, (torch.randn(1, 3, 224, 224), torch.tensor([1])))
-    traced.half().save(str(path))
-
-
-def write_open_clip_safetensors(path, weights) -> None:
-    """open_clip's hub files: the whole model's names."""
-    save_file({**{f'visual.{k}': v for k, v in weights.items()}, 'logit_scale': torch.zeros([])}, path)
-
-
-def write_open_clip_bin(path, weights) -> None:
-    """An open_clip training checkpoint of a distributed run."""
-    theirs = {f'module.visual.{k}': v for k, v in weights.items()}
-    torch.save({'epoch': 3, 'state_dict': {**theirs, 'module.logit_scale': torch.zeros([])}}, path)
-
-
-FORMATS = {
-    'augreg.npz': (vit, write_augreg_npz),
-    'augreg.safetensors': (vit, write_timm_safetensors),
-    'dino.pth': (lambda **kw: vit('vit_base_patch16_224.dino', **kw), write_dino_pth),
-    'convnext.pth': (convnext, write_convnext_pth),
-    'bit.npz': (bit, write_bit_npz),
-    'ViT-B-16.pt': (clip, write_openai_archive),
-    'open_clip.safetensors': (clip, write_open_clip_safetensors),
-    'open_clip.bin': (clip, write_open_clip_bin),
-}
 
 
 @pytest.fixture(scope='module', params=FORMATS)
@@ -194,12 +30,6 @@ def published(request, tmp_path_factory):
     if request.param == 'ViT-B-16.pt':
         weights = {name: value.half().float() for name, value in weights.items()}
     return path, build, weights
-
-
-def load(build, path):
-    backbone = build(pretrained=str(path))
-    backbone.init_weights()
-    return backbone
 
 
 def test_every_format_loads_tensor_for_tensor(published):
@@ -304,7 +134,7 @@ def test_one_tensor_of_the_wrong_shape_is_named(tmp_path, kind, tensor, shape, m
 
 
 def test_array_missing_from_an_npz_is_named(tmp_path):
-    arrays = bit_arrays(randomised(bit().net))
+    arrays = files.bit_arrays(randomised(bit().net))
     del arrays['resnet/block2/unit01/a/proj/standardized_conv2d/kernel']
     np.savez(tmp_path / 'bit.npz', **arrays)
     with pytest.raises(UserError, match=r'bit\.npz: cannot be read \(resnet/block2/unit01/a/proj'):
@@ -360,7 +190,7 @@ def test_by_name_takes_the_hubs_file(monkeypatch, tmp_path):
     import huggingface_hub
 
     weights = randomised(vit().net)
-    write_timm_safetensors(tmp_path / 'model.safetensors', weights)
+    files.write_timm_safetensors(tmp_path / 'model.safetensors', weights)
     asked = []
 
     def hf_hub_download(repository, filename, local_files_only):
@@ -377,17 +207,17 @@ def test_by_name_takes_the_hubs_file(monkeypatch, tmp_path):
 def test_positions_are_interpolated_by_the_libraries(tmp_path):
     """A 224-pixel file in a 384-pixel model, against timm's and open_clip's own loaders."""
     weights = randomised(vit().net)
-    write_timm_safetensors(tmp_path / 'a.safetensors', weights)
+    files.write_timm_safetensors(tmp_path / 'a.safetensors', weights)
     ours = load(lambda **kw: vit(img_size=384, **kw), tmp_path / 'a.safetensors').net
     overlay = dict(file=str(tmp_path / 'a.safetensors'), num_classes=7)
     direct = timm.create_model(
         'vit_base_patch16_224.augreg_in21k', pretrained=True, num_classes=0, img_size=384,
-        pretrained_cfg_overlay={**overlay, 'custom_load': False}, **SMALL_VIT,
+        pretrained_cfg_overlay={**overlay, 'custom_load': False}, **files.SMALL_VIT,
     )  # fmt: skip
     assert ours.pos_embed.shape == (1, 24 * 24 + 1, 64) and torch.equal(ours.pos_embed, direct.pos_embed)
 
     weights = randomised(clip().net)
-    write_open_clip_bin(tmp_path / 'b.bin', weights)
+    files.write_open_clip_bin(tmp_path / 'b.bin', weights)
     ours = load(lambda **kw: clip(image_size=336, **kw), tmp_path / 'b.bin').net
     state = {f'visual.{name}': value for name, value in weights.items()}
     open_clip.model.resize_pos_embed(state, FullCLIP(clip(image_size=336).net))
@@ -398,48 +228,9 @@ def test_positions_are_interpolated_by_the_libraries(tmp_path):
 def test_weights_are_loaded_for_training_not_for_building(tmp_path):
     backbone = vit(pretrained=str(tmp_path / 'later.safetensors'))  # no error yet
     weights = randomised(backbone.net)
-    write_timm_safetensors(tmp_path / 'later.safetensors', weights)
+    files.write_timm_safetensors(tmp_path / 'later.safetensors', weights)
     init_default_scope('mmpretrain')
     head = dict(type='LinearClsHead', num_classes=2, in_channels=64, init_cfg=None)
     classifier = MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head))
     classifier.init_weights()
     assert torch.equal(classifier.backbone.net.norm.weight, weights['norm.weight'])
-
-
-SEVEN = ['clip-vit-b16', 'clip-vit-l14', 'vit-b16', 'dino-vit-b16', 'convnext-b', 'bit-r50', 'bit-r101']
-
-
-def three_lines(tmp_path, name: str) -> Config:
-    """Any model part combines with the demo's data in a config of three lines."""
-    path = tmp_path / f'{name}_freeze-embed_digits.py'
-    parts = [f'models/{name}.py', 'methods/freeze-embed.py', 'datasets/digits-224.py', 'runtime.py']
-    path.write_text(
-        f'_base_ = {[str(ROOT / "configs/_base_" / part) for part in parts]!r}\n'
-        'model = dict(backbone=dict(pretrained=False), head=dict(num_classes=2))\n'
-        "work_dir = 'work'\n"
-    )
-    return Config.fromfile(path)
-
-
-@pytest.mark.parametrize('name', SEVEN)
-def test_every_model_part_builds_into_a_runner_with_the_digits(tmp_path, monkeypatch, digits_root, name):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'data').mkdir()
-    (tmp_path / 'data/digits').symlink_to(digits_root)
-    cfg = three_lines(tmp_path, name)
-    cfg.launcher, cfg.experiment_name = 'none', f'{tmp_path.name}_{name}'
-    trains = name == 'bit-r50'  # the smallest
-    if trains:
-        cfg.train_cfg.max_epochs = 1
-        cfg.train_dataloader.dataset.indices = 8
-        cfg.train_dataloader.batch_size = 4
-        for dataset in cfg.val_dataloader.dataset.datasets:
-            dataset.indices = 4
-    runner = build_runner(cfg)
-    assert runner.train_dataloader.dataset is not None
-    if trains:
-        before = {name: param.clone() for name, param in runner.model.named_parameters()}
-        runner.train()
-        own = dict(runner.model.named_parameters())
-        moved = {n for n, value in before.items() if not torch.equal(own[n], value)}
-        assert moved and not {n for n in moved if n.startswith(('backbone.net.stem', 'backbone.net.stages.0'))}
