@@ -1,4 +1,4 @@
-"""Fine-tune one pretrained ViT with SGD, AdamW and SGD (freeze-embed) and compare them in and out of distribution.
+"""Fine-tune one pretrained ViT with the paper's six methods and compare them in and out of distribution.
 
     bash tools/demo.sh                               # with set-up
     python tools/demo.py --seeds 0 1 2 3 4           # in an environment that has the package
@@ -39,6 +39,9 @@ LRS = {
     'sgd': (1e-3, 3e-3, 1e-2),
     'adamw': (1e-4, 3e-4, 1e-3),
     'freeze-embed': (1e-3, 3e-3, 1e-2),
+    'adamw-freeze-embed': (1e-4, 3e-4, 1e-3),
+    'freeze-embed-no-momentum': (1e-2, 3e-2, 1e-1),
+    'gradual-unfreezing': (1e-4, 3e-4, 1e-3),  # of the base; the first epoch has 41.68 times as much
 }
 
 
@@ -110,7 +113,7 @@ def run_all(jobs: list[tuple], pool: ProcessPoolExecutor, out: str) -> list[Reco
         best = max(epoch['id/accuracy'] for epoch in record.epochs)
         left = (time.perf_counter() - start) / done * (len(jobs) - done)
         print(
-            f'[{done:2d}/{len(jobs)}] {record.method:<12} lr={record.lr:<6g} seed={record.seed}'
+            f'[{done:2d}/{len(jobs)}] {record.method:<24} lr={record.lr:<6g} seed={record.seed}'
             f'  ID {best:6.1%}  {record.seconds:5.1f} s  eta {int(left) // 60}:{int(left) % 60:02d}',
             flush=True,
         )

@@ -4,8 +4,22 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-LABELS = {'sgd': 'SGD', 'adamw': 'AdamW', 'freeze-embed': 'SGD (freeze-embed)'}
-COLOURS = {'sgd': '#4c72b0', 'adamw': '#dd8452', 'freeze-embed': '#55a868'}
+LABELS = {
+    'sgd': 'SGD',
+    'adamw': 'AdamW',
+    'freeze-embed': 'SGD (freeze-embed)',
+    'adamw-freeze-embed': 'AdamW (freeze-embed)',
+    'freeze-embed-no-momentum': 'SGD (freeze-embed, no momentum)',
+    'gradual-unfreezing': 'gradual unfreezing',
+}
+COLOURS = {  # Okabe and Ito's, told apart by colour-blind readers
+    'sgd': '#0072b2',
+    'adamw': '#e69f00',
+    'freeze-embed': '#009e73',
+    'adamw-freeze-embed': '#f0e442',
+    'freeze-embed-no-momentum': '#56b4e9',
+    'gradual-unfreezing': '#cc79a7',
+}
 ROLE_COLOURS = {'embed': '#c44e52', 'head': '#8172b3'}
 
 

@@ -1,0 +1,61 @@
+"""What the CPU tests show, on an NVIDIA GPU: bf16 autocast, in-backward bits, gradual phases and their memory."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from small_models import SMALL, batch, expected_names, loss_of, small_classifier, trained
+
+from ftsgd_plugin.optim import GradualUnfreezingLR
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an NVIDIA GPU')
+
+
+def build(model, wrapper: str, **options):
+    cfg = dict(
+        type=wrapper,
+        optimizer=dict(type='SGD', lr=1e-3, weight_decay=0.1),
+        constructor='mmpretrain.FreezeEmbedOptimWrapperConstructor',
+        **options,
+    )
+    return build_optim_wrapper(model, cfg)
+
+
+@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('autocast', [False, True])
+def test_in_backward_is_bit_equal_to_sgd(name, autocast):
+    models = [small_classifier(name).cuda() for _ in range(2)]
+    wrappers = [
+        build(models[0], 'SGDInBackwardOptimWrapper', dtype='bfloat16' if autocast else None),
+        build(models[1], 'OptimWrapper'),
+    ]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    for step in range(20):
+        images, labels = (part.cuda() for part in batch(name, step))
+        for model, optim_wrapper in zip(models, wrappers):
+            with torch.autocast('cuda', torch.bfloat16, enabled=autocast):
+                loss = loss_of(model, images, labels)
+            optim_wrapper.update_params(loss)
+    torch.use_deterministic_algorithms(False)
+    for ours, reference in zip(*(model.parameters() for model in models)):
+        assert torch.equal(ours, reference)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_gradual_phases_open_what_they_should_and_use_less_memory(name):
+    model = small_classifier(name).cuda()
+    optim_wrapper = build(model, 'OptimWrapper')
+    blocks = SMALL[name][1]
+    scheduler = GradualUnfreezingLR(optim_wrapper, end=blocks + 1)
+    peaks = []
+    for opened in range(blocks + 1):
+        assert trained(model) == expected_names(model, opened)
+        images, labels = (part.cuda() for part in batch(name, opened, size=64))
+        torch.cuda.reset_peak_memory_stats()
+        with torch.autocast('cuda', torch.bfloat16):
+            loss = loss_of(model, images, labels)
+        optim_wrapper.update_params(loss)
+        peaks.append(torch.cuda.max_memory_allocated())
+        scheduler.step()
+    assert peaks[0] < peaks[-1] and all(later >= earlier * 0.98 for earlier, later in pairwise(peaks))
