@@ -3,7 +3,7 @@
 import torch
 from mmengine.dist import broadcast
 from mmengine.optim import OptimWrapper
-from mmpretrain.registry import MODEL_WRAPPERS
+from mmengine.registry import MODEL_WRAPPERS  # the runner looks in the root registry only
 from torch import nn
 
 

@@ -172,6 +172,38 @@ def test_picture_bad_on_one_of_two_processes_is_one_line(project, digits_root):
     assert 'Traceback' not in result.stderr
 
 
+def test_two_processes_go_on_within_an_epoch_that_one_has_begun(project):
+    """SGD in backward by the launcher, under a schedule of iterations: allowed, as the global batch is the same."""
+    parts = ('models/vit-tiny', 'methods/sgd-in-backward', 'datasets/digits', 'runtime')
+    config = project / 'in_backward.py'
+    config.write_text(
+        f'_base_ = {[str(ROOT / f"configs/_base_/{part}.py") for part in parts]!r}\n'
+        'model = dict(head=dict(num_classes=2))\n'
+        'train_cfg = dict(max_epochs=2)\n'
+        'train_dataloader = dict(dataset=dict(indices=192))\n'
+        'optim_wrapper = dict(optimizer=dict(lr=1e-4))\n'
+        "param_scheduler = dict(_delete_=True, type='GradualUnfreezingLR', by_epoch=True, convert_to_iter_based=True)\n"
+        "custom_hooks = [dict(type='SafeCheckpointHook', by_epoch=False, interval=4)]\n"
+        'val_cfg = val_dataloader = val_evaluator = None\n'
+        'default_hooks = dict(checkpoint=dict(save_best=None))\n'
+    )
+    train = [sys.executable, ROOT / 'tools/train.py', config, '--work-dir', 'in_backward_one']
+    assert run_process(*train, cwd=project).returncode == 0
+    result = run_process(
+        'bash', ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', 'in_backward_two', '--resume',
+        'in_backward_one/iter_4.pth', '--cfg-options', 'train_dataloader.batch_size=16', cwd=project, PORT=free_port(),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    begun, one, two = (
+        torch.load(project / f'in_backward_{name}.pth', weights_only=True)
+        for name in ('one/iter_4', 'one/epoch_2', 'two/epoch_2')
+    )
+    assert one['meta']['iter'] == two['meta']['iter'] == 12 and not two['optimizer']['state']
+    for name, value in one['state_dict'].items():
+        torch.testing.assert_close(two['state_dict'][name], value, rtol=1e-4, atol=1e-6, msg=name)
+    assert not torch.equal(one['state_dict']['head.fc.weight'], begun['state_dict']['head.fc.weight'])
+
+
 class StopAfterFirstEpoch(Hook):
     """Stands for a user's Ctrl-C."""
 
