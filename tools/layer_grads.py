@@ -26,7 +26,7 @@ from pathlib import Path
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 
-from ftsgd_plugin.analysis.figures import draw_layer_gradients
+from ftsgd_plugin.analysis.figures import draw_layer_gradients, import_pyplot
 from ftsgd_plugin.analysis.gradients import Gradient, GradientProfile, measure_gradients
 from ftsgd_plugin.analysis.start import pretrained_model, training_loader
 from ftsgd_plugin.launch import add_cfg_options, merge_cfg_options, read_config
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument('--device', default=get_device(), help='e.g. cuda:1 or cpu (default: the GPU if there is one)')
     add_cfg_options(parser)
     args = parser.parse_args()
+    import_pyplot()  # before the work, not after it
     args.out.mkdir(parents=True, exist_ok=True)
     MMLogger.get_instance('layer_grads').setLevel(logging.WARNING)
     profiles = [measure(path, name, args) for path, name in zip(args.configs, unique_names(args.configs))]

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from .gradients import Gradient, GradientProfile
 
 if TYPE_CHECKING:
@@ -17,6 +19,24 @@ ROLE_COLOURS = {'embed': '#d55e00', 'head': '#0072b2'}  # of Okabe and Ito: apar
 GREY, LIGHT_GREY = '#999999', '#d9d9d9'
 
 
+def import_pyplot() -> ModuleType:
+    """Matplotlib's pyplot, drawing to files.
+
+    Raises:
+        UserError: Matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError(
+            "matplotlib, which draws the pictures, is missing; pip install 'ftsgd_plugin[demo]'."
+        ) from error
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    return pyplot
+
+
 def draw_comparison(summary: Sequence[dict], norms: Sequence[tuple[str, str, float]], path: str | os.PathLike) -> None:
     """Draw accuracies by method beside the gradient norm of every layer; written whole or not at all.
 
@@ -25,11 +45,7 @@ def draw_comparison(summary: Sequence[dict], norms: Sequence[tuple[str, str, flo
         norms: ``(layer name, role, gradient norm)`` from input to output.
         path: PNG file.
     """
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
+    plt = import_pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), width_ratios=(1, 1.35), constrained_layout=True)
     measures = {'id': 'ID', 'ood': 'OOD average', 'ood_worst': 'OOD worst group'}
     width = 0.8 / len(summary)
@@ -76,11 +92,7 @@ def draw_layer_gradients(profiles: Sequence[GradientProfile], path: str | os.Pat
         profiles: One per panel, from top to bottom.
         path: PNG file.
     """
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
+    plt = import_pyplot()
     most = max(len(profile.groups) for profile in profiles)
     size = (max(9.0, min(3.0 + 0.2 * most, 17.0)), 0.6 + 3.6 * len(profiles))
     figure, panels = plt.subplots(len(profiles), 1, figsize=size, squeeze=False, constrained_layout=True)
@@ -123,7 +135,7 @@ def _draw_profile(axes: 'Axes', profile: GradientProfile, width: float) -> None:
     )
     axes.set_title(title, fontsize=10, loc='left')
     spread = ' ± sd' if profile.batches > 1 else ''
-    axes.set_ylabel(f'gradient norm, mean{spread}\nbatches: {profile.batches} of {profile.batch_size}', fontsize=9)
+    axes.set_ylabel(f'gradient norm, mean{spread}\nof {profile.batches} batches of {profile.batch_size}', fontsize=9)
     slots = max(len(names), 16)  # the five bars of a ResNet should not be walls
     axes.set_xlim(-0.7, slots - 0.3)
     axes.set_ylim(bottom=0)
@@ -144,10 +156,8 @@ def _merged_std(parts: Sequence[Gradient]) -> float:
 
 
 def _save(figure: 'Figure', path: str | os.PathLike) -> None:
-    from matplotlib import pyplot as plt
-
     path = Path(path)
     unfinished = path.with_name(f'.{path.name}')
     figure.savefig(unfinished, format='png', dpi=110)
-    plt.close(figure)
+    import_pyplot().close(figure)
     os.replace(unfinished, path)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
 from PIL import Image
 
 from ftsgd_plugin.analysis.figures import draw_layer_gradients
@@ -37,8 +39,6 @@ WIDTH = {'timm-vit': 32, 'timm-convnext': 32, 'open_clip': 512}
 def batch(pictures: int, seed: int = 0) -> dict:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (pictures, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    from mmpretrain.structures import DataSample
-
     labels = torch.randint(3, (pictures,), generator=generator).tolist()
     return dict(inputs=list(images), data_samples=[DataSample().set_gt_label(label) for label in labels])
 
@@ -112,7 +112,7 @@ def test_a_model_that_holds_its_embedding_fixed_has_no_ratio(vit):
         measure_gradients(vit(frozen_stages=1), [batch(2)])
 
 
-def parts_of(path: str, **backbone) -> dict[str, str]:
+def parts_of(path: str) -> dict[str, str]:
     init_default_scope('mmpretrain')
     cfg = Config.fromfile(ROOT / f'configs/_base_/models/{path}.py').model
     cfg.backbone.pretrained = False
@@ -156,7 +156,7 @@ def test_groups_merge_per_batch_and_the_embedding_from_the_means():
     assert profile.largest_middle.name == 'a' and profile.ratio == pytest.approx(7.8367 / 2.5, rel=1e-4)
 
 
-def library_config(name: str, digits_root, tmp_path, pretrained='') -> str:
+def library_config(name: str, digits_root, tmp_path) -> str:
     path = tmp_path / f'{name}.py'
     parts = [str(ROOT / f'configs/_base_/{part}.py') for part in ('methods/sgd', 'datasets/digits-224', 'runtime')]
     path.write_text(
@@ -164,7 +164,7 @@ def library_config(name: str, digits_root, tmp_path, pretrained='') -> str:
         "model = dict(type='ImageClassifier', data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True),\n"
         f'    backbone={TINY[name]!r},\n'
         f"    head=dict(type='LinearClsHead', in_channels={WIDTH[name]}, num_classes=2, init_cfg=None))\n"
-        f'train_dataloader = dict(batch_size=4, dataset=dict(data_root={str(digits_root)!r}))\n{pretrained}'
+        f'train_dataloader = dict(batch_size=4, dataset=dict(data_root={str(digits_root)!r}))\n'
     )
     return str(path)
 
@@ -235,6 +235,13 @@ def test_bad_input_is_one_line(run_tool, tmp_path):
         code, err = run_tool('layer_grads', *arguments, '--out', tmp_path / 'out')
         assert code == 2 and message in err, err
     assert not list((tmp_path / 'out').iterdir())
+
+
+def test_without_matplotlib_the_program_says_so_before_it_measures(run_tool, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    code, err = run_tool('layer_grads', ROOT / 'configs/vit-tiny_sgd_digits.py', '--out', tmp_path / 'out')
+    assert code == 2 and 'matplotlib, which draws the pictures, is missing' in err
+    assert not (tmp_path / 'out').exists()
 
 
 def test_a_long_network_keeps_readable_labels(tmp_path, monkeypatch):
