@@ -14,38 +14,63 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .data_parallel import InBackwardDataParallel
 from .errors import UserError
+from .freezing import keep_closed_layers_in_eval_mode
+from .layers import list_layers, unwrap
 
 _TRAINED = '_ftsgd_trained'  # ids of the parameters a wrapper's reducer was built for, kept on the wrapper
 
 
 def follow_trained_parameters(model: nn.Module) -> None:
-    """Keep the reducer of every ``DistributedDataParallel`` in ``model`` in step with ``requires_grad``.
+    """Keep a model in step with the ``requires_grad`` of its parameters, from one forward pass to the next.
 
-    Nothing happens to a model that is not wrapped. All ranks must freeze the same parameters at the same step.
+    The reducer of every ``DistributedDataParallel`` in it is rebuilt for what trains; layers of which nothing trains
+    stay in eval mode. All ranks must freeze the same parameters at the same step.
 
     Args:
-        model: The model as the runner holds it.
+        model: The model as the runner holds it, wrapped or not.
 
     Raises:
-        UserError: The model is wrapped in something whose reduction cannot follow (FSDP, DeepSpeed).
+        UserError: The model is wrapped in something whose reduction cannot follow (FSDP, DeepSpeed); at a forward pass
+            in training: it was wrapped afterwards, so that nobody would rebuild the reducer.
     """
     # MMSeparateDistributedDataParallel is a DistributedDataParallel by name only: its children have the reducers.
     wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel) and hasattr(m, 'reducer')]
-    inner = getattr(model, 'module', None)
-    if not wrappers and isinstance(inner, nn.Module) and torch.distributed.is_initialized():
+    inner = unwrap(model)
+    followed = bool(wrappers) or isinstance(model, InBackwardDataParallel)
+    if inner is not model and not followed and torch.distributed.is_initialized():
         raise UserError(
             f'model_wrapper_cfg: freezing under {type(model).__name__} is not supported; '
             "use model_wrapper_cfg=dict(type='MMDistributedDataParallel')."
         )
     for wrapper in wrappers:
         if not hasattr(wrapper, _TRAINED):
-            wrapper.register_forward_pre_hook(lambda module, args: _rebuild_reducer_if_stale(module))
+            wrapper.register_forward_pre_hook(_rebuild_reducer_if_stale)
         _rebuild_reducer_if_stale(wrapper)
+    if not hasattr(inner, _TRAINED):
+        inner.register_forward_pre_hook(_close_layers_if_changed)
+        setattr(inner, _TRAINED, None)
 
 
 @torch._dynamo.disable
-def _rebuild_reducer_if_stale(wrapper: DistributedDataParallel) -> None:
+def _close_layers_if_changed(model: nn.Module, args: tuple = ()) -> None:
+    if not model.training:
+        return
+    wrapper = getattr(DistributedDataParallel, '_active_ddp_module', None)
+    if wrapper is not None and not hasattr(wrapper, _TRAINED):
+        raise UserError(
+            'the model was wrapped in DistributedDataParallel after its optimizer had been built, so gradients of '
+            'layers that open later would not be reduced; wrap the model first, then build the optimizer.'
+        )
+    trained = [id(param) for param in model.parameters() if param.requires_grad]
+    if trained != getattr(model, _TRAINED):
+        keep_closed_layers_in_eval_mode(model, list_layers(model))
+        setattr(model, _TRAINED, trained)
+
+
+@torch._dynamo.disable
+def _rebuild_reducer_if_stale(wrapper: DistributedDataParallel, args: tuple = ()) -> None:
     trained = [id(param) for param in wrapper.module.parameters() if param.requires_grad]
     if trained == getattr(wrapper, _TRAINED, None) or not trained:
         return

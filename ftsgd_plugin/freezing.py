@@ -84,12 +84,29 @@ def freeze_layers(model: nn.Module, layers: Iterable[Layer]) -> None:
         param.grad = None
     setattr(model, _FROZEN_NAMES, tuple(frozen))
 
+    _keep_in_eval_mode(model, layers)
+
+
+def keep_closed_layers_in_eval_mode(model: nn.Module, layers: Sequence[Layer]) -> None:
+    """Put the modules of layers of which nothing trains into eval mode for good, and release the others.
+
+    Args:
+        model: The model, not wrapped.
+        layers: ``list_layers(model)``.
+    """
+    closed = [layer for layer in layers if not any(param.requires_grad for param in layer.params.values())]
+    _keep_in_eval_mode(model, closed)
+
+
+def _keep_in_eval_mode(model: nn.Module, layers: Iterable[Layer]) -> None:
     keep_eval = {id(module) for layer in layers for module in layer.modules.values()}
     for module in model.modules():
+        held = isinstance(module.__dict__.get('train'), MethodType) and module.train.__func__ is _stay_in_eval_mode
         if id(module) in keep_eval:
-            module.train = MethodType(_stay_in_eval_mode, module)
+            if not held:
+                module.train = MethodType(_stay_in_eval_mode, module)
             module.eval()
-        elif isinstance(module.__dict__.get('train'), MethodType) and module.train.__func__ is _stay_in_eval_mode:
+        elif held:
             del module.train
             module.train(model.training)
 

@@ -124,20 +124,33 @@ def build_runner(cfg: Config) -> Runner:
         cfg.load_from = latest_checkpoint(cfg.work_dir)
     if cfg.get('load_from'):
         check_readable(cfg.load_from)
-    if cfg.launcher != 'none' and not torch.cuda.is_available():
-        init_cpu_group(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
-        cfg.model_wrapper_cfg = {
-            'type': 'MMDistributedDataParallel',
-            'broadcast_buffers': False,
-            'find_unused_parameters': cfg.get('find_unused_parameters', False),
-            **(cfg.get('model_wrapper_cfg') or {}),
-            'device_ids': None,
-        }
+    if cfg.launcher != 'none':
+        _choose_model_wrapper(cfg)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.register_hook(CheckpointFitHook())
     model = runner.model.module if hasattr(runner.model, 'module') else runner.model
     model._dump_init_info = _skip_init_info
     return runner
+
+
+def _choose_model_wrapper(cfg: Config) -> None:
+    """Join the ranks where there is no GPU, and wrap the model in what its optimizer wrapper can work with."""
+    if not torch.cuda.is_available():
+        init_cpu_group(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    if (
+        cfg.get('model_wrapper_cfg') is None
+        and (cfg.get('optim_wrapper') or {}).get('type') == 'SGDInBackwardOptimWrapper'
+    ):
+        cfg.model_wrapper_cfg = {'type': 'InBackwardDataParallel'}
+    wrapper = cfg.get('model_wrapper_cfg') or {}
+    if not torch.cuda.is_available() and wrapper.get('type') != 'InBackwardDataParallel':
+        cfg.model_wrapper_cfg = {
+            'type': 'MMDistributedDataParallel',
+            'broadcast_buffers': False,
+            'find_unused_parameters': cfg.get('find_unused_parameters', False),
+            **wrapper,
+            'device_ids': None,
+        }
 
 
 def _skip_init_info(*args, **kwargs) -> None:

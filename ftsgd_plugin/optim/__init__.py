@@ -1,5 +1,7 @@
-"""Optimizer constructors."""
+"""Optimizer wrapper constructors and wrappers, and the schedule of gradual unfreezing."""
 
 from .constructor import FreezeEmbedOptimWrapperConstructor
+from .gradual_unfreezing import GradualUnfreezingLR
+from .in_backward import SGDInBackwardOptimWrapper
 
-__all__ = ['FreezeEmbedOptimWrapperConstructor']
+__all__ = ['FreezeEmbedOptimWrapperConstructor', 'GradualUnfreezingLR', 'SGDInBackwardOptimWrapper']

@@ -12,6 +12,7 @@ from ..distributed import follow_trained_parameters
 from ..errors import UserError
 from ..freezing import FreezeReport, freeze_layers, select_layers
 from ..layers import Layer, list_layers, unwrap
+from .in_backward import SGDInBackwardOptimWrapper, refuse_reducer
 
 _DEFAULT_KEYS = {
     'bias_decay_mult',
@@ -45,8 +46,9 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
               globs as printed by ``list_layers``.
 
     Raises:
-        UserError: ``freeze`` matches nothing or leaves nothing to train, the backbone has no layer list, or a decay
-            multiplier is given without the optimizer's ``weight_decay``.
+        UserError: ``freeze`` matches nothing or leaves nothing to train, the backbone has no layer list, a decay
+            multiplier is given without the optimizer's ``weight_decay``, or wrapper and model wrapper do not go
+            together.
 
     Examples:
         >>> optim_wrapper = dict(
@@ -97,6 +99,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         with _without_parameter_lines():
             optim_wrapper = super().__call__(model)
         self._check(unwrap(model), optim_wrapper)
+        if isinstance(optim_wrapper, SGDInBackwardOptimWrapper):
+            refuse_reducer(model)
         print_log(str(FreezeReport.of(self.layers, self.freeze, optim_wrapper.optimizer)), logger='current')
         return optim_wrapper
 
