@@ -1,9 +1,10 @@
 """What each method costs on this machine, measured: the twin of :mod:`ftsgd_plugin.analysis.plan`.
 
 On CUDA the peak is the allocator's (``max_memory_allocated``, ``max_memory_reserved``) over one step whose optimizer
-state exists already, and times are CUDA events. On the CPU the peak is counted from the allocator's own events
-(PyTorch's profiler) and times are wall clock. The parts are counted from the tensors of a real step on both. Learning
-rates are zero, so that every method works on the same numbers; nothing in a step depends on the rate.
+state exists already, and times are CUDA events. On the CPU the peak is counted from the tensors of a real step, at
+every operator; beside it stands the peak of the CPU allocator (events of PyTorch's profiler), which also sees the
+scratch space inside operators: nothing to speak of for a ViT, something for convolutions. Times are wall clock.
+Learning rates are zero, so that every method works on the same numbers; nothing in a step depends on the rate.
 """
 
 import gc
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from statistics import median
 
 import torch
@@ -23,7 +25,7 @@ from torch import nn
 from ..freezing import freeze_layers, optimizer_state_bytes
 from ..layers import list_layers
 from .methods import METHODS, Method, load_method, phases, run_length
-from .tracing import fake_batch, image_size, model_config
+from .tracing import LiveBytes, fake_batch, image_size, model_config
 
 
 @dataclass
@@ -34,6 +36,7 @@ class PhaseMeasure:
         open_blocks, fraction_of_steps, weights, buffers, gradients, state, activations: As in ``PhasePlan``, counted
             from the tensors of a real step; ``gradients`` are the most that were live at once.
         peak: The most bytes that tensors held at once.
+        allocated: The most bytes that PyTorch's allocator gave out at once; on CUDA the same as ``peak``.
         reserved: The most that CUDA's caching allocator held; ``None`` on the CPU.
         step_seconds: Time of each measured step.
     """
@@ -46,6 +49,7 @@ class PhaseMeasure:
     state: int = 0
     activations: int = 0
     peak: int = 0
+    allocated: int = 0
     reserved: int | None = None
     step_seconds: list[float] = field(default_factory=list)
 
@@ -70,6 +74,11 @@ class MethodMeasure:
         return max(phase.peak for phase in self.phases)
 
     @property
+    def allocated(self) -> int:
+        """The most bytes that PyTorch's allocator gave out at once over all phases."""
+        return max(phase.allocated for phase in self.phases)
+
+    @property
     def reserved(self) -> int | None:
         """The most that CUDA's caching allocator held; ``None`` on the CPU."""
         return max((phase.reserved for phase in self.phases if phase.reserved is not None), default=None)
@@ -81,7 +90,8 @@ class MethodMeasure:
 
     def to_dict(self) -> dict:
         """For JSON, the derived numbers included."""
-        derived = dict(peak=self.peak, reserved=self.reserved, seconds_per_step=self.seconds_per_step)
+        derived = dict(peak=self.peak, allocated=self.allocated, reserved=self.reserved)
+        derived['seconds_per_step'] = self.seconds_per_step
         return {**asdict(self), **derived}
 
 
@@ -194,9 +204,15 @@ class _Rig:
             torch.cuda.reset_peak_memory_stats()
             self.step(optim_wrapper)
             torch.cuda.synchronize()
-            line.peak, line.reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-        else:
-            line.peak = line.weights + line.buffers + line.state + most_allocated(lambda: self.step(optim_wrapper))
+            line.peak = line.allocated = torch.cuda.max_memory_allocated()
+            line.reserved = torch.cuda.max_memory_reserved()
+            return
+        state = [v for s in optim_wrapper.optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+        with LiveBytes([*model.parameters(), *model.buffers(), *state, self.batch['inputs']]) as tracker:
+            self.step(optim_wrapper)
+        lasting = line.weights + line.buffers + line.state
+        line.peak = lasting + tracker.peak
+        line.allocated = lasting + most_allocated(lambda: self.step(optim_wrapper))
 
     def _time(self, optim_wrapper: OptimWrapper, steps: int) -> list[float]:
         self.step(optim_wrapper)  # caches are cold after counting
@@ -205,7 +221,7 @@ class _Rig:
             for _ in range(steps):
                 self.step(optim_wrapper)
                 times.append(time.perf_counter())
-            return [end - start for start, end in zip(times, times[1:])]
+            return [end - start for start, end in pairwise(times)]
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
         torch.cuda.synchronize()
         marks[0].record()
@@ -213,7 +229,7 @@ class _Rig:
             self.step(optim_wrapper)
             mark.record()
         torch.cuda.synchronize()
-        return [start.elapsed_time(end) / 1e3 for start, end in zip(marks, marks[1:])]
+        return [start.elapsed_time(end) / 1e3 for start, end in pairwise(marks)]
 
 
 def most_allocated(function: Callable[[], None]) -> int:

@@ -5,14 +5,15 @@ needs its memory. The most bytes that tensors hold at once are::
 
     peak = weights + buffers + state + max(forward, backward, update)
     forward  = batch + the most that is live in the forward pass
-    backward = batch + the most that is live in the backward pass: activations not yet freed, gradients so far, temporaries
+    backward = batch + the most that is live in the backward pass (activations left, gradients so far, temporaries)
     update   = batch + gradients + what the optimizer needs for a moment
 
 ``forward`` and ``backward`` come from the life of every storage in the traced step, so frozen layers, SGD in backward
 and the order in which activations go are accounted for, not assumed. ``update`` holds a copy of what trains for AdamW
 on CUDA (``foreach``) and of one tensor on the CPU.
 
-Limits: what libraries hold beside tensors is not in it (cuBLAS and cuDNN workspaces, the CUDA context, the allocator's
+Limits: what libraries hold beside tensors is not in it (scratch space inside operators such as convolutions, cuBLAS and
+cuDNN workspaces, the CUDA context, the allocator's
 rounding to 512 bytes and its fragmentation, the interpreter), nor are DDP's buckets (another copy of the gradients),
 EMA, or evaluation. Gradient accumulation keeps the gradients through the forward pass. On a machine without CUDA
 the CPU's operators are traced; CUDA's mixed precision keeps a few operators in float32 that the CPU runs in bfloat16.

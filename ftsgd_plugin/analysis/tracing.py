@@ -1,6 +1,5 @@
 """One training step without memory: its live bytes moment by moment and its FLOPs, from fake tensors."""
 
-import logging
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from ..errors import UserError
+from ..freezing import optimizer_state_bytes
 
 
 @dataclass(frozen=True)
@@ -218,8 +218,6 @@ def trace_update(build: Callable[[list[nn.Parameter]], Optimizer], params, forea
     Raises:
         UserError: The optimizer cannot step on meta tensors.
     """
-    from ..freezing import optimizer_state_bytes
-
     twins = [nn.Parameter(torch.empty(param.shape, dtype=param.dtype, device='meta')) for param in params]
     for twin in twins:
         twin.grad = torch.empty_like(twin)
@@ -239,8 +237,3 @@ def trace_update(build: Callable[[list[nn.Parameter]], Optimizer], params, forea
         name = type(optimizer).__name__
         raise UserError(f'optimizer {name}: its state cannot be predicted ({reason}); leave its method out.') from error
     return state, tracker.peak
-
-
-def silence_constructors() -> None:
-    """Keep MMEngine's lines about building models out of a table on the terminal."""
-    logging.getLogger('mmengine').setLevel(logging.ERROR)
