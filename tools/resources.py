@@ -9,12 +9,14 @@ No weights are loaded: sizes and times do not depend on them.
 """
 
 # isort: off
+import os
+
+os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # PyTorch's profiler reports a missing GPU as an error
 import ftsgd_plugin  # noqa: F401  first: it says in one line what is missing in the environment
 # isort: on
 
 import argparse
 import json
-import os
 import platform
 import shlex
 import sys
@@ -126,6 +128,10 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def progress(line: str) -> None:
+    print(f'  {line}', file=sys.stderr)
+
+
 def write(path: Path, text: str) -> None:
     unfinished = path.with_name(f'.{path.name}')
     unfinished.write_text(text)
@@ -166,7 +172,7 @@ def main() -> None:
             plans = plan_config(cfg, **settings)
             measures = []
             if not args.plan_only:
-                progress = lambda line: print(f'{title}: {line}', file=sys.stderr)  # noqa: E731
+                print(title, file=sys.stderr)
                 measures = measure_config(cfg, steps=args.steps, rounds=args.rounds, report=progress, **settings)
             text = f'## {title}\n\n{table(name, plans, measures)}\n'
             print(text, flush=True)

@@ -19,6 +19,8 @@ NAMES = {
 PARTS = (('weights', '#4c72b0'), ('optimizer state', '#dd8452'), ('batch, activations, gradients', '#b8b8b8'))
 LINES = {'adamw': '#c44e52', 'freeze-embed': '#55a868', 'sgd-in-backward': '#8172b3', 'gradual-unfreezing': '#222222'}
 
+ABOVE = dict(loc='lower left', bbox_to_anchor=(0, 1), fontsize=8, frameon=False, columnspacing=1.2, handlelength=1.4)
+
 
 def draw_resources(
     models: Sequence[tuple[str, Sequence[MethodPlan], Sequence[MethodMeasure]]], path: str | os.PathLike
@@ -34,14 +36,14 @@ def draw_resources(
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
-    figure, rows = plt.subplots(
-        len(models), 3, figsize=(16, 0.8 + 3.7 * len(models)), squeeze=False, constrained_layout=True
-    )
-    for (title, plans, measures), (parts, course, time) in zip(models, rows):
+    figure = plt.figure(figsize=(16, 4.6 * len(models)), layout='constrained')
+    rows = figure.subfigures(len(models), 1, squeeze=False)[:, 0]
+    for (title, plans, measures), row in zip(models, rows):
+        row.suptitle(title, x=0.01, ha='left', fontweight='bold')
+        parts, course, time = row.subplots(1, 3)
         measured = {measure.name: measure for measure in measures}
         scale, unit = _unit(max(plan.peak for plan in plans))
         _draw_parts(parts, plans, measured, scale, unit)
-        parts.set_title(title, loc='left', fontweight='bold')
         _draw_course(course, plans, scale, unit)
         _draw_time(time, plans, measured)
         for axes in (parts, course, time):
@@ -73,7 +75,7 @@ def _draw_parts(axes, plans, measured: dict, scale: float, unit: str) -> None:
     axes.invert_yaxis()
     axes.set(xlabel=f'peak memory of tensors ({unit}); black: measured' if measured else f'planned peak ({unit})')
     axes.set_xlim(0, 1.12 * max(plan.peak for plan in plans) / scale)
-    axes.legend(axes.patches[: len(PARTS)], [name for name, _ in PARTS], fontsize=8, loc='lower right')
+    axes.legend(axes.patches[: len(PARTS)], [name for name, _ in PARTS], ncols=3, **ABOVE)
 
 
 def _draw_course(axes, plans, scale: float, unit: str) -> None:
@@ -87,7 +89,7 @@ def _draw_course(axes, plans, scale: float, unit: str) -> None:
             heights.append(phase.peak / scale)
         axes.stairs(heights, edges, baseline=None, color=LINES[plan.name], lw=2, label=NAMES[plan.name])
     axes.set(xlabel='progress of the run (%)', ylabel=f'planned peak ({unit})', xlim=(0, 100), ylim=(0, None))
-    axes.legend(fontsize=8, loc='lower right')
+    axes.legend(ncols=4, **ABOVE)
 
 
 def _draw_time(axes, plans, measured: dict) -> None:
@@ -100,14 +102,18 @@ def _draw_time(axes, plans, measured: dict) -> None:
         bars = axes.barh(
             [y for y, _ in shown], [100 * m.seconds_per_step / reference for _, m in shown], 0.66, color='#9ecae1'
         )
-        axes.bar_label(bars, [f'{_time(m.seconds_per_step / m.batch_size)} / image' for _, m in shown], fontsize=8)
-    axes.plot(operations, range(len(plans)), 'D', color='black', ms=5, label='planned operations (FLOPs)')
+        labels = [f' {_time(measure.seconds_per_step / measure.batch_size)} / image' for _, measure in shown]
+        for bar, label in zip(bars, labels):
+            axes.text(0, bar.get_y() + bar.get_height() / 2, label, va='center', fontsize=8)
+    axes.plot(
+        operations, range(len(plans)), 'D', color='black', ms=5, clip_on=False, label='planned operations (FLOPs)'
+    )
     axes.set_yticks(range(len(plans)), [''] * len(plans))
     axes.invert_yaxis()
-    axes.set_xlim(0, 145)
+    axes.set_xlim(0, None)
     words = 'measured time (bars) and operations' if measured else 'operations'
     axes.set(xlabel=f'{words}, {NAMES.get(base.name, base.name)} = 100 %')
-    axes.legend(fontsize=8, loc='lower right')
+    axes.legend(ncols=4, **ABOVE)
 
 
 def _time(seconds: float) -> str:
