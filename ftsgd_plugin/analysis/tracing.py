@@ -84,7 +84,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def _flop_formulas() -> dict:
-    """PyTorch's formulas, with its error for grouped convolutions mended and attention on the CPU added."""
+    """PyTorch's formulas, with its error for grouped convolutions mended and attention that it leaves out added."""
     aten = torch.ops.aten
 
     def convolution_backward(grad, x, weight, *args, out_val=None, **kwargs) -> int:
@@ -98,9 +98,16 @@ def _flop_formulas() -> dict:
     def attention_backward(grad, query, key, value, *args, out_val=None, **kwargs) -> int:
         return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
 
+    def fused_attention_layer(query, key, value, width, heads, *args, out_val=None, **kwargs) -> int:
+        batch, tokens = query.shape[:2]  # nn.MultiheadAttention in eval mode, as in CLIP's frozen blocks
+        projections = 2 * batch * tokens * 4 * width * width
+        per_head = (batch, heads, tokens, width // heads)
+        return projections + sdpa_flop_count(per_head, per_head, per_head)
+
     return {
         **FlopCounterMode(display=False).flop_registry,
         aten.convolution_backward: convolution_backward,
+        aten._native_multi_head_attention: fused_attention_layer,
         aten._scaled_dot_product_flash_attention_for_cpu: attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
     }

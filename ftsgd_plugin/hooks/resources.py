@@ -35,9 +35,9 @@ class ResourceHook(Hook):
     may pass while the device still works. Images per second are by wall clock. Evaluation counts nowhere.
 
     A phase is a stretch of training in which the same parameters train (gradual unfreezing has several). Its peak is
-    the true one: MMEngine's own ``memory`` resets CUDA's peak counter at every log, so this hook reads the counter at every
-    iteration, before the logger, and around evaluations. It resets the counter at the start of a phase. On the CPU,
-    ``peak`` is the resident memory of the process, which never falls, and so belongs to the run up to that phase.
+    the true one: MMEngine's own ``memory`` resets CUDA's peak counter at every log, so this hook reads the counter at
+    every iteration, before the logger, and around evaluations. It resets the counter at the start of a phase. On the
+    CPU, ``peak`` is the resident memory of the process, which never falls, and so belongs to the run up to that phase.
 
     The log gets ``images_per_second`` (of all processes), ``time_data``, ``time_forward``, ``time_backward`` and
     ``time_optimizer`` (seconds, mean since the last log) and ``peak_memory`` (MB, this process, phase so far).
