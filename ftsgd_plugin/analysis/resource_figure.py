@@ -16,7 +16,7 @@ NAMES = {
     'sgd-in-backward': 'SGD in backward',
     'gradual-unfreezing': 'gradual unfreezing',
 }
-PARTS = (('weights', '#4c72b0'), ('optimizer state', '#dd8452'), ('batch, activations, gradients', '#b8b8b8'))
+PARTS = (('weights', '#4c72b0'), ('optimizer state', '#dd8452'), ('activations, gradients, temporaries', '#b8b8b8'))
 LINES = {'adamw': '#c44e52', 'freeze-embed': '#55a868', 'sgd-in-backward': '#8172b3', 'gradual-unfreezing': '#222222'}
 
 ABOVE = dict(loc='lower left', bbox_to_anchor=(0, 1), fontsize=8, frameon=False, columnspacing=1.2, handlelength=1.4)
@@ -105,15 +105,17 @@ def _draw_time(axes, plans, measured: dict) -> None:
         labels = [f' {_time(measure.seconds_per_step / measure.batch_size)} / image' for _, measure in shown]
         for bar, label in zip(bars, labels):
             axes.text(0, bar.get_y() + bar.get_height() / 2, label, va='center', fontsize=8)
-    axes.plot(
-        operations, range(len(plans)), 'D', color='black', ms=5, clip_on=False, label='planned operations (FLOPs)'
-    )
+        axes.plot(operations, range(len(plans)), 'D', color='black', ms=5, clip_on=False)
+        axes.legend([bars, axes.lines[0]], ['time (measured)', 'operations (planned)'], ncols=2, **ABOVE)
+    else:
+        bars = axes.barh(range(len(plans)), operations, 0.66, color='#9ecae1')
+        axes.legend([bars], ['operations (planned)'], **ABOVE)
+        for y, plan in enumerate(plans):
+            axes.text(0, y, f' {plan.mean_flops_per_image / 1e9:.3g} GFLOP / image', va='center', fontsize=8)
     axes.set_yticks(range(len(plans)), [''] * len(plans))
     axes.invert_yaxis()
     axes.set_xlim(0, None)
-    words = 'measured time (bars) and operations' if measured else 'operations'
-    axes.set(xlabel=f'{words}, {NAMES.get(base.name, base.name)} = 100 %')
-    axes.legend(ncols=4, **ABOVE)
+    axes.set(xlabel=f'% of {NAMES.get(base.name, base.name)}')
 
 
 def _time(seconds: float) -> str:
