@@ -37,28 +37,31 @@ def test_the_summary_accounts_for_every_iteration(digits_config):
     assert phase['weights'] == 4 * sum(p.numel() for p in runner.model.parameters())
     assert phase['images_per_second'] == pytest.approx(512 / phase['wall_seconds'])
     assert set(phase['seconds']) == {'data', 'forward', 'backward', 'optimizer'}
-    # medians of the parts make up the median step, which the few slow iterations do not
-    assert 0 < sum(phase['seconds'].values()) <= 1.05 * phase['wall_seconds'] / 16
+    assert 0 < sum(phase['seconds'].values()) < phase['wall_seconds']
     assert phase['peak'] == summary['peak'] > 100e6 and phase['reserved'] is None
     assert len(log) == 4
     for line in log:
         parts = [line[f'time_{part}'] for part in ('data', 'forward', 'backward', 'optimizer')]
         assert min(parts) >= 0 and line['peak_memory'] > 100
-        assert line['images_per_second'] == pytest.approx(32 / sum(parts), rel=0.3)
+        assert line['images_per_second'] <= 1.01 * 32 / sum(parts)  # by wall clock, other hooks included
 
 
 def test_evaluation_counts_nowhere(digits_config, monkeypatch):
     cfg = digits_config('freeze-embed', subset=64, **{'train_cfg.max_epochs': 2})
     monkeypatch.setattr(Runner, 'val_loop', property(lambda self: SimpleNamespace(run=lambda: slow_validation(self))))
 
+    late = 0
+    monkeypatch.setattr(module, 'time', SimpleNamespace(perf_counter=lambda: time.perf_counter() + late))
+
     def slow_validation(runner):
+        nonlocal late
         runner.call_hook('before_val')
-        time.sleep(1)
+        late += 10_000  # seconds
         runner.call_hook('after_val')
 
     _, summary, _ = train(cfg)
     assert summary['phases'][0]['iterations'] == 4
-    assert summary['phases'][0]['wall_seconds'] < 1
+    assert summary['phases'][0]['wall_seconds'] < 10_000 <= late
 
 
 def test_a_phase_for_every_set_of_trained_parameters(digits_config):
