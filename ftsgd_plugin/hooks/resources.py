@@ -39,8 +39,8 @@ class ResourceHook(Hook):
     every iteration, before the logger, and around evaluations. It resets the counter at the start of a phase. On the
     CPU, ``peak`` is the resident memory of the process, which never falls, and so belongs to the run up to that phase.
 
-    The log gets ``images_per_second`` (of all processes), ``time_data``, ``time_forward``, ``time_backward`` and
-    ``time_optimizer`` (seconds, mean since the last log) and ``peak_memory`` (MB, this process, phase so far).
+    The log gets ``images_per_second`` (of all processes), ``seconds_data``, ``seconds_forward``, ``seconds_backward``
+    and ``seconds_optimizer`` (mean since the last log) and ``peak_memory`` (MB, this process, phase so far).
     ``resources.json`` has the same by phase (medians of seconds), with bytes of weights, gradients and optimizer state
     counted at the phase's last iteration; it tells of this process (rank 0) and of the iterations since the last
     resume. It is written whole or not at all.
@@ -105,7 +105,8 @@ class ResourceHook(Hook):
         if due:
             images, seconds = self._window
             self._window = [0, 0.0]
-            scalars = {f'time_{part}': value for part, value in means.items()}
+            # no 'time' in the names: MMEngine would average those with earlier logs
+            scalars = {f'seconds_{part}': value for part, value in means.items()}
             scalars['images_per_second'] = images * get_world_size() / seconds
             scalars['peak_memory'] = phase['peak'] / 1e6
             for name, value in scalars.items():

@@ -41,7 +41,7 @@ def test_the_summary_accounts_for_every_iteration(digits_config):
     assert phase['peak'] == summary['peak'] > 100e6 and phase['reserved'] is None
     assert len(log) == 4
     for line in log:
-        parts = [line[f'time_{part}'] for part in ('data', 'forward', 'backward', 'optimizer')]
+        parts = [line[f'seconds_{part}'] for part in ('data', 'forward', 'backward', 'optimizer')]
         assert min(parts) >= 0 and line['peak_memory'] > 100
         assert line['images_per_second'] <= 1.01 * 32 / sum(parts)  # by wall clock, other hooks included
 
