@@ -4,5 +4,6 @@ from .checkpoint import SafeCheckpointHook
 from .checkpoint_fit import CheckpointFitHook
 from .host_memory import HostMemoryHook
 from .layer_grad_norm import LayerGradNormHook
+from .resources import ResourceHook
 
-__all__ = ['CheckpointFitHook', 'HostMemoryHook', 'LayerGradNormHook', 'SafeCheckpointHook']
+__all__ = ['CheckpointFitHook', 'HostMemoryHook', 'LayerGradNormHook', 'ResourceHook', 'SafeCheckpointHook']
