@@ -1,5 +1,7 @@
 """The seven backbones, small: the same classes of timm and open_clip with few or narrow blocks."""
 
+from unittest import mock
+
 import torch
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
@@ -85,3 +87,11 @@ def expected_names(model: torch.nn.Module, opened: int, frozen=('embed',)) -> se
             continue
         names.update(layer.params)
     return names
+
+
+def amp_wrapper():
+    """``AmpOptimWrapper`` asserts a GPU; its CPU twin has the same code with a CPU scaler and no device check."""
+    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+    return mock.patch.multiple(
+        module, is_cuda_available=lambda: True, GradScaler=lambda **kw: torch.amp.GradScaler('cpu', **kw)
+    )

@@ -193,8 +193,8 @@ def _what_fits(preferred: str, costs: dict[str, Cost], memory: int | None) -> tu
         return preferred, [f'It needs {gib(costs[preferred].bytes)} of the {gib(memory)}, with 10 % to spare.']
     name = fitting[0]
     price = f' and gives up {GIVES_UP[name]}' if name in GIVES_UP else ''
-    text = f'{preferred} would need {gib(costs[preferred].bytes)}, more than {gib(memory)} allows; {name} fits with'
-    return name, [f'{text} {gib(costs[name].bytes)}{price}.']
+    text = f'{preferred} would need {gib(costs[preferred].bytes)}, more than {gib(memory)} allows with 10 % to spare; '
+    return name, [f'{text}{name} fits with {gib(costs[name].bytes)}{price}.']
 
 
 def _about_adamw(costs: dict[str, Cost], recommendation: str) -> str:

@@ -1,5 +1,8 @@
 """Exponential gradual unfreezing as a parameter scheduler."""
 
+from collections.abc import Callable
+from functools import wraps
+
 import torch
 from mmengine.optim import BaseOptimWrapper
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
@@ -81,8 +84,9 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         self._applied: list[float] = []  # what this one left there
         self._waiting = False
         super().__init__(optimizer, begin=begin, end=end, last_step=last_step, by_epoch=by_epoch, verbose=verbose)
-        for inner in _optimizers(optimizer):
-            inner.register_step_post_hook(lambda *_: self._open_what_waits())
+        if isinstance(optimizer, BaseOptimWrapper):
+            # The end of every window, also of one whose update a loss scaler skips.
+            optimizer.zero_grad = _then(optimizer.zero_grad, self._open_what_waits)
 
     @classmethod
     def build_iter_from_epoch(
@@ -150,7 +154,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         return list(self._applied)
 
     def _open_what_waits(self) -> None:
-        if self._waiting:
+        if self._waiting and at_update_boundary(self.optimizer):
             self._open()
 
     def _open(self) -> None:
@@ -166,6 +170,16 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
                     param.grad = None
         if changed:
             torch._dynamo.reset()  # compiled code keeps the backward pass it was compiled with
+
+
+def _then(method: Callable, callback: Callable[[], None]) -> Callable:
+    @wraps(method)
+    def both(*args, **kwargs):
+        result = method(*args, **kwargs)
+        callback()
+        return result
+
+    return both
 
 
 def _optimizers(optimizer: BaseOptimWrapper | Optimizer) -> list[Optimizer]:

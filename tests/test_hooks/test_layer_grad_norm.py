@@ -14,6 +14,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.runner import Runner
+from small_models import amp_wrapper
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -120,14 +121,6 @@ def close(found: dict, expected: dict, tolerance: float) -> None:
     assert list(found) == list(expected)
     for name, values in expected.items():
         assert found[name] == pytest.approx(values, rel=tolerance), name
-
-
-def amp_wrapper():
-    """``AmpOptimWrapper`` asserts a GPU; its CPU twin has the same code with a CPU scaler and no device check."""
-    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
-    return mock.patch.multiple(
-        module, is_cuda_available=lambda: True, GradScaler=lambda **kw: torch.amp.GradScaler('cpu', **kw)
-    )
 
 
 def amp_training(model, folder, optimizer=SGD, **options) -> Training:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, build_optim_wrapper
+from small_models import amp_wrapper
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -173,14 +174,6 @@ def test_accumulation_equals_one_large_batch(vit):
     for (name, param), expected in zip(model.named_parameters(), whole.parameters()):
         torch.testing.assert_close(param, expected, rtol=1e-5, atol=1e-6, msg=name)
     assert all(torch.equal(dict(model.named_parameters())[name], value) for name, value in before.items())
-
-
-def amp_wrapper():
-    """``AmpOptimWrapper`` asserts a GPU; its CPU twin has the same code with a CPU scaler and no device check."""
-    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
-    return mock.patch.multiple(
-        module, is_cuda_available=lambda: True, GradScaler=lambda **kw: torch.amp.GradScaler('cpu', **kw)
-    )
 
 
 def test_amp_scales_and_leaves_the_frozen_layers_alone(vit):

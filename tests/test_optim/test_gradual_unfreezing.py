@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.optim import ConstantLR, LinearLR, OptimWrapper, build_optim_wrapper
 from mmpretrain.registry import PARAM_SCHEDULERS
-from small_models import SMALL, batch, expected_names, loss_of, small_classifier, trained
+from small_models import SMALL, amp_wrapper, batch, expected_names, loss_of, small_classifier, trained
 
 from ftsgd_plugin.distributed import follow_trained_parameters
 from ftsgd_plugin.errors import UserError
@@ -188,6 +188,39 @@ def test_inside_an_accumulation_window_a_change_waits_for_the_update(accumulate)
         optim_wrapper.update_params(loss)
         if iteration % 5 == 4:
             scheduler.step()
+
+
+def test_amp_opens_at_the_end_of_the_window_also_if_its_update_is_skipped():
+    """Windows of two; an infinite loss in one, so that the scaler skips its update; changes wait for a window's end."""
+    models = small_classifier('vit-b16'), small_classifier('vit-b16')
+    with amp_wrapper():
+        cfg = dict(type='AmpOptimWrapper', loss_scale=dict(init_scale=65536.0), dtype='float32', accumulative_counts=2)
+        scaled = build_optim_wrapper(
+            models[0],
+            dict(
+                **cfg,
+                optimizer=dict(type='SGD', lr=BASE, momentum=0.9),
+                constructor='mmpretrain.FreezeEmbedOptimWrapperConstructor',
+            ),
+        )
+    plain = build(models[1], accumulate=2)
+    schedulers = [GradualUnfreezingLR(optim_wrapper, end=4) for optim_wrapper in (scaled, plain)]
+    opened = []
+    for iteration in range(12):
+        skipped = iteration in (6, 7)  # all of one window
+        opened.append([len(trained(model)) for model in models])
+        for model, optim_wrapper in zip(models, (scaled, plain)):
+            if skipped and optim_wrapper is plain:
+                continue
+            loss = loss_of(model, *batch('vit-b16', iteration)) * (float('inf') if skipped else 1)
+            optim_wrapper.update_params(loss)
+        if iteration in (2, 6, 9):  # two of them inside a window
+            for scheduler in schedulers:
+                scheduler.step()
+    counts = [len(expected_names(models[0], opened)) for opened in range(4)]
+    assert [mine for mine, _ in opened] == [counts[0]] * 4 + [counts[1]] * 4 + [counts[2]] * 2 + [counts[3]] * 2
+    for ours, reference in zip(models[0].parameters(), models[1].parameters()):
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-6)
 
 
 def test_loading_a_state_restores_what_trains_and_the_rates():
