@@ -35,7 +35,7 @@ from ftsgd_plugin.analysis.diagnosis import Diagnosis, diagnose, full_step_secon
 from ftsgd_plugin.analysis.evidence_figure import draw_evidence
 from ftsgd_plugin.analysis.figures import draw_layer_gradients, import_pyplot
 from ftsgd_plugin.analysis.gradients import measure_gradients
-from ftsgd_plugin.analysis.page import bullets, page, paragraph, picture, table
+from ftsgd_plugin.analysis.html_page import bullets, page, paragraph, picture, table
 from ftsgd_plugin.analysis.plan import plan_config
 from ftsgd_plugin.analysis.start import pretrained_model, training_loader
 from ftsgd_plugin.errors import UserError
