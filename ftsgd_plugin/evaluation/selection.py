@@ -13,7 +13,7 @@ OOD_METRIC = 'ood/accuracy'
 # Rule -> how every output calls it. Only the first is the paper's; the others exist to compare with.
 RULES = {
     'id': 'epoch and learning rate selected by ID accuracy',
-    'last': 'last epoch, learning rate selected by ID accuracy (not the paper\'s rule)',
+    'last': "last epoch, learning rate selected by ID accuracy (not the paper's rule)",
     'ood-oracle': 'epoch and learning rate selected on OOD data: an oracle, no result',
 }
 Z90 = 1.645  # the authors' half-width of a 90 % interval, in standard errors
