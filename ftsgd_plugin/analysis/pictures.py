@@ -185,7 +185,8 @@ def draw_learning_rates(curves: pd.DataFrame, path: str | os.PathLike, title: st
     models, datasets = _order(curves['model'], MODELS), _order(curves['dataset'], DATASETS)
     methods = order_methods(curves['method'])
     colours = _colours(methods)
-    figure, panels = _panels(len(models) * len(datasets), len(datasets), (3.2, 2.7))
+    columns = len(datasets) if len(models) > 1 else 3
+    figure, panels = _panels(len(models) * len(datasets), columns, (3.2, 2.7) if len(models) > 1 else (4.2, 3.3))
     for i, axes in enumerate(panels):
         model, dataset = models[i // len(datasets)], datasets[i % len(datasets)]
         part = curves[(curves['model'] == model) & (curves['dataset'] == dataset)]
@@ -207,7 +208,7 @@ def draw_learning_rates(curves: pd.DataFrame, path: str | os.PathLike, title: st
         axes.set_title(f'{MODELS.get(model, model)}, {DATASETS.get(dataset, dataset)}', fontsize=9)
         axes.tick_params(labelsize=8)
         axes.set_xlabel('learning rate', fontsize=8)
-        if i % len(datasets) == 0:
+        if i % columns == 0:
             axes.set_ylabel('ID accuracy (%)', fontsize=8)
     marks = [Line2D([], [], color=colours[m], marker='.', label=method_label(m)) for m in methods]
     _legend(figure, marks, min(4, 1 + len(datasets)))

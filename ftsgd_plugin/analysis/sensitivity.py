@@ -70,10 +70,10 @@ def compare_sgd(cells: pd.DataFrame) -> list[str]:
         return []
     lines, less = [], []
     for key, kind, name in (
-        ('id', 'mean', 'ID accuracy, a rate of the grid against the best by ID'),
-        ('ood', 'mean', 'OOD accuracy, a rate of the grid against the best by ID'),
-        ('id', 'step', 'ID accuracy, one step of the grid beside the best'),
-        ('ood', 'step', 'OOD accuracy, one step of the grid beside the best'),
+        ('id', 'mean', 'ID accuracy, mean over the grid against the best rate'),
+        ('ood', 'mean', 'OOD accuracy, mean over the grid against the best rate by ID'),
+        ('id', 'step', 'ID accuracy, one step of the grid beside the best rate'),
+        ('ood', 'step', 'OOD accuracy, one step of the grid beside the best rate'),
     ):
         plain, frozen = (pairs[f'{key}_{kind}_loss_{side}'] for side in ('sgd', 'frozen'))
         less.append(frozen.mean() < plain.mean())
