@@ -63,6 +63,8 @@ def evaluation_runner(cfg: Config, work_dir: str | Path) -> Runner:
     cfg.work_dir = str(work_dir)
     cfg.load_from, cfg.resume, cfg.launcher = None, False, 'none'
     cfg.default_hooks.checkpoint = None
+    for part in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        cfg.pop(part, None)  # no training data, no mixed precision that needs a GPU
     if not torch.cuda.is_available():
         cfg.val_dataloader.pin_memory = False
     return build_runner(cfg)

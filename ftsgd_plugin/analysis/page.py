@@ -32,7 +32,8 @@ caption { text-align: left; font-weight: 600; padding: .3em 0; white-space: nowr
 th, td { padding: .25em .8em; text-align: right; vertical-align: top; }
 tbody th, td:first-child, .plain td { text-align: left; font-weight: normal; }
 thead th { border-bottom: 2px solid #888; white-space: nowrap; }
-.plain thead th { white-space: normal; vertical-align: bottom; }
+.plain thead th { text-align: left; } .losses thead th { white-space: normal; vertical-align: bottom; }
+.losses td:first-child { white-space: nowrap; }
 tr.model th { font-weight: 600; background: #f4f4f4; }
 td small { display: block; color: #666; white-space: nowrap; }
 td.within { background: #e6f4ea; } td.outside { background: #fce8e6; } td.missing { color: #999; }
@@ -106,7 +107,7 @@ def _sensitivity(overview: Overview) -> str:
         'Points lost against the learning rate with the best ID accuracy; means over the cells that every method has'
     )
     table = means.to_html(
-        index=False, border=0, classes='plain', float_format='{:.1f}'.format, na_rep='not known', escape=True
+        index=False, border=0, classes='losses', float_format='{:.1f}'.format, na_rep='not known', escape=True
     )
     return (
         f'<h2>Sensitivity to the learning rate</h2><ul>{lines}</ul><p>{caption}, each over the grid that was tried '

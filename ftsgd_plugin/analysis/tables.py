@@ -83,6 +83,7 @@ def build_tables(compared: pd.DataFrame, rule: str) -> tuple[list[Table], list[s
         for average, note in averages:
             tables += [average] if average.rows else []
             notes += [line for line in note if line not in notes]
+        notes += [_verdicts(compared, key) for key in ('ood', 'id')]
     else:
         notes.append("no run is of the paper's models and datasets; its tables are left out.")
     if (inside & (run['model'] == CLIP)).any():
@@ -147,6 +148,14 @@ def _averages(compared: pd.DataFrame, methods: list[str]) -> tuple[Table, list[s
         entries = [Entry(line[key], math.nan, line[f'paper_{key}']) for key in ('ood', 'id')]
         table.rows.append(('', method_label(line['method']), entries))
     return table, notes
+
+
+def _verdicts(compared: pd.DataFrame, key: str) -> str:
+    """How many of the published cells have which verdict."""
+    published = compared[compared[f'paper_{key}'].notna()]
+    counts = published[f'{key}_verdict'].value_counts()
+    listed = ', '.join(f'{count} {verdict}' for verdict, count in counts.items())
+    return f'{key.upper()} against the {len(published)} published cells: {listed}.'
 
 
 def _remarks(run: pd.DataFrame) -> list[str]:

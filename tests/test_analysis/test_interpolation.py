@@ -107,6 +107,18 @@ def test_backbone_that_starts_from_random_weights_is_refused(run, tmp_path):
         end_points(evaluation_runner(cfg, tmp_path), cfg, checkpoint)
 
 
+def test_weights_that_training_loaded_are_the_pretrained_ones(run, tmp_path):
+    cfg, checkpoint = find_run(run[0])
+    cfg.model.backbone.init_cfg = None
+    cfg.load_from = str(tmp_path / 'start.pth')
+    saved = torch.load(checkpoint, weights_only=True)['state_dict']
+    start = {name: value + 1 for name, value in saved.items()}
+    torch.save({'state_dict': start}, cfg.load_from)
+    pretrained, _ = end_points(evaluation_runner(cfg, tmp_path), cfg, checkpoint)
+    for name, value in pretrained.items():
+        assert torch.equal(value, saved[name] if name.startswith('head.') else start[name]), name
+
+
 def test_bad_input_gets_one_line(run, tmp_path, run_tool):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'config').mkdir()
