@@ -45,7 +45,7 @@ def main() -> None:
     unfinished = out.with_name(f'.{out.name}.tmp')
     unfinished.write_text(page, encoding='utf-8')
     os.replace(unfinished, out)
-    print('\n'.join(note for note in overview.notes if not note.startswith(('failed', 'running', 'unreadable'))))
+    print('\n'.join(overview.notes))
     print(f'written: {out}, {len(page) / 2**20:.1f} MiB')
 
 

@@ -36,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
 
     overview = look_at(args.runs, args.rule)
-    content = overview.tables, overview.notes, overview.compared
+    content = overview.tables, [*overview.notes, *overview.found.problems()], overview.compared
     if args.out is None:
         print(FORMATS[args.format][1](*content), end='')
         return
@@ -45,7 +45,7 @@ def main() -> None:
     written = draw_all(overview, out).values()
     for suffix, render in FORMATS.values():
         (out / f'tables.{suffix}').write_text(render(*content), encoding='utf-8')
-    print('\n'.join([*overview.notes, *compare_sgd(overview.losses)]))
+    print('\n'.join([*content[1], *compare_sgd(overview.losses)]))
     print(f'written: {out}/tables.{{{",".join(suffix for suffix, _ in FORMATS.values())}}}', *written)
 
 

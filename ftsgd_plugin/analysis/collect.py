@@ -31,19 +31,21 @@ class Collection:
     warnings: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """What was used and left out, counted, then every problem in one line each."""
+        """What was used and left out, counted, and the warnings; a line each."""
         failed = sum(record.status == 'failed' for _, record in self.unfinished)
         counts = (
             f'{len(self.runs)} finished runs used; left out: {failed} failed, {len(self.unfinished) - failed} '
             f'unfinished, {len(self.unreadable)} unreadable.'
         )
-        lost = [
-            f'{record.status}: {path.parent}: {record.error or "no error noted"}' for path, record in self.unfinished
-        ]
+        return [counts, *(f'warning: {line}' for line in self.warnings)]
+
+    def problems(self) -> list[str]:
+        """Every record that was left out, and why; a line each."""
         return [
-            counts,
-            *(f'warning: {line}' for line in self.warnings),
-            *lost,
+            *(
+                f'{record.status}: {path.parent}: {" ".join(str(record.error).split()) or "no error noted"}'
+                for path, record in self.unfinished
+            ),
             *(f'unreadable: {line}' for line in self.unreadable.values()),
         ]
 

@@ -26,7 +26,7 @@ class Overview:
         cells: One line per cell (:func:`ftsgd_plugin.analysis.cells.cells_frame`).
         compared: Cells beside the paper's (:func:`ftsgd_plugin.analysis.cells.compare`).
         tables: The tables.
-        notes: The rule, what was left out and why, warnings, remarks on cells; a line each.
+        notes: The rule, how much was left out, warnings, remarks on cells; a line each.
         losses: Loss from other learning rates than the best, per cell
             (:func:`ftsgd_plugin.analysis.sensitivity.lr_sensitivity`).
     """

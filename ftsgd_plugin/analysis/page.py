@@ -82,10 +82,9 @@ def render_page(overview: Overview, pictures: Mapping[str, Path], title: str, co
 
 
 def _notes(notes: Sequence[str]) -> str:
-    """All but the problems of single records, which have a section of their own."""
-    kept = [note for note in notes if not note.startswith(('failed: ', 'running: ', 'unreadable: ', 'rule: '))]
-    warned = [f'<p class="warning">{html.escape(note)}</p>' for note in kept if note.startswith('warning: ')]
-    others = [f'<li>{html.escape(note)}</li>' for note in kept if not note.startswith('warning: ')]
+    """Warnings first."""
+    warned = [f'<p class="warning">{html.escape(note)}</p>' for note in notes if note.startswith('warning: ')]
+    others = [f'<li>{html.escape(note)}</li>' for note in notes if not note.startswith('warning: ')]
     return '\n'.join([*warned, '<ul>', *others, '</ul>'])
 
 
@@ -138,9 +137,7 @@ def _pairs(values: Mapping) -> str:
 
 
 def _problems(overview: Overview) -> str:
-    found = overview.found
-    lost = [f'{record.status}: {path.parent}: {record.error or "no error noted"}' for path, record in found.unfinished]
-    lines = [*lost, *(f'unreadable: {line}' for line in found.unreadable.values())]
+    lines = overview.found.problems()
     return _folded(f'{len(lines)} records left out', lines) if lines else '<p>None.</p>'
 
 

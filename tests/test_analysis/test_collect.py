@@ -26,7 +26,7 @@ def damage(folder, name: str, text=None, **changes) -> None:
 
 def test_problems_are_left_out_counted_and_named(tmp_path):
     write(tmp_path, 'good', record())
-    write(tmp_path, 'failed', record(status='failed', error='RuntimeError: out of memory', seed=1))
+    write(tmp_path, 'failed', record(status='failed', error='RuntimeError:\n out of memory', seed=1))
     write(tmp_path, 'running', record(status='running', epochs=[], seed=2))
     damage(tmp_path, 'half', text='{"model": "vit-t')
     damage(tmp_path, 'schema', schema=99)
@@ -40,8 +40,9 @@ def test_problems_are_left_out_counted_and_named(tmp_path):
     found = collect([tmp_path])
     assert [path.parent.name for path, _ in found.runs] == ['good']
     assert len(found.unfinished) == 2 and len(found.unreadable) == 9
-    notes = found.notes()
-    assert notes[0] == '1 finished runs used; left out: 1 failed, 1 unfinished, 9 unreadable.'
+    notes = found.problems()
+    assert len(notes) == 11 and all('\n' not in note for note in notes)
+    assert found.notes()[0] == '1 finished runs used; left out: 1 failed, 1 unfinished, 9 unreadable.'
     assert any('RuntimeError: out of memory' in note for note in notes)
     for name in ('half', 'schema', 'nan', 'text', 'list', 'empty', 'no-ood', 'lr', 'method'):
         (line,) = [note for note in notes if note.startswith(f'unreadable: {tmp_path / name}')]
