@@ -49,11 +49,13 @@ setup(
         'safetensors>=0.4',
         'numpy>=1.24',
         'pillow>=9.4',
+        'pandas>=2.0',
+        'matplotlib>=3.7',
     ],
     extras_require={
         'mim': ['mmengine>=0.10.7,<1.0', 'mmcv-lite>=2.0.1,<2.4', 'mmpretrain>=1.2.0,<2.0', 'setuptools<82'],
         'onedl': ['onedl-mmengine>=0.10.12', 'onedl-mmcv>=2.3.6', 'onedl-mmpretrain>=1.3.6'],
-        'demo': ['scikit-learn>=1.3', 'scikit-image>=0.22', 'matplotlib>=3.7', 'tqdm'],
+        'demo': ['scikit-learn>=1.3', 'scikit-image>=0.22', 'tqdm'],
         'test': ['build', 'pytest>=8.0', 'ruff'],
     },
 )

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from ftsgd_plugin.analysis.paper import PaperResult, paper_results
-from ftsgd_plugin.launch import one_line_errors
+from ftsgd_plugin.programs import one_line_errors
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 

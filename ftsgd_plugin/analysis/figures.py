@@ -21,6 +21,11 @@ LABELS = {
     'freeze-embed-no-momentum': 'SGD (freeze-embed, no momentum)',
     'sgd-in-backward': 'SGD in backward',
     'gradual-unfreezing': 'gradual unfreezing',
+    'lamb': 'LAMB',
+    'lars': 'LARS',
+    'freeze-stem': 'SGD (freeze patch convolution)',
+    'sgd-no-momentum': 'SGD (no momentum)',
+    'sgd-weight-decay': 'SGD (weight decay 0.01)',
 }
 COLOURS = {  # Okabe and Ito's, told apart by colour-blind readers
     'sgd': '#0072b2',

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from ftsgd_plugin.analysis.paper import paper_results
+from ftsgd_plugin.analysis.paper import DATASETS, METHODS, MODELS, paper_results
 
 
 def grand_average(method: str, key: str) -> float:
@@ -26,11 +26,16 @@ def test_id_averages(method, expected):
 
 def test_cells():
     results = paper_results()
-    assert len({(result.model, result.method, result.dataset) for result in results}) == len(results) == 110
-    assert Counter(result.method for result in results)['gradual-unfreezing'] == 5
+    assert len({(result.model, result.method, result.dataset) for result in results}) == len(results) == 135
+    methods = Counter(result.method for result in results)
+    assert all(methods.pop(method) == 35 for method in METHODS)
+    assert set(methods.values()) == {5} and len(methods) == 6
     for result in results:
         assert 0 < result.ood < result.id < 100
-        with_seeds = result.model == 'clip-vit-b16'
-        assert (result.n_seeds, result.lr is None) == ((3, False) if with_seeds else (1, True))
+        assert result.model in MODELS and result.dataset in DATASETS
+        clip = result.model == 'clip-vit-b16'
+        with_seeds = clip and result.method in (*METHODS, 'gradual-unfreezing')
+        assert result.n_seeds == (3 if with_seeds else 1)
+        assert (result.lr is not None) == (with_seeds or result.method in ('lamb', 'lars'))
         assert (result.id_ci90 is None) == (result.ood_ci90 is None) == (not with_seeds)
         assert not with_seeds or math.isfinite(result.ood_ci90)
