@@ -1,6 +1,5 @@
 """The report: one HTML page that needs no other file and no network."""
 
-import base64
 import html
 import json
 from collections import Counter
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from ..evaluation.selection import RULES
 from ..version import __version__
+from .html_page import picture
 from .overview import Overview
 from .rendering import LEGEND, as_html
 from .sensitivity import by_method, compare_sgd
@@ -89,9 +89,7 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def _picture(heading: str, path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    name = html.escape(heading)
-    return f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{data}">'
+    return f'<h2>{html.escape(heading)}</h2>{picture(path, heading)}'
 
 
 def _sensitivity(overview: Overview) -> str:
