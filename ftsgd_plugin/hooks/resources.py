@@ -61,6 +61,7 @@ class ResourceHook(Hook):
         self._pending: list[list] = []  # wait and marks of the iterations not yet read
         self._window = [0, 0.0]  # images and wall-clock seconds since the last log
         self._marks: list = []
+        self._cuda = False  # until training starts
         self._ready: float | None = None  # host clock at the end of the last iteration
 
     def before_train(self, runner: Runner) -> None:
