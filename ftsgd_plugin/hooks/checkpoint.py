@@ -95,7 +95,10 @@ class SafeCheckpointHook(CheckpointHook):
             if replaced := runner.message_hub.runtime_info.get(_REPLACED):
                 self.file_backend.remove(self.file_backend.join_path(self.out_dir, replaced))
                 self._remove_outdated()
-        self._written = (runner.epoch if self.by_epoch else runner.iter) or None
+        position = runner.epoch if self.by_epoch else runner.iter
+        self._written = position or None
+        if VALIDATED not in runner.message_hub.runtime_info:  # a new run, or a checkpoint of MMEngine's own hook
+            runner.message_hub.update_info(VALIDATED, position)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save what was due, now that the window may have ended."""
