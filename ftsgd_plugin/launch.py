@@ -32,6 +32,14 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     """The options that MMPretrain's train and test have in common."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/CONFIG_NAME)')
     parser.add_argument('--no-pin-memory', action='store_true', help='do not pin memory in the data loaders')
+    add_cfg_options(parser)
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    # torch.distributed.launch passes --local-rank, torchrun sets LOCAL_RANK.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """``--cfg-options KEY=VALUE ...``, for :func:`merge_cfg_options`."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -40,9 +48,26 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         help='override settings of the config, e.g. optim_wrapper.optimizer.lr=3e-4 randomness.seed=1; '
         'lists as key="[a,b]"',
     )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    # torch.distributed.launch passes --local-rank, torchrun sets LOCAL_RANK.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def merge_cfg_options(cfg: Config, path: str, options: dict | None) -> None:
+    """Merge ``--cfg-options`` into a config.
+
+    Args:
+        cfg: The config, changed in place.
+        path: Its file, for the message.
+        options: Parsed options; ``None`` for none.
+
+    Raises:
+        UserError: An option does not fit the config.
+    """
+    if options is None:
+        return
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, IndexError) as error:
+        reason = ' '.join(str(error).split())
+        raise UserError(f'--cfg-options: does not fit {path} ({reason}); check the keys.') from error
 
 
 def read_config(path: str) -> Config:
@@ -84,12 +109,7 @@ def load_config(path: str, args: argparse.Namespace, dataloader_defaults: dict) 
         if cfg.get(name) is None:
             continue
         cfg[name] = {**deepcopy(dataloader_defaults), **cfg[name]}
-    if args.cfg_options is not None:
-        try:
-            cfg.merge_from_dict(args.cfg_options)
-        except (KeyError, TypeError, IndexError) as error:
-            reason = ' '.join(str(error).split())
-            raise UserError(f'--cfg-options: does not fit {path} ({reason}); check the keys.') from error
+    merge_cfg_options(cfg, path, args.cfg_options)
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(name) is not None:
             _fit_loader_to_machine(cfg[name], args)
