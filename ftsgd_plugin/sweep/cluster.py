@@ -93,7 +93,7 @@ class Cluster:
                 while waiting and len(running) < self.workers:
                     index, (command, folder) = waiting.pop()
                     started(index)
-                    running[remote.remote(command, folder, environment)] = index
+                    running[remote.remote(command, folder, environment, os.getcwd())] = index
                 done, _ = self.ray.wait(list(running), timeout=1)
                 for reference in done:
                     index = running.pop(reference)

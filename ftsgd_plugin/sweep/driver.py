@@ -115,7 +115,7 @@ def run_one(task: Task, keep_checkpoints: bool = False) -> str:
     if moved := prepare(task):
         print(f'{task.run.name}: its config has changed; the old folder is now {moved}')
     with _terminated_as_interrupted():
-        status, line = run_process(train_command(task.folder), str(task.folder), {})
+        status, line = run_process(train_command(task.folder), str(task.folder), {}, os.getcwd())
     return conclude(task, status, line, keep_checkpoints)
 
 

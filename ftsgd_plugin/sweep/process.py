@@ -16,13 +16,14 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 _ERROR = re.compile(r'(error: |[\w.]*(Error|Exception|Interrupt)\b)')
 
 
-def run_process(command: list[str], folder: str, environment: dict[str, str]) -> tuple[int, str]:
+def run_process(command: list[str], folder: str, environment: dict[str, str], cwd: str) -> tuple[int, str]:
     """Run a command until it ends; if this function is interrupted, its whole process group is killed.
 
     Args:
         command: What follows the interpreter.
         folder: Gets ``run.log`` (appended) and ``run.lock``, which the process holds as long as it lives.
         environment: Added to this process's.
+        cwd: Folder to run in, which relative data roots start from.
 
     Returns:
         tuple: Exit status (negative: the signal) and the last line of a failure, ``''`` without one.
@@ -39,6 +40,7 @@ def run_process(command: list[str], folder: str, environment: dict[str, str]) ->
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
+                cwd=cwd,
                 env={**os.environ, **environment},
                 start_new_session=True,
                 pass_fds=(lock,),
