@@ -91,13 +91,12 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     print(f'data: {write_benchmark(args.data)}', flush=True)
     claim_folder(plan, out)
-    tasks = survey(plan, out)
-    failures = run_sweep(tasks, out, workers=args.workers)
+    failures = run_sweep(plan, out, workers=args.workers)
     if failures:
         name, line = failures[0]
         others = f' (and {len(failures) - 1} more)' if len(failures) > 1 else ''
         raise UserError(f'{name}: {line}{others}; its log is in {out}/runs/{name}.')
-    records = read_results(tasks)
+    records = read_results(survey(plan, out))
     summary = summarise(records)
     draw_comparison(summary, first_batch_norms(plan, out / 'gradients'), out / 'demo.png')
     write_whole(out / 'records.json', json.dumps([asdict(record) for record in records], indent=1) + '\n')

@@ -102,8 +102,9 @@ def main() -> None:
         print(f'{task.run.name}: {failure or "finished"}')
         sys.exit(bool(failure))
     failures = run_sweep(
-        survey(plan, out, args.cfg_options),
+        plan,
         out,
+        args.cfg_options,
         args.address,
         args.gpus_per_run,
         args.cpus_per_run,

@@ -13,7 +13,8 @@ from ..errors import UserError
 from ..provenance import code_version
 from .cluster import Cluster
 from .cost import TFLOPS, predict
-from .folders import CONFIG, LOG, Task, delete_weights, is_finished, mark_failed, prepare
+from .folders import CONFIG, LOG, Task, delete_weights, is_finished, mark_failed, prepare, survey
+from .plan import Plan
 from .process import run_process, take_lock
 from .progress import Progress
 
@@ -47,8 +48,9 @@ def _gb(size: float) -> str:
 
 
 def run_sweep(
-    tasks: Sequence[Task],
+    plan: Plan,
     out: str | os.PathLike,
+    cfg_options: dict | None = None,
     address: str | None = None,
     gpus: float | None = None,
     cpus: int | None = None,
@@ -58,8 +60,10 @@ def run_sweep(
     """Run on Ray what is not finished, with progress on stdout. No failure stops the others.
 
     Args:
-        tasks: From :func:`ftsgd_plugin.sweep.folders.survey`.
-        out: Folder of the sweep; only one process at a time may run it.
+        plan: The plan.
+        out: Folder of the sweep, which :func:`ftsgd_plugin.sweep.plan.claim_folder` has claimed for the plan; only one
+            process at a time may run it.
+        cfg_options: Overrides of the command line.
         address, gpus, cpus, workers: See :class:`ftsgd_plugin.sweep.cluster.Cluster`.
         keep_checkpoints: Keep the weights of finished runs.
 
@@ -70,7 +74,8 @@ def run_sweep(
         UserError: Another process runs this sweep, Ray cannot be had, or the folder cannot be written.
     """
     failures: Failures = []
-    with _alone(out), _terminated_as_interrupted():
+    with _alone(out):
+        tasks = survey(plan, out, cfg_options)
         to_do = [i for i, task in enumerate(tasks) if task.state != 'finished']
         for task in tasks:
             if task.state == 'finished' and not keep_checkpoints:
@@ -79,24 +84,29 @@ def run_sweep(
         if not to_do:
             print(f'all {len(tasks)} runs are finished')
             return failures
-        for i in to_do:
-            if moved := prepare(tasks[i]):
-                print(f'{tasks[i].run.name}: its config has changed; the old folder is now {moved}')
         cluster = Cluster(address, gpus, cpus, workers)
         try:
-            finished = [i for i in range(len(tasks)) if i not in set(to_do)]
-            work = [predict(task.run, task.config).flops for task in tasks]
-            progress = Progress([task.run.method for task in tasks], work, finished)
-            at_once = min(cluster.workers, len(to_do))
-            print(f'{len(tasks)} runs, {len(finished)} finished before, {at_once} at a time, in {out}', flush=True)
-            progress.draw()
-            jobs = [(train_command(tasks[i].folder), str(tasks[i].folder)) for i in to_do]
-            for job, status, line in cluster.run(jobs, lambda j: progress.started(to_do[j]), progress.draw):
-                task = tasks[to_do[job]]
-                failure = conclude(task, status, line, keep_checkpoints)
-                if failure:
-                    failures.append((task.run.name, failure))
-                progress.ended(to_do[job], task.run.name, failure, '' if failure else _note(task))
+            with _interruptible(out):  # from here on: Ray sets its own handler of SIGTERM when it starts
+                finished = [i for i in range(len(tasks)) if i not in set(to_do)]
+                work = [predict(task.run, task.config).flops for task in tasks]
+                progress = Progress([task.run.method for task in tasks], work, finished)
+                at_once = min(cluster.workers, len(to_do))
+                print(f'{len(tasks)} runs, {len(finished)} finished before, {at_once} at a time, in {out}', flush=True)
+                progress.draw()
+
+                def start(job: int) -> None:
+                    task = tasks[to_do[job]]
+                    if moved := prepare(task):
+                        progress.say(_moved(task, moved))
+                    progress.started(to_do[job])
+
+                jobs = [(train_command(tasks[i].folder), str(tasks[i].folder)) for i in to_do]
+                for job, status, line in cluster.run(jobs, start, progress.draw):
+                    task = tasks[to_do[job]]
+                    failure = conclude(task, status, line, keep_checkpoints)
+                    if failure:
+                        failures.append((task.run.name, failure))
+                    progress.ended(to_do[job], task.run.name, failure, '' if failure else _note(task))
         finally:
             cluster.close()
     return failures
@@ -113,8 +123,8 @@ def run_one(task: Task, keep_checkpoints: bool = False) -> str:
             delete_weights(task.folder)
         return ''
     if moved := prepare(task):
-        print(f'{task.run.name}: its config has changed; the old folder is now {moved}')
-    with _terminated_as_interrupted():
+        print(_moved(task, moved))
+    with _interruptible(task.folder):
         status, line = run_process(train_command(task.folder), str(task.folder), {}, os.getcwd())
     return conclude(task, status, line, keep_checkpoints)
 
@@ -135,6 +145,10 @@ def conclude(task: Task, status: int, line: str, keep_checkpoints: bool) -> str:
     with contextlib.suppress(UserError, OSError):
         mark_failed(task, failure)
     return failure
+
+
+def _moved(task: Task, where: Path) -> str:
+    return f'{task.run.name}: its config has changed; the old folder is now {where}'
 
 
 def _note(task: Task) -> str:
@@ -170,8 +184,8 @@ def _alone(out: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends the runs as Ctrl-C does."""
+def _interruptible(where: str | os.PathLike) -> Iterator[None]:
+    """SIGTERM ends the runs as Ctrl-C does, with one line."""
 
     def interrupt(*_) -> None:
         raise KeyboardInterrupt
@@ -179,5 +193,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
+    except KeyboardInterrupt:
+        raise UserError(f'{where}: interrupted; the same command goes on.') from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -43,10 +43,14 @@ class Progress:
         self._states[index] = 'failed' if failure else 'done'
         self._ended += 1
         self._work_done += self._work[index]
-        self._clear()
         width = len(str(self._to_do))
         what = f'failed: {failure}' if failure else note
-        print(f'[{self._ended:{width + 1}d}/{self._to_do}] {name:<52} {what}  eta {self.eta()}', flush=True)
+        self.say(f'[{self._ended:{width + 1}d}/{self._to_do}] {name:<52} {what}  eta {self.eta()}')
+
+    def say(self, line: str) -> None:
+        """Print a line above the table."""
+        self._clear()
+        print(line, flush=True)
         self.draw()
 
     def eta(self) -> str:
