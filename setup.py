@@ -37,7 +37,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['ftsgd_plugin', 'ftsgd_plugin.*']),
-    package_data={'ftsgd_plugin': ['analysis/*.csv', 'demo/*.safetensors']},
+    package_data={'ftsgd_plugin': ['analysis/*.csv', 'demo/*.safetensors', 'sweep/*.csv']},
     cmdclass={'build_py': BuildWithConfigs},
     # No MM package here: official wheels and forks own the same files, and no requirement can say "either".
     install_requires=[
@@ -55,7 +55,8 @@ setup(
     extras_require={
         'mim': ['mmengine>=0.10.7,<1.0', 'mmcv-lite>=2.0.1,<2.4', 'mmpretrain>=1.2.0,<2.0', 'setuptools<82'],
         'onedl': ['onedl-mmengine>=0.10.12', 'onedl-mmcv>=2.3.6', 'onedl-mmpretrain>=1.3.6'],
-        'demo': ['scikit-learn>=1.3', 'scikit-image>=0.22', 'tqdm'],
+        'demo': ['scikit-learn>=1.3', 'scikit-image>=0.22', 'tqdm', 'ray>=2.9'],
+        'sweep': ['ray>=2.9'],
         'test': ['build', 'pytest>=8.0', 'ruff'],
     },
 )

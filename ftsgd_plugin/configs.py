@@ -1,4 +1,4 @@
-"""Where the config files are, in a checkout and in an installed wheel."""
+"""Where the config files and programs are, in a checkout and in an installed wheel."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,3 +30,9 @@ def config_path(name: str) -> str:
     known = sorted(file.relative_to(root).as_posix() for file in root.rglob('*.py'))
     nearest = ', '.join(get_close_matches(name, known, n=3, cutoff=0.0)) or 'none'
     raise UserError(f'{name}: no such config in {root}; the nearest are: {nearest}.')
+
+
+def tool_path(name: str) -> str:
+    """Absolute path of a program of ``tools/``, e.g. ``'train'``."""
+    roots = (_PACKAGE / '.mim/tools', _PACKAGE.parent / 'tools')  # wheel, checkout
+    return str(next((root for root in roots if root.is_dir()), roots[-1]) / f'{name}.py')

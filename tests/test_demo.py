@@ -134,7 +134,7 @@ def test_demo_writes_summary_and_picture(digits_root, tmp_path):
         '--data', digits_root, '--out', tmp_path, '--methods', 'freeze-embed', '--seeds', '0', '--epochs', '2'
     )
     assert result.returncode == 0, result.stderr
-    assert '[ 3/3] freeze-embed' in result.stdout and 'eta 0:00' in result.stdout
+    assert '[ 3/3] vit-tiny_freeze-embed_digits_lr' in result.stdout and 'eta 0:00' in result.stdout
     (line,) = json.loads((tmp_path / 'summary.json').read_text())
     assert line['method'] == 'freeze-embed' and len(line['lrs']) == 3 and line['seeds'] == [0]
     for key in ('id', 'ood', 'ood_worst'):
@@ -142,7 +142,7 @@ def test_demo_writes_summary_and_picture(digits_root, tmp_path):
         assert 0 <= mean <= 1 and error is None
     assert line['state_bytes_per_param'] == pytest.approx(4 * 301_314 / 313_666)
     assert Image.open(tmp_path / 'demo.png').size[0] > 1000
-    assert len(list((tmp_path / 'runs').glob('freeze-embed_lr*_seed0'))) == 3
+    assert len(list((tmp_path / 'runs').glob('vit-tiny_freeze-embed_digits_lr*_seed0'))) == 3
     assert [len(run['epochs']) for run in json.loads((tmp_path / 'records.json').read_text())] == [2, 2, 2]
 
 

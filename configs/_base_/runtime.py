@@ -12,7 +12,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
 )
-custom_hooks = [dict(type='HostMemoryHook'), dict(type='ResourceHook')]
+custom_hooks = [dict(type='HostMemoryHook'), dict(type='ResourceHook'), dict(type='RunRecordHook')]
 
 env_cfg = dict(
     cudnn_benchmark=True,  # as the paper's code

@@ -1,5 +1,6 @@
 """Run records: one small JSON file per run, ``record.json`` in its folder, plain data with this schema."""
 
+import contextlib
 import json
 import math
 import os
@@ -62,11 +63,20 @@ class RunRecord:
 
 
 def write_record(record: RunRecord, folder: str | os.PathLike) -> Path:
-    """Write ``record.json`` into a run's folder, whole or not at all."""
+    """Write ``record.json`` into a run's folder, whole or not at all.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written; an earlier record is untouched.
+    """
     path = Path(folder) / FILE
     unfinished = path.with_name(f'.{FILE}.tmp')
-    unfinished.write_text(json.dumps(asdict(record), indent=1) + '\n')
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_text(json.dumps(asdict(record), indent=1) + '\n')
+        os.replace(unfinished, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise UserError(f'{path}: cannot be written ({error.strerror}); make room or choose another folder.') from error
     return path
 
 

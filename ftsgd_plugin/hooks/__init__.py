@@ -5,5 +5,13 @@ from .checkpoint_fit import CheckpointFitHook
 from .host_memory import HostMemoryHook
 from .layer_grad_norm import LayerGradNormHook
 from .resources import ResourceHook
+from .run_record import RunRecordHook
 
-__all__ = ['CheckpointFitHook', 'HostMemoryHook', 'LayerGradNormHook', 'ResourceHook', 'SafeCheckpointHook']
+__all__ = [
+    'CheckpointFitHook',
+    'HostMemoryHook',
+    'LayerGradNormHook',
+    'ResourceHook',
+    'RunRecordHook',
+    'SafeCheckpointHook',
+]

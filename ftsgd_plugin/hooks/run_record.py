@@ -1,0 +1,108 @@
+"""The small file that a run leaves for tables and pictures."""
+
+import resource
+import shlex
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+
+from ..analysis.records import RunRecord, write_record
+from ..evaluation.selection import ID_METRIC, select_epoch
+from ..freezing import optimizer_state_bytes
+from ..provenance import code_version, config_hash, environment, run_names
+
+_STATE = 'ftsgd_record'  # message hub, hence in every checkpoint: epochs, seconds and start of the run so far
+
+
+@HOOKS.register_module()
+class RunRecordHook(Hook):
+    """Write ``record.json`` (:class:`ftsgd_plugin.analysis.records.RunRecord`) into the work dir.
+
+    It is there from the start (``running``), has the metrics of every split and group after each validation, and is
+    ``finished`` at the end. The metrics travel in the checkpoints, so that a resumed run's record equals that of a run
+    that was never stopped. ``seconds`` counts what led to the result; work that a kill threw away is not in it.
+    Rank 0 writes, whole or not at all. :func:`ftsgd_plugin.provenance.run_names` says where the names come from.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+
+    Examples:
+        >>> custom_hooks = [dict(type='RunRecordHook')]
+    """
+
+    priority = 'LOW'  # after the metrics are in the message hub, before the checkpoint is written (VERY_LOW)
+
+    def before_train(self, runner: Runner) -> None:
+        """Take up the history of a resumed run and write the record."""
+        history = runner.message_hub.runtime_info.get(_STATE) or {}
+        self._epochs: list[dict[str, float]] = [dict(metrics) for metrics in history.get('epochs', [])]
+        self._seconds: float = history.get('seconds', 0.0)
+        self._started: str = history.get('started') or _now()
+        self._since = time.perf_counter()
+        self._fixed = {
+            **run_names(runner.cfg),
+            'lr': float(runner.cfg.optim_wrapper.optimizer.lr),
+            'seed': int(runner.seed),
+            'config_hash': config_hash(runner.cfg),
+            'code': code_version(),
+            'environment': environment(),
+            'command': shlex.join(['python', *sys.argv]),
+            'started': self._started,
+        }
+        self._write(runner, 'running')
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Add the metrics of an evaluation during training."""
+        if not hasattr(self, '_fixed'):
+            return  # a validation without training
+        self._epochs.append({key: float(value) for key, value in (metrics or {}).items()})
+        self._write(runner, 'running')
+        history = {'epochs': self._epochs, 'seconds': self._elapsed(), 'started': self._started}
+        runner.message_hub.update_info(_STATE, history)
+
+    def after_train(self, runner: Runner) -> None:
+        """Mark the record as finished."""
+        self._write(runner, 'finished')
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.perf_counter() - self._since
+
+    def _write(self, runner: Runner, status: str) -> None:
+        if not is_main_process():
+            return
+        evaluated = bool(self._epochs) and all(ID_METRIC in metrics for metrics in self._epochs)
+        record = RunRecord(
+            status=status,
+            epochs=self._epochs,
+            selected_epoch=select_epoch(self._epochs) if evaluated else None,
+            selected_by=ID_METRIC,
+            resources=self._resources(runner),
+            finished=_now() if status == 'finished' else '',
+            **self._fixed,
+        )
+        write_record(record, Path(runner.work_dir))
+
+    def _resources(self, runner: Runner) -> dict[str, float]:
+        optimizer = runner.optim_wrapper.optimizer
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated()
+        else:
+            peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
+        return {
+            'seconds': self._elapsed(),
+            'peak_bytes': peak,
+            'state_bytes': optimizer_state_bytes(optimizer),
+            'parameters': sum(param.numel() for param in runner.model.parameters()),
+            'trained_parameters': sum(p.numel() for group in optimizer.param_groups for p in group['params']),
+        }
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec='seconds')

@@ -1,0 +1,82 @@
+"""A Slurm array script: one task of the array is one run by its index."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UserError
+from .plan import Run, write_whole
+
+SCRIPT = 'sweep.sh'
+LIST = 'runs.txt'
+_ROOT = Path(__file__).resolve().parents[2]
+_TEXT = """\
+#!/usr/bin/env bash
+#SBATCH --job-name={name}
+#SBATCH --array=0-{last}
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task={cpus}
+{gpus}#SBATCH --output={logs}/%a.txt
+#SBATCH --open-mode=append
+# Written by tools/sweep.py: {count} runs, listed by index in {listing}.
+#
+#     sbatch --partition=NAME --time=HH:MM:SS {script}
+#     sbatch ... --array=3,7-9 {script}            # some of them
+#     bash {script} 3                              # one of them, here
+#     OFFSET=1000 sbatch ... --array=0-{rest} {script}   # the rest, where Slurm's MaxArraySize is 1001
+#
+# Submitted again it goes on: finished runs end at once, others are resumed from their checkpoint.
+set -euo pipefail
+index=$(( ${{SLURM_ARRAY_TASK_ID:-${{1:?give the index of a run}}}} + ${{OFFSET:-0}} ))
+export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{cpus}}}"
+export PYTHONPATH={root}"${{PYTHONPATH:+:$PYTHONPATH}}"
+cd {cwd}
+exec {command} --index "$index"
+"""
+
+
+def write_script(
+    folder: str | os.PathLike, runs: Sequence[Run], arguments: Sequence[str], gpus: float | None, cpus: int | None
+) -> Path:
+    """Write ``sweep.sh`` and ``runs.txt``.
+
+    Args:
+        folder: Where to; made if absent. The logs of the tasks go below it.
+        runs: In the order of the indices.
+        arguments: Command line of ``tools/sweep.py`` that runs the sweep, without ``--index``.
+        gpus: Of a task; ``None`` for 1.
+        cpus: Of a task; ``None`` for 5.
+
+    Returns:
+        Path: The script.
+
+    Raises:
+        UserError: ``gpus`` is a fraction, or the folder cannot be written.
+    """
+    gpus = 1 if gpus is None else gpus
+    if gpus != int(gpus):
+        raise UserError(f'--gpus-per-run {gpus:g}: Slurm gives out whole GPUs; give 1 or 0, or use Ray.')
+    folder = Path(folder).absolute()
+    script, listing, logs = folder / SCRIPT, folder / LIST, folder / 'logs'
+    logs.mkdir(parents=True, exist_ok=True)
+    write_whole(listing, ''.join(f'{i} {run.name}\n' for i, run in enumerate(runs)))
+    write_whole(
+        script,
+        _TEXT.format(
+            name=folder.name,
+            last=len(runs) - 1,
+            rest=max(len(runs) - 1001, 0),
+            count=len(runs),
+            cpus=cpus or 5,
+            gpus=f'#SBATCH --gpus-per-task={int(gpus)}\n' if gpus else '',
+            logs=logs,
+            listing=listing,
+            script=script,
+            root=shlex.quote(str(_ROOT)),
+            cwd=shlex.quote(os.getcwd()),
+            command=shlex.join([sys.executable, *arguments]),
+        ),
+    )
+    return script

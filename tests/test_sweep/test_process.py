@@ -1,0 +1,87 @@
+"""One run as a process: its last line, its log, and that it never outlives what started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ftsgd_plugin.sweep import process
+from ftsgd_plugin.sweep.process import run_process
+
+
+def run(folder: Path, code: str, **environment) -> tuple[int, str]:
+    return run_process(['-c', code], str(folder), environment, str(folder))
+
+
+@pytest.mark.parametrize(
+    ('code', 'status', 'line'),
+    [
+        ('print("fine")', 0, ''),
+        ('raise RuntimeError("no good")', 1, 'RuntimeError: no good'),
+        ('import sys; sys.exit("error: a.py: wrong; correct it")', 1, 'a.py: wrong; correct it'),
+        ('import sys; print("last words"); sys.exit(3)', 3, 'last words'),
+        ('import os; os._exit(4)', 4, 'exit status 4'),
+        ('import os; os.kill(os.getpid(), 9)', -9, 'killed by signal 9 (SIGKILL)'),
+    ],
+)
+def test_status_and_last_line(tmp_path, code, status, line):
+    (tmp_path / 'run.log').write_text('ValueError: of an earlier start\n')
+    assert run(tmp_path, code) == (status, line)
+    assert (tmp_path / 'run.log').read_text().startswith('ValueError: of an earlier start\n')
+
+
+def test_environment_and_folder(tmp_path):
+    code = 'import os; raise KeyError(os.environ["WORD"] + os.getcwd())'
+    assert run(tmp_path, code, WORD='x') == (1, f"KeyError: 'x{tmp_path}'")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+SLEEPER = 'import os, time; open("pid", "w").write(str(os.getpid())); time.sleep(600)'
+
+
+@pytest.mark.parametrize('signal_number', [signal.SIGKILL, signal.SIGINT])
+def test_a_run_dies_with_what_started_it(tmp_path, signal_number):
+    """By kill -9 too, when nobody is left to end it."""
+    code = (
+        f'from process import run_process; run_process(["-c", {SLEEPER!r}], {str(tmp_path)!r}, {{}}, {str(tmp_path)!r})'
+    )
+    parent = subprocess.Popen(
+        [sys.executable, '-c', code], cwd=Path(process.__file__).parent, stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: (tmp_path / 'pid').exists() and (tmp_path / 'pid').read_text())
+    child = int((tmp_path / 'pid').read_text())
+    assert alive(child)
+    parent.send_signal(signal_number)
+    parent.wait(30)
+    wait_until(lambda: not alive(child))
+
+
+def test_two_processes_never_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, 'LOCK_SECONDS', 0.3)
+    lock = os.open(tmp_path / 'run.lock', os.O_CREAT | os.O_RDWR)
+    assert process.take_lock(lock, 0)
+    assert run(tmp_path, 'print("fine")') == (1, 'another process is running it; end that one first')
+    os.close(lock)
+    assert run(tmp_path, 'print("fine")') == (0, '')
+
+
+def test_what_ray_workers_get_imports_no_torch():
+    code = 'import sys; import process; sys.exit("torch" in sys.modules or "ftsgd_plugin" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code], cwd=Path(process.__file__).parent).returncode == 0
