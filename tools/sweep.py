@@ -57,7 +57,9 @@ def _tflops(text: str) -> float:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument('plan', metavar='PLAN', help='plan file, e.g. configs/sweeps/paper.py')
     parser.add_argument('--out', help='folder of the sweep (default: work_dirs/PLAN_NAME)')
     parser.add_argument(
@@ -77,6 +79,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _without_slurm(words: list[str]) -> list[str]:
+    """The command line that a task of the array gets."""
+    kept = [word for word in words if not word.startswith('--slurm=')]
+    if '--slurm' in kept:
+        at = kept.index('--slurm')
+        del kept[at : at + 2]
+    return kept
+
+
 @one_line_errors
 def main() -> None:
     args = parse_args()
@@ -90,10 +101,8 @@ def main() -> None:
         raise UserError(f'--index {args.index}: the plan has runs 0 to {len(runs) - 1}.')
     claim_folder(plan, out)
     if args.slurm:
-        words = [arg for arg in sys.argv[1:] if arg not in ('--slurm', args.slurm, f'--slurm={args.slurm}')]
-        script = write_script(
-            args.slurm, runs, [os.path.abspath(__file__), *words], args.gpus_per_run, args.cpus_per_run
-        )
+        words = [os.path.abspath(__file__), *_without_slurm(sys.argv[1:])]
+        script = write_script(args.slurm, runs, words, args.gpus_per_run, args.cpus_per_run)
         print(f'{len(runs)} runs; start them with: sbatch --partition=NAME --time=HH:MM:SS {script}')
         return
     if args.index is not None:

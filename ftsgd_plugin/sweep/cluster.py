@@ -138,5 +138,5 @@ def _check_listening(address: str) -> None:
 def _not_there(address: str, reason: str) -> UserError:
     return UserError(
         f'--address {address}: no Ray cluster there ({reason[:200]}); start one with `ray start --head`, correct the '
-        'address, or leave the option out to run on this machine.'
+        'address or the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN), or leave the option out to run on this machine.'
     )

@@ -10,7 +10,7 @@ from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.launch import read_config
 from ftsgd_plugin.provenance import config_hash, run_names
 from ftsgd_plugin.sweep.cost import TRAIN_FACTOR, model_costs, predict
-from ftsgd_plugin.sweep.driver import conclude, describe
+from ftsgd_plugin.sweep.driver import conclude, describe, run_sweep
 from ftsgd_plugin.sweep.folders import CONFIG, delete_weights, mark_failed, prepare, survey
 from ftsgd_plugin.sweep.plan import Plan, read_plan
 
@@ -148,3 +148,13 @@ def test_dry_run_of_the_paper_lists_every_run_with_its_cost(run_tool, tmp_path):
     assert sum(line.endswith(' h') for line in lines) == 840 + 240
     assert '1080 runs, 1080 to do: about ' in run_tool.stdout and 'GPU-hours at 60 TFLOP/s' in run_tool.stdout
     assert not (tmp_path / 'out').exists()
+
+
+def test_finished_runs_of_other_code_are_a_warning(plan, tmp_path, capsys):
+    for task in survey(plan, tmp_path):
+        task.folder.mkdir(parents=True)
+        write_record(record_of(task, code={'version': '0.0.1', 'commit': None}), task.folder)
+    assert run_sweep(plan, tmp_path) == []
+    out = capsys.readouterr().out
+    assert 'warning: 4 finished runs are of another version of the code, e.g. vit-tiny_sgd_digits_lr1e-3_seed0' in out
+    assert 'all 4 runs are finished' in out

@@ -29,6 +29,14 @@ def test_script_is_valid_and_one_of_its_tasks_runs_here(digits_root, run_tool, t
     assert not list((out / 'runs' / names[2]).glob('*.pth'))
 
 
+def test_tasks_get_the_command_line_without_slurm(run_tool, tmp_path):
+    plan, both = write_plan(tmp_path), tmp_path / 'both'
+    for option in (['--slurm', both], [f'--slurm={both}']):
+        assert run_tool('sweep', plan, '--out', both, *option, '--keep-checkpoints')[0] == 0
+        last = (both / 'sweep.sh').read_text().splitlines()[-1]
+        assert last.endswith(f'tools/sweep.py {plan} --out {both} --keep-checkpoints --index "$index"')
+
+
 def test_gpus_of_a_task(run_tool, tmp_path):
     plan = write_plan(tmp_path)
     assert run_tool('sweep', plan, '--out', tmp_path / 'out', '--slurm', tmp_path / 'slurm')[0] == 0
