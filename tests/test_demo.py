@@ -142,6 +142,8 @@ def test_demo_writes_summary_and_picture(digits_root, tmp_path):
         assert 0 <= mean <= 1 and error is None
     assert line['state_bytes_per_param'] == pytest.approx(4 * 301_314 / 313_666)
     assert Image.open(tmp_path / 'demo.png').size[0] > 1000
+    for page in ('diagnosis/diagnosis.html', 'resources/resources.png', 'report.html'):
+        assert (tmp_path / page).stat().st_size > 10_000
     assert len(list((tmp_path / 'runs').glob('vit-tiny_freeze-embed_digits_lr*_seed0'))) == 3
     assert [len(run['epochs']) for run in json.loads((tmp_path / 'records.json').read_text())] == [2, 2, 2]
 

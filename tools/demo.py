@@ -5,7 +5,9 @@
 
 Writes the digits and runs the sweep of configs/sweeps/demo.py as tools/sweep.py does: the same command again goes on.
 The learning rate and the epoch are chosen by in-distribution accuracy only. Writes summary.json, records.json (every
-epoch of every run) and demo.png into --out; below it is a folder for every run with its log and record.
+epoch of every run) and demo.png into --out; below it is a folder for every run with its log and record. Then the
+diagnosis of the model, what each method costs, and the report of the runs, as tools/diagnose.py, resources.py and
+report.py make them.
 """
 
 # isort: off
@@ -15,6 +17,8 @@ import ftsgd_plugin  # noqa: F401  first: it says in one line what is missing in
 import argparse
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -55,6 +59,28 @@ def read_results(tasks: Sequence[Task]) -> list[Record]:
         state = used['state_bytes'] / used['parameters']
         records.append(Record(record.method, record.lr, record.seed, record.epochs, state, used['seconds']))
     return records
+
+
+def make_pages(out: Path, data: str) -> list[Path]:
+    """The pages of the other programs, for the demo's config and runs."""
+    config = config_path('vit-tiny_freeze-embed_digits')
+    pages = {
+        'diagnosis/diagnosis.html': [
+            *('diagnose.py', config, '--out', out / 'diagnosis'),
+            *('--cfg-options', f'train_dataloader.dataset.data_root={data}'),
+        ],
+        'resources/resources.png': [
+            *('resources.py', config, '--steps', 10, '--rounds', 2, '--out', out / 'resources'),
+        ],
+        'report.html': ['report.py', out / 'runs', '--out', out / 'report.html', '--title', 'The demo'],
+    }
+    for name, (program, *words) in pages.items():
+        print(f'making {out / name}', flush=True)
+        command = [sys.executable, str(Path(__file__).with_name(program)), *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f'{program}: {done.stderr.strip().splitlines()[-1]}')
+    return [out / name for name in pages]
 
 
 def _positive(text: str) -> int:
@@ -101,7 +127,9 @@ def main() -> None:
     draw_comparison(summary, first_batch_norms(plan, out / 'gradients'), out / 'demo.png')
     write_whole(out / 'records.json', json.dumps([asdict(record) for record in records], indent=1) + '\n')
     write_whole(out / 'summary.json', json.dumps(summary, indent=1) + '\n')
-    print(f'\n{format_table(summary)}\n\nwritten: {out}/summary.json and {out}/demo.png')
+    pages = make_pages(out, args.data)
+    names = ', '.join(map(str, pages))
+    print(f'\n{format_table(summary)}\n\nwritten: {out}/summary.json, {out}/demo.png, {names}')
 
 
 if __name__ == '__main__':

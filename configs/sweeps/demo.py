@@ -11,8 +11,8 @@ lrs = {  # three steps of the 1-3-10 ladder around the best ID accuracy of each 
     'adamw': [1e-4, 3e-4, 1e-3],
     'freeze-embed': [1e-3, 3e-3, 1e-2],
     'adamw-freeze-embed': [1e-4, 3e-4, 1e-3],
-    'freeze-embed-no-momentum': [1e-2, 3e-2, 1e-1],
-    'gradual-unfreezing': [1e-4, 3e-4, 1e-3],  # of the base; the first epoch has 41.68 times as much
+    'freeze-embed-no-momentum': [3e-3, 1e-2, 3e-2],
+    'gradual-unfreezing': [3e-4, 1e-3, 3e-3],  # of the base; the first epoch has 41.68 times as much
 }
 seeds = [0, 1, 2]
 data_roots = {'digits': 'data/digits'}

@@ -1,13 +1,11 @@
 """The small file that a run leaves for tables and pictures."""
 
-import resource
 import shlex
 import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -17,6 +15,7 @@ from ..analysis.records import RunRecord, write_record
 from ..evaluation.selection import ID_METRIC, select_epoch
 from ..freezing import optimizer_state_bytes
 from ..provenance import code_version, config_hash, environment, run_names
+from .resources import ResourceHook
 
 _STATE = 'ftsgd_record'  # message hub, hence in every checkpoint: epochs, seconds and start of the run so far
 
@@ -28,6 +27,7 @@ class RunRecordHook(Hook):
     It is there from the start (``running``), has the metrics of every split and group after each validation, and is
     ``finished`` at the end. The metrics travel in the checkpoints, so that a resumed run's record equals that of a run
     that was never stopped. ``seconds`` counts what led to the result; work that a kill threw away is not in it.
+    The peak is :class:`ResourceHook`'s, where the run has one. Not with several optimizers.
     Rank 0 writes, whole or not at all. :func:`ftsgd_plugin.provenance.run_names` says where the names come from.
 
     Raises:
@@ -41,6 +41,8 @@ class RunRecordHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Take up the history of a resumed run and write the record."""
+        if not hasattr(runner.optim_wrapper, 'optimizer'):
+            return  # several optimizers: no one learning rate to go by
         history = runner.message_hub.runtime_info.get(_STATE) or {}
         self._epochs: list[dict[str, float]] = [dict(metrics) for metrics in history.get('epochs', [])]
         self._seconds: float = history.get('seconds', 0.0)
@@ -69,7 +71,8 @@ class RunRecordHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Mark the record as finished."""
-        self._write(runner, 'finished')
+        if hasattr(self, '_fixed'):
+            self._write(runner, 'finished')
 
     def _elapsed(self) -> float:
         return self._seconds + time.perf_counter() - self._since
@@ -91,13 +94,10 @@ class RunRecordHook(Hook):
 
     def _resources(self, runner: Runner) -> dict[str, float]:
         optimizer = runner.optim_wrapper.optimizer
-        if torch.cuda.is_available():
-            peak = torch.cuda.max_memory_allocated()
-        else:
-            peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
+        measured = [hook.summary()['peak'] for hook in runner.hooks if isinstance(hook, ResourceHook) and hook.phases]
         return {
             'seconds': self._elapsed(),
-            'peak_bytes': peak,
+            **({'peak_bytes': measured[0]} if measured else {}),
             'state_bytes': optimizer_state_bytes(optimizer),
             'parameters': sum(param.numel() for param in runner.model.parameters()),
             'trained_parameters': sum(p.numel() for group in optimizer.param_groups for p in group['params']),
