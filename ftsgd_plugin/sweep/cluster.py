@@ -40,7 +40,8 @@ class Cluster:
         cores = len(os.sched_getaffinity(0))
         if address is None:
             wanted = max(cores, (workers or 1) * (cpus or 1))
-            self._start(num_cpus=wanted, object_store_memory=100 * 2**20, include_dashboard=False)
+            # 'local': else Ray would join whatever cluster this machine is part of.
+            self._start(address='local', num_cpus=wanted, object_store_memory=100 * 2**20, include_dashboard=False)
         else:
             _check_listening(address)
             self._start(address=address)
@@ -66,7 +67,7 @@ class Cluster:
                 self.ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         except Exception as error:
             reason = ' '.join(str(error).split())
-            if options.get('address'):
+            if options['address'] != 'local':
                 raise _not_there(options['address'], reason) from error
             raise UserError(f'Ray does not start on this machine ({reason}); see the logs in /tmp/ray.') from error
 
