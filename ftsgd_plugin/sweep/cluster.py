@@ -40,7 +40,7 @@ class Cluster:
         cores = len(os.sched_getaffinity(0))
         if address is None:
             wanted = max(cores, (workers or 1) * (cpus or 1))
-            # 'local' starts one of our own, also where RAY_ADDRESS or another local Ray would be joined by default.
+            # 'local': else Ray would join whatever cluster this machine is part of.
             self._start(address='local', num_cpus=wanted, object_store_memory=100 * 2**20, include_dashboard=False)
         else:
             _check_listening(address)

@@ -131,12 +131,15 @@ def test_hash_is_that_of_what_can_change_the_numbers():
 
 
 def test_names_come_from_run_then_the_file_then_the_types(tmp_path):
-    cfg = Config.fromfile(config_path('vit-tiny_sgd_digits'))
+    content = Config.fromfile(config_path('vit-tiny_sgd_digits')).to_dict()
+    for name in ('vit-tiny_sgd_digits.py', 'resnet50_8xb32_in1k.py'):
+        (tmp_path / name).touch()
+    ours, foreign = (str(tmp_path / name) for name in ('vit-tiny_sgd_digits.py', 'resnet50_8xb32_in1k.py'))
     names = dict(model='a', method='b', dataset='c')
-    assert run_names(Config({**cfg.to_dict(), 'run': names}, filename='vit-tiny_sgd_digits.py')) == names
-    assert run_names(cfg) == dict(model='vit-tiny', method='sgd', dataset='digits')
-    foreign = Config(cfg.to_dict(), filename='resnet50_8xb32_in1k.py')
-    assert run_names(foreign) == dict(model='VisionTransformer', method='SGD', dataset='Waterbirds')
+    assert run_names(Config({**content, 'run': names}, filename=ours)) == names
+    assert run_names(Config(content, filename=ours)) == dict(model='vit-tiny', method='sgd', dataset='digits')
+    types = dict(model='VisionTransformer', method='SGD', dataset='Waterbirds')
+    assert run_names(Config(content, filename=foreign)) == types
 
 
 def test_code_version_outside_a_checkout_and_without_git(tmp_path, monkeypatch):
