@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ftsgd_plugin.analysis.paper import DATASETS, MODELS, ood_metric
-from ftsgd_plugin.analysis.records import RunRecord, write_record
 from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.records import RunRecord, write_record
 from ftsgd_plugin.version import __version__
 
 AUTHORS_CSV = Path(__file__).resolve().parents[1] / 'tests/assets/clip_vit_b16_per_run_sweep.csv'

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ..evaluation.selection import ID_METRIC, Z90, mean_and_ci90, select_epoch, select_lr
+from ..records import RunRecord
 from .paper import PaperResult, ood_metric, paper_results
-from .records import RunRecord
 
 CELL = ['model', 'method', 'dataset']
 WITHIN, OUTSIDE, UNKNOWN, NO_RUN = 'within the interval', 'outside', 'no interval known', 'no run yet'

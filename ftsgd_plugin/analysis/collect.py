@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..evaluation.selection import ID_METRIC, OOD_METRIC
+from ..records import RunRecord, find_records, read_record
 from ..version import __version__
 from .paper import ood_metric
-from .records import RunRecord, find_records, read_record
 
 
 @dataclass

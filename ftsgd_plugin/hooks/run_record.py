@@ -11,10 +11,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from ..analysis.records import RunRecord, write_record
 from ..evaluation.selection import ID_METRIC, select_epoch
 from ..freezing import optimizer_state_bytes
 from ..provenance import code_version, config_hash, environment, run_names
+from ..records import RunRecord, write_record
 from .resources import ResourceHook
 
 _STATE = 'ftsgd_record'  # message hub, hence in every checkpoint: epochs, seconds and start of the run so far
@@ -22,7 +22,7 @@ _STATE = 'ftsgd_record'  # message hub, hence in every checkpoint: epochs, secon
 
 @HOOKS.register_module()
 class RunRecordHook(Hook):
-    """Write ``record.json`` (:class:`ftsgd_plugin.analysis.records.RunRecord`) into the work dir.
+    """Write ``record.json`` (:class:`ftsgd_plugin.records.RunRecord`) into the work dir.
 
     It is there from the start (``running``), has the metrics of every split and group after each validation, and is
     ``finished`` at the end. The metrics travel in the checkpoints, so that a resumed run's record equals that of a run

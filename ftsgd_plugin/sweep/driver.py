@@ -7,10 +7,10 @@ import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..analysis.records import read_record
 from ..configs import tool_path
 from ..errors import UserError
 from ..provenance import code_version
+from ..records import read_record
 from .cluster import Cluster
 from .cost import TFLOPS, predict
 from .folders import CONFIG, LOG, Task, delete_weights, is_finished, mark_failed, prepare, survey

@@ -10,11 +10,11 @@ from pprint import pformat
 
 from mmengine.config import Config
 
-from ..analysis.records import FILE, RunRecord, read_record, write_record
 from ..configs import config_path
 from ..errors import UserError
 from ..launch import merge_cfg_options, read_config
 from ..provenance import code_version, config_hash
+from ..records import FILE, RunRecord, read_record, write_record
 from .plan import Plan, Run, write_whole
 
 CONFIG = 'config.py'

@@ -4,7 +4,7 @@ import importlib.util
 
 from conftest import ROOT
 
-from ftsgd_plugin.analysis.records import RunRecord
+from ftsgd_plugin.records import RunRecord
 
 _spec = importlib.util.spec_from_file_location('benchmark_reports', ROOT / 'benchmarks/reports.py')
 reports = importlib.util.module_from_spec(_spec)

@@ -8,8 +8,8 @@ import pytest
 from authors import record
 
 from ftsgd_plugin.analysis.collect import collect
-from ftsgd_plugin.analysis.records import write_record
 from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.records import write_record
 from ftsgd_plugin.version import __version__
 
 

@@ -16,9 +16,9 @@ from ftsgd_plugin.analysis.interpolation import (
     find_run,
     interpolate,
 )
-from ftsgd_plugin.analysis.records import write_record
 from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.launch import build_runner
+from ftsgd_plugin.records import write_record
 
 
 @pytest.fixture(scope='module')

@@ -10,7 +10,7 @@ from PIL import Image
 from ftsgd_plugin.analysis.cells import cells_frame, runs_frame
 from ftsgd_plugin.analysis.overview import draw_all, look_at
 from ftsgd_plugin.analysis.pictures import draw_memory
-from ftsgd_plugin.analysis.records import write_record
+from ftsgd_plugin.records import write_record
 
 VOID = {'meta', 'img', 'br'}
 

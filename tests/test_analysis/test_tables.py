@@ -8,10 +8,10 @@ import pytest
 from authors import record, reports
 
 from ftsgd_plugin.analysis.cells import cells_frame, compare, runs_frame
-from ftsgd_plugin.analysis.records import write_record
 from ftsgd_plugin.analysis.rendering import as_csv, as_latex, as_markdown, as_text
 from ftsgd_plugin.analysis.tables import build_tables
 from ftsgd_plugin.evaluation.selection import RULES
+from ftsgd_plugin.records import write_record
 
 
 def build(records, rule: str = 'id'):

@@ -8,14 +8,13 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from ftsgd_plugin import config_path, provenance
-from ftsgd_plugin.analysis import records
-from ftsgd_plugin.analysis.records import FILE, RunRecord, read_record, write_record
+from ftsgd_plugin import config_path, provenance, records
 from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.evaluation.selection import select_epoch
 from ftsgd_plugin.freezing import optimizer_state_bytes
 from ftsgd_plugin.launch import build_runner
 from ftsgd_plugin.provenance import config_hash, run_names
+from ftsgd_plugin.records import FILE, RunRecord, read_record, write_record
 
 EPOCHS = 3
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from tiny_sweep import write_plan
 
-from ftsgd_plugin.analysis.records import RunRecord, find_records, read_record, write_record
 from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.launch import read_config
 from ftsgd_plugin.provenance import config_hash, run_names
+from ftsgd_plugin.records import RunRecord, find_records, read_record, write_record
 from ftsgd_plugin.sweep.cost import TRAIN_FACTOR, model_costs, predict
 from ftsgd_plugin.sweep.driver import conclude, describe, run_sweep
 from ftsgd_plugin.sweep.folders import CONFIG, delete_weights, mark_failed, prepare, survey

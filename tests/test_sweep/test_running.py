@@ -15,8 +15,8 @@ import pytest
 from conftest import ROOT, free_port
 from tiny_sweep import command, run_sweep, write_plan
 
-from ftsgd_plugin.analysis.records import RunRecord, read_record
 from ftsgd_plugin.analysis.summary import Record, format_table, summarise
+from ftsgd_plugin.records import RunRecord, read_record
 
 EPOCHS = 3
 # The last two: a killed run is a failure and the driver goes on; a killed Ray worker is replaced by Ray.

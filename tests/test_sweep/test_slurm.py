@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT, run_process
 from tiny_sweep import OPTIONS, write_plan
 
-from ftsgd_plugin.analysis.records import read_record
+from ftsgd_plugin.records import read_record
 
 
 def test_script_is_valid_and_one_of_its_tasks_runs_here(digits_root, run_tool, tmp_path):
