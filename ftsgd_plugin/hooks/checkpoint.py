@@ -3,7 +3,9 @@
 import contextlib
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from unittest import mock
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
@@ -80,6 +82,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        self._text: str | None = None
         self._due: int | None = None  # epoch or iteration of a checkpoint that waits for its update boundary
         self._written: int | None = None  # epoch or iteration of the checkpoint that was written or resumed last
 
@@ -118,7 +121,8 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         last, self.last_ckpt = self.last_ckpt, None  # the parent would write the last one too; after_val_epoch does
         try:
-            super()._save_best_checkpoint(runner, metrics)
+            with self._text_made_once(runner):
+                super()._save_best_checkpoint(runner, metrics)
         finally:
             self.last_ckpt = last
         self._remove_outdated()
@@ -131,8 +135,15 @@ class SafeCheckpointHook(CheckpointHook):
         kept = list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
         if kept and len(kept) == self.max_keep_ckpts and kept[-1] != step:
             runner.message_hub.update_info(_REPLACED, self.filename_tmpl.format(kept[0]))
-        super()._save_checkpoint_with_step(runner, step, meta)
+        with self._text_made_once(runner):
+            super()._save_checkpoint_with_step(runner, step, meta)
         self._remove_outdated()
+
+    def _text_made_once(self, runner: Runner) -> AbstractContextManager:
+        """MMEngine formats the config anew for every checkpoint, which takes longer than writing a small one."""
+        if self._text is None:
+            self._text = runner.cfg.pretty_text
+        return mock.patch.object(type(runner.cfg), 'pretty_text', self._text)
 
     def _remove_outdated(self) -> None:
         if is_main_process() and isinstance(getattr(self, 'file_backend', None), _RemoveLater):

@@ -7,12 +7,14 @@ import re
 import signal
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from conftest import load_digits_config, run_process
 from mmengine.hooks import Hook
 from mmpretrain.registry import METRICS
+from yapf.yapflib.yapf_api import FormatCode
 
 from ftsgd_plugin.checkpoints import latest_checkpoint
 from ftsgd_plugin.errors import UserError
@@ -232,3 +234,16 @@ def test_max_keep_ckpts_is_honoured_and_nothing_goes_before_its_successor_is_the
             successor = int(epoch) + (1 if kind.startswith('best') else 2)
             assert f'{kind}{successor}.pth' in there
     assert sum(verb == 'removed' for verb, _, _ in events) == 2 + 3
+
+
+def test_config_is_formatted_once_however_many_checkpoints_there_are(digits_config):
+    """MMEngine asks yapf for the text of the config at every checkpoint, a fifth of a second each time."""
+    formatted = []
+    for epochs in (1, 3):
+        runner = build_runner(digits_config('freeze-embed', 32, launcher='none', **{'train_cfg.max_epochs': epochs}))
+        with mock.patch('mmengine.config.config.FormatCode', wraps=FormatCode) as format_code:
+            runner.train()
+        formatted.append(format_code.call_count)
+        saved = load(Path(runner.work_dir) / f'epoch_{epochs}.pth')['meta']['cfg']
+        assert saved == runner.cfg.pretty_text
+    assert formatted[0] == formatted[1]
