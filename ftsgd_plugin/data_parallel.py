@@ -6,6 +6,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS  # the runner looks in the root registry only
 from torch import nn
 
+from .errors import UserError
+
 
 @MODEL_WRAPPERS.register_module()
 class InBackwardDataParallel(nn.Module):
@@ -24,7 +26,17 @@ class InBackwardDataParallel(nn.Module):
             broadcast(tensor.data, src=0)
 
     def train_step(self, data: dict | tuple | list, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
-        """The module's own training step."""
+        """The module's own training step.
+
+        Raises:
+            UserError: ``optim_wrapper`` leaves the reduction to the model wrapper, and this one does none.
+        """
+        if not hasattr(optim_wrapper, 'observe_gradients'):
+            raise UserError(
+                f"model_wrapper_cfg.type='InBackwardDataParallel' cannot be combined with optim_wrapper.type="
+                f'{type(optim_wrapper).__name__!r}: nobody would average the gradients of the ranks; use '
+                "type='SGDInBackwardOptimWrapper', or remove model_wrapper_cfg."
+            )
         return self.module.train_step(data, optim_wrapper)
 
     def val_step(self, data: dict | tuple | list) -> list:

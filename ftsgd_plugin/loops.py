@@ -16,9 +16,13 @@ class _ResumableLoop:
     """What both loops share; mixed in before MMEngine's."""
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
+        if runner._randomness_cfg.get('diff_rank_seed'):
+            raise UserError(
+                'randomness.diff_rank_seed: with this loop the ranks must share their seed, which orders the data; '
+                'remove it (the randomness of a step differs by rank anyway).'
+            )
         if isinstance(dataloader, dict):
-            diff_rank_seed = runner._randomness_cfg.get('diff_rank_seed', False)
-            dataloader = runner.build_dataloader(dataloader, seed=runner.seed, diff_rank_seed=diff_rank_seed)
+            dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
         self.sampler = make_reproducible(dataloader, get_world_size())
         self.sampler.silence()  # IterBasedTrainLoop makes an iterator at once; its workers would start decoding
         super().__init__(runner, dataloader, *args, **kwargs)
@@ -31,7 +35,11 @@ class _ResumableLoop:
     @property
     def global_batch(self) -> int:
         """Samples per iteration over all processes."""
-        return self.dataloader.batch_size * get_world_size()
+        return self._batch_size * get_world_size()
+
+    @property
+    def _batch_size(self) -> int:
+        return self.dataloader.batch_sampler.batch_size  # the loader's own is None for a custom batch sampler
 
     def _adopt_position(self, epoch_length: int | None) -> None:
         """After a resume, translate the position into this run's iterations, or refuse.
@@ -45,10 +53,16 @@ class _ResumableLoop:
         hub.update_info(_GEOMETRY, ours)
         if self._iter == 0 or saved is None or saved == ours:
             return
-        changed = (
-            f'resume: the checkpoint was written with {saved["global_batch"]} samples per iteration, this run has '
-            f'{self.global_batch}; set train_dataloader.batch_size so that batch_size x processes is the same'
-        )
+        if saved['global_batch'] == self.global_batch and epoch_length is not None:
+            changed = (
+                f'resume: the checkpoint was written with {saved["epoch_length"]} iterations per epoch, this run has '
+                f'{epoch_length}; use the same training data'
+            )
+        else:
+            changed = (
+                f'resume: the checkpoint was written with {saved["global_batch"]} samples per iteration, this run has '
+                f'{self.global_batch}; set train_dataloader.batch_size so that batch_size x processes is the same'
+            )
         if epoch_length is None or not saved['epoch_length']:
             raise UserError(f'{changed}.')
         if self._iter != self._epoch * saved['epoch_length']:
@@ -57,12 +71,15 @@ class _ResumableLoop:
         by_iteration = [s for s in schedulers if not isinstance(s, str) and not s.by_epoch]
         if by_iteration:
             raise UserError(f'{changed}, as {type(by_iteration[0]).__name__} counts iterations.')
+        if hub.runtime_info.get(VALIDATED) == self._iter:
+            hub.update_info(VALIDATED, self._epoch * epoch_length)
         self._iter = self._epoch * epoch_length
         self.runner.optim_wrapper.initialize_count_status(self.runner.model, self._iter, self._max_iters)
 
-    def _validate_if_it_was_missed(self, step: int, is_due: bool) -> None:
+    def _validate_if_it_was_missed(self, is_due: bool) -> None:
         """A run that stopped between saving and validating has the validation still to do."""
-        if step > 0 and is_due and self.runner.message_hub.runtime_info.get(VALIDATED, step) != step:
+        validated = self.runner.message_hub.runtime_info.get(VALIDATED, self._iter)
+        if self._iter > 0 and is_due and validated != self._iter:
             self.runner.val_loop.run()
 
 
@@ -85,10 +102,16 @@ class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
     def run(self):
         """Launch training."""
         self._adopt_position(len(self.dataloader))
+        if not 0 <= self._iter - self._epoch * len(self.dataloader) <= len(self.dataloader):
+            raise UserError(
+                f'resume: iteration {self._iter} is not in epoch {self._epoch + 1} of this run, which has '
+                f'{len(self.dataloader)} iterations per epoch; resume with the batch size and the number of processes '
+                'that the checkpoint was written with.'
+            )
         at_end = self._iter == self._epoch * len(self.dataloader)
         self.runner.call_hook('before_train')
         self._decide_current_val_interval()
-        self._validate_if_it_was_missed(self._epoch, at_end and self._validates(self._epoch))
+        self._validate_if_it_was_missed(at_end and self._validates(self._epoch))
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             self._decide_current_val_interval()
@@ -106,7 +129,7 @@ class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
         done = self._iter - self._epoch * len(self.dataloader)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        self.sampler.go_to(self.runner.seed, self._epoch, done * self.dataloader.batch_size)
+        self.sampler.go_to(self.runner.seed, self._epoch, done * self._batch_size)
         for idx, data_batch in enumerate(self.dataloader, start=done):
             self.run_iter(idx, data_batch)
         self.runner.call_hook('after_train_epoch')
@@ -132,7 +155,7 @@ class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')  # the whole training counts as one epoch
         self._decide_current_val_interval()
-        self._validate_if_it_was_missed(self._iter, self._validates())
+        self._validate_if_it_was_missed(self._validates())
         self.dataloader_iterator = self._batches()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
@@ -151,10 +174,10 @@ class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
     def _batches(self):
         """Batches from this iteration on, epoch after epoch."""
         if self.sampler.is_infinite:
-            self.sampler.go_to(self.runner.seed, 0, self._iter * self.dataloader.batch_size)
+            self.sampler.go_to(self.runner.seed, 0, self._iter * self._batch_size)
             yield from self.dataloader
         epoch, done = divmod(self._iter, len(self.dataloader))
         while True:
-            self.sampler.go_to(self.runner.seed, epoch, done * self.dataloader.batch_size)
+            self.sampler.go_to(self.runner.seed, epoch, done * self._batch_size)
             yield from self.dataloader
             epoch, done = epoch + 1, 0

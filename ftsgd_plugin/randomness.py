@@ -7,13 +7,11 @@ of processes or workers either.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform
 from mmengine.dataset import InfiniteSampler
-from mmpretrain.registry import TRANSFORMS
 from torch.utils.data import DataLoader, Sampler
 
 from .errors import UserError
@@ -35,7 +33,7 @@ def seed_step(seed: int, rank: int, iteration: int) -> None:
 
 
 class SeededIndex(int):
-    """A sample's index with the seed and the epoch it is drawn in; the arithmetic of wrapper datasets keeps them."""
+    """A sample's index with the seed and the epoch it is drawn in."""
 
     seed: int
     epoch: int
@@ -48,31 +46,31 @@ class SeededIndex(int):
     def __reduce__(self) -> tuple:
         return SeededIndex, (int(self), self.seed, self.epoch)
 
-    def __sub__(self, other: int) -> 'SeededIndex':
-        return SeededIndex(int(self) - other, self.seed, self.epoch)
 
-    def __mod__(self, other: int) -> 'SeededIndex':
-        return SeededIndex(int(self) % other, self.seed, self.epoch)
+class SeededFetch:
+    """Seeds Python, NumPy and torch's CPU generator before each sample of a batch.
 
+    It becomes ``dataset.__getitems__``, which torch's loaders call with the indices of a batch, in the process that
+    decodes it. The index is that of the outermost dataset, so that repetitions of a picture (``RepeatDataset``,
+    ``ClassBalancedDataset``) differ, and any dataset may be inside.
 
-@TRANSFORMS.register_module()
-class SeedAugmentation(BaseTransform):
-    """First transform of a training pipeline: seed Python, NumPy and torch's CPU generator for this picture.
-
-    ``ResumableEpochTrainLoop`` and ``ResumableIterTrainLoop`` put it there themselves. Without their indices (in
-    evaluation, or with another loop) it does nothing.
+    Args:
+        dataset: The loader's dataset.
     """
 
-    def transform(self, results: dict) -> dict:
-        """Seed from ``results['sample_idx']``."""
-        index = results.get('sample_idx')
-        if isinstance(index, SeededIndex):
-            python, numpy, pytorch = _states(_AUGMENTATION, index.seed, index.epoch, int(index))
-            random.seed(python)
-            np.random.seed(numpy)
-            torch.random.default_generator.manual_seed(pytorch)  # the CPU's alone: a worker must not touch a GPU
-            results['sample_idx'] = int(index)
-        return results
+    def __init__(self, dataset) -> None:
+        self.dataset = dataset
+
+    def __call__(self, indices: Sequence[int]) -> list:
+        samples = []
+        for index in indices:
+            if isinstance(index, SeededIndex):
+                python, numpy, pytorch = _states(_AUGMENTATION, index.seed, index.epoch, int(index))
+                random.seed(python)
+                np.random.seed(numpy)
+                torch.random.default_generator.manual_seed(pytorch)  # the CPU's alone: a worker must not touch a GPU
+            samples.append(self.dataset[int(index)])
+        return samples
 
 
 class PositionedSampler(Sampler):
@@ -118,7 +116,7 @@ class PositionedSampler(Sampler):
 
 
 def make_reproducible(loader: DataLoader, world_size: int) -> PositionedSampler:
-    """Give a training data loader a :class:`PositionedSampler`, and its pipelines :class:`SeedAugmentation`.
+    """Give a training data loader a :class:`PositionedSampler`, and its dataset :class:`SeededFetch`.
 
     Raises:
         UserError: Its order cannot be set (no batch sampler around a sampler with ``set_epoch``).
@@ -134,15 +132,5 @@ def make_reproducible(loader: DataLoader, world_size: int) -> PositionedSampler:
             'resuming.'
         )
     batches.sampler = PositionedSampler(sampler, world_size)
-    _seed_pipelines(loader.dataset)
+    loader.dataset.__getitems__ = SeededFetch(loader.dataset)
     return batches.sampler
-
-
-def _seed_pipelines(dataset) -> None:
-    """Go through wrapper datasets to the pipelines inside."""
-    for inner in [*getattr(dataset, 'datasets', []), getattr(dataset, 'dataset', None)]:
-        if inner is not None:
-            _seed_pipelines(inner)
-    transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', None)
-    if isinstance(transforms, list) and not any(isinstance(transform, SeedAugmentation) for transform in transforms):
-        transforms.insert(0, SeedAugmentation())

@@ -3,13 +3,15 @@
 import json
 import re
 from html.parser import HTMLParser
+from unittest import mock
 
 import pytest
+import torch
 from conftest import ROOT
 from mmengine.config import Config
 from scipy.stats import rankdata
 
-from ftsgd_plugin.analysis.diagnosis import TOWERS_FROM, diagnose
+from ftsgd_plugin.analysis.diagnosis import TOWERS_FROM, diagnose, full_step_seconds
 from ftsgd_plugin.analysis.evidence import correlation, nearest, paper_points
 from ftsgd_plugin.analysis.gradients import Gradient, GradientProfile
 from ftsgd_plugin.analysis.measure import measure_config
@@ -152,3 +154,18 @@ def test_bad_configs(run_tool, tmp_path):
     assert code == 2 and err.startswith('error: no.py: no such config')
     code, err = run_tool('diagnose', CONFIG, '--out', tmp_path, '--cfg-options', 'train_dataloader.dataset.data_root=x')
     assert code == 2 and 'x/metadata.csv: not found' in err.splitlines()[-1]
+
+
+def test_model_that_does_not_fit_the_gpu_is_measured_on_the_cpu(run_diagnose, tmp_path):
+    """The answer is most wanted where the measurement itself runs out of memory."""
+    first = [torch.OutOfMemoryError('CUDA out of memory')]
+
+    def step(*args, **kwargs):
+        if first:
+            raise first.pop()
+        return full_step_seconds(*args, **kwargs)
+
+    with mock.patch('ftsgd_plugin.analysis.diagnosis.full_step_seconds', step):
+        code, err = run_diagnose('--memory', '17MiB')
+    assert code == 0 and 'does not fit the GPU at this batch size; measuring on the CPU' in err
+    assert json.loads((tmp_path / 'answer.json').read_text())['recommendation'] == 'freeze-embed-no-momentum'

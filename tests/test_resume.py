@@ -7,13 +7,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import ConcatDataset
-from mmengine.runner import Runner
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, DefaultSampler, RepeatDataset
 
 from ftsgd_plugin.datasets.images import LoadRGBImage
 from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.launch import build_runner
-from ftsgd_plugin.randomness import PositionedSampler, SeedAugmentation, SeededIndex, make_reproducible, seed_step
+from ftsgd_plugin.randomness import SeededFetch, SeededIndex, make_reproducible, seed_step
 
 EPOCHS, PER_EPOCH, BATCH = 4, 4, 12
 ITERATIONS = sorted(random.Random(0).sample([i for i in range(1, EPOCHS * PER_EPOCH) if i % PER_EPOCH], 10))
@@ -209,6 +208,32 @@ def test_validation_that_was_missed_is_made_up_for(config, tmp_path):
     assert_equal(outcome(resumed), outcome(straight))
 
 
+def test_checkpoint_of_another_loop_at_a_position_that_does_not_exist_is_refused(config, tmp_path):
+    """MMEngine's own loop leaves no batch size in its checkpoints."""
+    cfg = config('straight', **{'train_dataloader.batch_size': 3})
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=1)
+    build_runner(cfg).train()
+    resumed = build_runner(config('other', resume=True, load_from=str(tmp_path / 'straight/epoch_1.pth')))
+    with pytest.raises(UserError, match='resume: iteration 15 is not in epoch 2 of this run, which has 4 iterations'):
+        resumed.train()
+
+
+def test_an_epochs_last_iteration_is_validated_once(config, tmp_path):
+    """A checkpoint by iterations that coincides with the end of an epoch, written again after its validation."""
+    by_iteration = {'default_hooks.checkpoint.by_epoch': False}
+    straight = build_runner(config('straight', **by_iteration))
+    straight.train()
+    path = str(tmp_path / f'straight/iter_{PER_EPOCH}.pth')
+    resumed = build_runner(config('other', resume=True, load_from=path, **by_iteration))
+    resumed.train()
+    assert_equal(outcome(resumed), outcome(straight))
+
+
+def test_seeds_that_differ_by_rank_are_refused(config):
+    with pytest.raises(UserError, match=r'randomness\.diff_rank_seed: with this loop'):
+        build_runner(config('straight', **{'randomness.diff_rank_seed': True})).train()
+
+
 def test_a_random_seed_is_restored(config, tmp_path):
     """Without a seed in the config the first run draws one; the resumed run must go on with it, not draw another."""
     straight = build_runner(config('straight', **{'randomness.seed': None}))
@@ -235,32 +260,61 @@ def test_checkpoints_are_taken_at_update_boundaries(config, tmp_path):
         assert_equal(outcome(resumed), expected, file.name)
 
 
-def test_indices_keep_seed_and_epoch_through_wrappers_and_processes():
-    index = pickle.loads(pickle.dumps(SeededIndex(7, seed=3, epoch=5)))
-    assert (index, index.seed, index.epoch) == (7, 3, 5)
-    for derived, value in ((index - 2, 5), (index % 4, 3)):
-        assert (derived, derived.seed, derived.epoch) == (value, 3, 5)
-    results = SeedAugmentation().transform({'sample_idx': index - 2})
-    first = (random.random(), np.random.rand(), torch.rand(1).item())
-    assert type(results['sample_idx']) is int
-    SeedAugmentation().transform({'sample_idx': SeededIndex(5, 3, 5)})
-    assert first == (random.random(), np.random.rand(), torch.rand(1).item())
-    for other in (SeededIndex(6, 3, 5), SeededIndex(5, 4, 5), SeededIndex(5, 3, 6)):
-        SeedAugmentation().transform({'sample_idx': other})
-        assert torch.rand(1).item() != first[2]
+class Draws:
+    """A dataset whose samples are what the three generators draw."""
+
+    metainfo = {}
+
+    def __init__(self, size=4):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return index, random.random(), np.random.rand(), torch.rand(1).item()
+
+    def get_cat_ids(self, index):
+        return [0] if index else [1]
+
+    def full_init(self):
+        pass
 
 
-def test_pipelines_inside_wrapper_datasets_are_seeded_once(digits_config):
-    cfg = digits_config(subset=32)
-    loader = Runner.build_dataloader(cfg.val_dataloader, seed=0)
-    loader.batch_sampler.sampler = type(loader.sampler)(loader.dataset, shuffle=True, seed=0)
-    for _ in range(2):
-        make_reproducible(loader, 1)
-    assert isinstance(loader.dataset, ConcatDataset)
-    for dataset in loader.dataset.datasets:
-        kinds = [isinstance(transform, SeedAugmentation) for transform in dataset.pipeline.transforms]
-        assert kinds == [True] + [False] * (len(kinds) - 1)
-    assert isinstance(loader.batch_sampler.sampler, PositionedSampler)
+def test_a_sample_draws_by_seed_epoch_and_index_whatever_came_before():
+    fetch = SeededFetch(Draws())
+    first = fetch([SeededIndex(2, seed=3, epoch=5)])
+    torch.rand(7), np.random.rand(7), random.random()
+    index = pickle.loads(pickle.dumps(SeededIndex(2, seed=3, epoch=5)))  # on its way to a worker
+    assert fetch([index, SeededIndex(1, 3, 5)])[0] == first[0]
+    assert type(first[0][0]) is int
+    others = fetch([SeededIndex(1, 3, 5), SeededIndex(2, 4, 5), SeededIndex(2, 3, 6)])
+    for column in (1, 2, 3):
+        assert len({first[0][column], *(sample[column] for sample in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda: RepeatDataset(Draws(), times=3),
+        lambda: ClassBalancedDataset(Draws(), oversample_thr=0.9),
+        lambda: ConcatDataset([Draws(), Draws()]),
+    ],
+    ids=['repeat', 'balanced', 'concat'],
+)
+def test_wrapper_datasets_are_seeded_by_the_outer_index(wrap):
+    """Repetitions of a picture within an epoch differ, and every draw can be repeated."""
+    with mock.patch('mmengine.dataset.dataset_wrapper.BaseDataset', Draws):
+        dataset = wrap()
+    loader = torch.utils.data.DataLoader(dataset, batch_size=2, sampler=DefaultSampler(dataset, shuffle=True, seed=0))
+    sampler = make_reproducible(loader, 1)
+    assert make_reproducible(loader, 1) is sampler
+    passes = []
+    for epoch in (0, 0, 1):
+        sampler.go_to(0, epoch, 0)
+        passes.append([value for batch in loader for value in batch[3].tolist()])
+    assert passes[0] == passes[1] != passes[2]
+    assert len(set(passes[0])) == len(dataset) > 4
 
 
 def test_sampler_without_set_epoch_is_refused():

@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument('--data', default='data/digits', help='folder of the digits, written if absent')
     parser.add_argument('--methods', nargs='+', choices=methods, default=methods, help='methods (default: all)')
     parser.add_argument('--seeds', nargs='+', type=int, default=plan.seeds, help='seeds (default: 0 1 2)')
-    parser.add_argument('--epochs', type=_positive, help='epochs of each run (default: as in the configs)')
+    parser.add_argument('--epochs', type=_positive, help=f'epochs of each run (default: {plan.epochs})')
     cores = min(len(os.sched_getaffinity(0)), 8)  # each run needs about 1 GB
     parser.add_argument(
         '--workers', type=_positive, default=cores, help='parallel runs (default: one per core, up to 8)'
@@ -108,7 +108,7 @@ def main() -> None:
         plan,
         lrs={method: plan.lrs[method] for method in args.methods},
         seeds=args.seeds,
-        epochs=args.epochs,
+        epochs=args.epochs or plan.epochs,
         data_roots={'digits': args.data},
     )
     check_plan(plan, 'tools/demo.py')

@@ -34,7 +34,7 @@ from mmengine.logging import MMLogger
 from ftsgd_plugin.analysis.diagnosis import Diagnosis, diagnose, full_step_seconds, gib
 from ftsgd_plugin.analysis.evidence_figure import draw_evidence
 from ftsgd_plugin.analysis.figures import draw_layer_gradients, import_pyplot
-from ftsgd_plugin.analysis.gradients import measure_gradients
+from ftsgd_plugin.analysis.gradients import GradientProfile, measure_gradients
 from ftsgd_plugin.analysis.html_page import bullets, page, paragraph, picture, table
 from ftsgd_plugin.analysis.plan import plan_config
 from ftsgd_plugin.analysis.start import pretrained_model, training_loader
@@ -76,10 +76,21 @@ def examine(cfg: Config, name: str, args: argparse.Namespace) -> Diagnosis:
     def progress(done: int) -> None:
         print(f'gradients: batch {done}/{batches}', file=sys.stderr, flush=True)
 
-    profile = measure_gradients(model, loader, batches, name=name, progress=progress)
-    seconds = full_step_seconds(model, next(iter(loader)))
     wrapper = cfg.get('optim_wrapper', {})
     autocast = wrapper.get('dtype') or ('float16' if wrapper.get('type') == 'AmpOptimWrapper' else None)
+
+    def measure() -> tuple[GradientProfile, float]:
+        profile = measure_gradients(model, loader, batches, name=name, progress=progress)
+        return profile, full_step_seconds(model, next(iter(loader)), autocast=autocast)
+
+    try:
+        profile, seconds = measure()
+    except torch.OutOfMemoryError:
+        print('full fine-tuning does not fit the GPU at this batch size; measuring on the CPU', file=sys.stderr)
+        model.zero_grad()
+        model.cpu()
+        torch.cuda.empty_cache()
+        profile, seconds = measure()
     print('planning every method', file=sys.stderr, flush=True)
     plans = plan_config(cfg, autocast=autocast, device=args.device.split(':')[0])
     return diagnose(profile, plans, seconds, memory_at_hand(args))

@@ -9,6 +9,7 @@ bash tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR
 
 import argparse
 
+from ftsgd_plugin.checkpoints import latest_checkpoint
 from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.launch import add_common_options, build_runner, load_config
 from ftsgd_plugin.programs import one_line_errors
@@ -52,8 +53,9 @@ def main() -> None:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        latest = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        cfg.resume = latest is not None
+        cfg.load_from = latest or cfg.get('load_from')  # nothing to resume yet: start as the config says
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
             raise UserError(f'{args.config}: --auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) there.')

@@ -15,5 +15,5 @@ lrs = {  # three steps of the 1-3-10 ladder around the best ID accuracy of each 
     'gradual-unfreezing': [3e-4, 1e-3, 3e-3],  # of the base; the first epoch has 41.68 times as much
 }
 seeds = [0, 1, 2]
-epochs = 4  # of the config's 8: the demo has eight minutes
+epochs = 6  # of the config's 8: the demo has eight minutes
 data_roots = {'digits': 'data/digits'}

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
@@ -78,21 +79,24 @@ class Diagnosis:
         return {**asdict(self), 'profile': self.profile.to_dict()}
 
 
-def full_step_seconds(model: BaseModel, batch: dict, repeats: int = 3) -> float:
+def full_step_seconds(model: BaseModel, batch: dict, repeats: int = 3, autocast: str | None = None) -> float:
     """Median time per picture of forward and backward with everything training, synchronised.
 
     Args:
         model: The classifier, on its device.
         batch: A batch of its loader.
         repeats: Timed steps, after one that warms up.
+        autocast: ``None`` (float32) or the type of mixed precision, e.g. ``'bfloat16'``.
     """
-    times = []
+    times, device = [], next(model.parameters()).device.type
     for _ in range(repeats + 1):
         model.zero_grad()
         _synchronise(model)
         start = time.perf_counter()
         data = model.data_preprocessor(batch, training=True)
-        loss, _ = model.parse_losses(model(**data, mode='loss'))
+        with torch.autocast(device, getattr(torch, autocast)) if autocast else nullcontext():
+            losses = model(**data, mode='loss')
+        loss, _ = model.parse_losses(losses)
         loss.backward()
         _synchronise(model)
         times.append((time.perf_counter() - start) / len(data['inputs']))

@@ -16,7 +16,7 @@ from mmpretrain.registry import HOOKS
 from ..errors import UserError
 from ..optim.boundaries import at_update_boundary
 
-VALIDATED = 'ftsgd_validated'  # message hub: the epoch (iteration) whose validation is in the log
+VALIDATED = 'ftsgd_validated'  # message hub: the iteration whose validation is in the log
 _REPLACED = 'ftsgd_replaced'  # message hub: name of the checkpoint that goes once the one with this entry is written
 
 
@@ -101,7 +101,7 @@ class SafeCheckpointHook(CheckpointHook):
         position = runner.epoch if self.by_epoch else runner.iter
         self._written = position or None
         if VALIDATED not in runner.message_hub.runtime_info:  # a new run, or a checkpoint of MMEngine's own hook
-            runner.message_hub.update_info(VALIDATED, position)
+            runner.message_hub.update_info(VALIDATED, runner.iter)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save what was due, now that the window may have ended."""
@@ -113,7 +113,7 @@ class SafeCheckpointHook(CheckpointHook):
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
         """Save the best checkpoint, and the last one anew with the outcome of this validation."""
         step = runner.epoch if self.by_epoch else runner.iter
-        runner.message_hub.update_info(VALIDATED, step)
+        runner.message_hub.update_info(VALIDATED, runner.iter)
         super().after_val_epoch(runner, metrics)
         if self._written == step and self._due is None:
             self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter))

@@ -27,7 +27,7 @@ class RunRecordHook(Hook):
     It is there from the start (``running``), has the metrics of every split and group after each validation, and is
     ``finished`` at the end. The metrics travel in the checkpoints, so that a resumed run's record equals that of a run
     that was never stopped. ``seconds`` counts what led to the result; work that a kill threw away is not in it.
-    The peak is :class:`ResourceHook`'s, where the run has one. Not with several optimizers.
+    The peak is :class:`ResourceHook`'s, where the run has one, since the last resume. Not with several optimizers.
     Rank 0 writes, whole or not at all. :func:`ftsgd_plugin.provenance.run_names` says where the names come from.
 
     Raises:
@@ -50,7 +50,7 @@ class RunRecordHook(Hook):
         self._since = time.perf_counter()
         self._fixed = {
             **run_names(runner.cfg),
-            'lr': float(runner.cfg.optim_wrapper.optimizer.lr),
+            'lr': float(runner.optim_wrapper.optimizer.defaults['lr']),
             'seed': int(runner.seed),
             'config_hash': config_hash(runner.cfg),
             'code': code_version(),

@@ -39,7 +39,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         cooldown (int): Steps at the end with everything open, at the base learning rate. Defaults to 0.
         begin (int): Step at which it starts; before, only the head trains. Defaults to 0.
         end (int): Step at which it ends; from there on everything trains. The runner fills in the length of the run.
-        last_step (int): The last step, for resuming without a state. Defaults to -1.
+        last_step (int): Must be -1: a state is resumed by ``load_state_dict``.
         by_epoch (bool): Steps are epochs, otherwise iterations. ``convert_to_iter_based=True`` in a config turns
             epochs into iterations. Defaults to True.
         verbose (bool): Print every value. Defaults to False.
@@ -67,6 +67,8 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         for name, value in (('warmup', warmup), ('cooldown', cooldown)):
             if not isinstance(value, int) or value < 0:
                 raise UserError(f'GradualUnfreezingLR: {name}={value!r} is not a whole number from 0 on.')
+        if last_step != -1:
+            raise UserError('GradualUnfreezingLR: last_step does not say what trains; resume with load_state_dict.')
         if end >= INF:
             raise UserError("GradualUnfreezingLR: end is not set; give the run's number of epochs or iterations.")
         self.decay, self.warmup, self.cooldown = decay, warmup, cooldown

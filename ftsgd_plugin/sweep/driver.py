@@ -160,9 +160,9 @@ def _note(task: Task) -> str:
 
 def _warn_of_other_code(tasks: Sequence[Task]) -> None:
     ours = code_version()
-    others = [task.run.name for task in tasks if task.state == 'finished' and task.record.code != ours]
+    others = [task.run.name for task in tasks if task.record is not None and task.record.code != ours]
     if others:
-        print(f'warning: {len(others)} finished runs are of another version of the code, e.g. {others[0]}')
+        print(f'warning: {len(others)} runs were begun or finished by another version of the code, e.g. {others[0]}')
 
 
 def failures_text(failures: Failures, out: str | os.PathLike) -> str:

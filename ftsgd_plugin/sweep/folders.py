@@ -65,6 +65,9 @@ def run_config(plan: Plan, run: Run, folder: Path, cfg_options: dict | None = No
         for loader in _LOADERS:
             for dataset in cfg[loader].dataset.get('datasets', [cfg[loader].dataset]):
                 dataset.data_root = root
+    for key in ('load_from', 'resume'):
+        if key in (cfg_options or {}):
+            raise UserError(f'--cfg-options {key}: a sweep resumes its runs itself; set weights in the model part.')
     merge_cfg_options(cfg, run.config, cfg_options)
     cfg.run = dict(model=run.model, method=run.method, dataset=run.dataset)
     cfg.work_dir = str(folder)

@@ -256,6 +256,7 @@ def _saved(content):
 
 @pytest.mark.parametrize('options, message', [
     (dict(), 'end is not set'),
+    (dict(end=3, last_step=1), 'last_step does not say what trains'),
     (dict(end=3, warmup=-1), 'warmup=-1 is not a whole number'),
     (dict(end=3, cooldown=0.5), r'cooldown=0\.5 is not a whole number'),
 ])  # fmt: skip

@@ -8,6 +8,7 @@ from mmengine.optim import CosineAnnealingLR, build_optim_wrapper
 from small_models import SMALL, batch, loss_of, small_classifier
 from torch import nn
 
+from ftsgd_plugin.data_parallel import InBackwardDataParallel
 from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.layers import list_layers
 from ftsgd_plugin.optim import GradualUnfreezingLR, SGDInBackwardOptimWrapper
@@ -187,3 +188,12 @@ def test_what_cannot_work_is_refused_and_both_keys_are_named(options, optimizer,
 def test_one_accumulation_step_and_no_clipping_are_no_options():
     options = dict(accumulative_counts=1, clip_grad=None)
     assert isinstance(build(small_classifier('vit-b16'), options=options), SGDInBackwardOptimWrapper)
+
+
+def test_model_wrapper_without_reduction_refuses_other_optim_wrappers():
+    model = small_classifier('vit-b16')
+    optim_wrapper = build(model, 'OptimWrapper')
+    with pytest.raises(UserError) as caught:
+        InBackwardDataParallel(model).train_step({}, optim_wrapper)
+    for key in ("model_wrapper_cfg.type='InBackwardDataParallel'", "optim_wrapper.type='OptimWrapper'"):
+        assert key in str(caught.value)

@@ -156,5 +156,8 @@ def test_finished_runs_of_other_code_are_a_warning(plan, tmp_path, capsys):
         write_record(record_of(task, code={'version': '0.0.1', 'commit': None}), task.folder)
     assert run_sweep(plan, tmp_path) == []
     out = capsys.readouterr().out
-    assert 'warning: 4 finished runs are of another version of the code, e.g. vit-tiny_sgd_digits_lr1e-3_seed0' in out
+    assert (
+        'warning: 4 runs were begun or finished by another version of the code, e.g. vit-tiny_sgd_digits_lr1e-3_seed0'
+        in out
+    )
     assert 'all 4 runs are finished' in out
