@@ -134,7 +134,7 @@ def test_iteration_loop_resumes_anywhere(config, tmp_path, sampler):
     straight.train()
     expected = outcome(straight)
     assert straight.iter == 11 and len(expected['logged']['val/id/accuracy']) == 3  # after 4, 8 and 11
-    for iteration in (1, 4, 6, 8, 10):
+    for iteration in (1, 6, 8):
         path = str(tmp_path / f'straight/iter_{iteration}.pth')
         resumed = build_runner(load(f'resumed_{iteration}', resume=True, load_from=path))
         resumed.train()
