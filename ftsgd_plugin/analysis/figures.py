@@ -67,7 +67,7 @@ def draw_comparison(summary: Sequence[dict], norms: Sequence[tuple[str, str, flo
         path: PNG file.
     """
     plt = import_pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), width_ratios=(1, 1.35), constrained_layout=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6), width_ratios=(1.1, 1.25), constrained_layout=True)
     measures = {'id': 'ID', 'ood': 'OOD average', 'ood_worst': 'OOD worst group'}
     width = 0.8 / len(summary)
     for k, line in enumerate(summary):
@@ -83,12 +83,12 @@ def draw_comparison(summary: Sequence[dict], norms: Sequence[tuple[str, str, flo
             color=COLOURS.get(method),
             label=f'{LABELS.get(method, method)}, {line["state_bytes_per_param"]:.1f} state bytes/param',
         )
-        left.bar_label(bars, fmt='%.1f', fontsize=8, padding=2)
+        left.bar_label(bars, fmt='%.0f' if len(summary) > 4 else '%.1f', fontsize=8, padding=2)
     seeds = len(summary[0]['seeds'])
-    left.set(ylabel='accuracy (%)', ylim=(0, 118), title=f'Mean ± standard error of {seeds} seeds, lr chosen by ID')
+    left.set(ylabel='accuracy (%)', ylim=(0, 100), title=f'Mean ± standard error of {seeds} seeds, lr chosen by ID')
     left.set_yticks(range(0, 101, 20))
     left.set_xticks(range(len(measures)), measures.values())
-    left.legend(fontsize=8, loc='upper right')
+    left.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.07), ncols=2, frameon=False)
 
     names, roles, heights = zip(*norms)
     right.bar(range(len(norms)), heights, color=[ROLE_COLOURS.get(role, GREY) for role in roles])

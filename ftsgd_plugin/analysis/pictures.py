@@ -53,7 +53,7 @@ def _panels(count: int, columns: int = 3, size: tuple[float, float] = (4.2, 3.7)
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     figure, axes = _pyplot().subplots(
-        rows, columns, figsize=(size[0] * columns, size[1] * rows + 0.9), layout='constrained', squeeze=False
+        rows, columns, figsize=(max(7.5, size[0] * columns), size[1] * rows + 0.9), layout='constrained', squeeze=False
     )
     axes = list(axes.flat)
     for unused in axes[count:]:
