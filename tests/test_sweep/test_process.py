@@ -63,7 +63,10 @@ def test_a_run_dies_with_what_started_it(tmp_path, signal_number):
         f'from process import run_process; run_process(["-c", {SLEEPER!r}], {str(tmp_path)!r}, {{}}, {str(tmp_path)!r})'
     )
     parent = subprocess.Popen(
-        [sys.executable, '-c', code], cwd=Path(process.__file__).parent, stderr=subprocess.DEVNULL
+        [sys.executable, '-c', code],
+        cwd=Path(process.__file__).parent,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )
     wait_until(lambda: (tmp_path / 'pid').exists() and (tmp_path / 'pid').read_text())
     child = int((tmp_path / 'pid').read_text())
