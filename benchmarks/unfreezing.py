@@ -4,7 +4,7 @@
     python benchmarks/unfreezing.py --model vit_tiny_patch16_224 --batch-size 16 --rounds 20
 
 A forward pass costs one third of a step and a backward pass two thirds, half of it for the weights and half for the
-activations; closed blocks need no backward pass, so a step with a share p of the blocks open can take no less than
+activations; closed blocks need no backward pass, so a step with a share p of the blocks open takes about
 (1 + 2 p) / 3. Phases are measured in turn, round after round, so that a busy machine disturbs all of them alike.
 """
 
