@@ -14,9 +14,11 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from ftsgd_plugin import config_path
 from ftsgd_plugin.analysis.paper import DATASETS, MODELS, ood_metric
 from ftsgd_plugin.programs import one_line_errors
 from ftsgd_plugin.records import RunRecord, write_record
+from ftsgd_plugin.sweep.plan import read_plan
 from ftsgd_plugin.version import __version__
 
 AUTHORS_CSV = Path(__file__).resolve().parents[1] / 'tests/assets/clip_vit_b16_per_run_sweep.csv'
@@ -37,10 +39,9 @@ AUTHORS_DATASETS = {  # name -> (name here, column of the ID metric, column of t
 }
 EPOCHS = {'living17': 20, 'waterbirds': 20, 'domainnet': 50, 'fmow': 5, 'camelyon': 3}
 GRIDS = {
-    'sgd': (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
-    'adamw': (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4),
-    'freeze-embed': (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
-    'gradual-unfreezing': (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4),
+    method: rates
+    for method, rates in read_plan(config_path('sweeps/clip.py')).lrs.items()
+    if method in ('sgd', 'adamw', 'freeze-embed', 'gradual-unfreezing')
 }
 
 

@@ -48,6 +48,12 @@ def misfits(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> list[str]:
     ]
 
 
+def in_words(found: Sequence[str]) -> str:
+    """The first two of :func:`misfits` and how many more there are."""
+    more = f' and {len(found) - 2} more' if len(found) > 2 else ''
+    return f'{"; ".join(found[:2])}{more}'
+
+
 def _on_meta(model: nn.Module) -> nn.Module:
     """A copy without memory: its load hooks work on shapes only."""
     memo = {}
@@ -79,9 +85,8 @@ def check_pretrained(model: nn.Module) -> None:
             key = f'{name}.init_cfg' if name else 'model.init_cfg'
             found = _unfilled(module, _read_state_dict(path), prefix)
             if found:
-                more = f' and {len(found) - 2} more' if len(found) > 2 else ''
                 raise UserError(
-                    f'{key}: {path} does not fit {type(module).__name__}: {"; ".join(found[:2])}{more}; '
+                    f'{key}: {path} does not fit {type(module).__name__}: {in_words(found)}; '
                     'correct the arguments of the model, the checkpoint or its prefix.'
                 )
 

@@ -3,42 +3,18 @@
 import pytest
 import torch
 import torch.multiprocessing as mp
+from chain import Chain
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
-from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.functional import cross_entropy
 
 from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.freezing import freeze_layers, select_layers
-from ftsgd_plugin.layers import Entry, list_layers, register_layer_list
+from ftsgd_plugin.layers import list_layers
 
 STEPS_PER_PHASE = 4
 PHASES = ['embed', 'none', ['stem', 'blocks.*'], 'embed']  # frozen, everything trains, almost all frozen, frozen
-
-
-class Chain(nn.Module):
-    """A stem, two blocks and a head: small enough to train in two processes within a second."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem, self.blocks = nn.Linear(8, 8), nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x):
-        x = torch.tanh(self.stem(x))
-        for block in self.blocks:
-            x = torch.tanh(block(x))
-        return self.head(x)
-
-
-@register_layer_list(Chain)
-def _chain(net):
-    yield Entry('stem', 'embed', 'stem')
-    for i in range(len(net.blocks)):
-        yield Entry(f'blocks.{i}', 'block', f'blocks.{i}', block=i)
-    yield Entry('head', 'head', 'head')
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:

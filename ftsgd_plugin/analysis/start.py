@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoints import check_readable
 from ..errors import UserError
-from ..fitting import check_pretrained, misfits
+from ..fitting import check_pretrained, in_words, misfits
 from ..randomness import make_reproducible
 
 
@@ -81,5 +81,5 @@ def _load_backbone(model: BaseModel, path: str) -> None:
     weights = {name: value for name, value in weights.items() if name.startswith('backbone.')}
     found = [phrase for phrase in misfits(model, weights) if phrase.startswith('backbone.')]
     if found:
-        raise UserError(f'{path}: does not fit the backbone: {"; ".join(found[:2])}; correct load_from or the model.')
+        raise UserError(f'{path}: does not fit the backbone: {in_words(found)}; correct load_from or the model.')
     model.load_state_dict(weights, strict=False)

@@ -5,7 +5,7 @@ from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 
 from ..errors import UserError
-from ..fitting import check_pretrained, misfits, resume_misfits
+from ..fitting import check_pretrained, in_words, misfits, resume_misfits
 from ..layers import unwrap
 
 
@@ -43,9 +43,8 @@ class CheckpointFitHook(Hook):
         if _trains(runner) and not resuming:
             found = [phrase for phrase in found if phrase.startswith('backbone.')]
         if found:
-            more = f' and {len(found) - 2} more' if len(found) > 2 else ''
             raise UserError(
-                f'{path}: does not fit the model of this config: {"; ".join(found[:2])}{more}; '
+                f'{path}: does not fit the model of this config: {in_words(found)}; '
                 'use the config the checkpoint was trained with.'
             )
 

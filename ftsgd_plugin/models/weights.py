@@ -19,7 +19,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
-from ..fitting import misfits
+from ..fitting import in_words, misfits
 
 
 def read_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:
@@ -71,8 +71,7 @@ def fill(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, expecte
     """
     found = misfits(model, tensors)
     if found:
-        more = f' and {len(found) - 2} more' if len(found) > 2 else ''
-        raise UserError(f'{path}: does not fit: {"; ".join(found[:2])}{more}; expected {expected}.')
+        raise UserError(f'{path}: does not fit: {in_words(found)}; expected {expected}.')
     model.load_state_dict(tensors, strict=True)
 
 

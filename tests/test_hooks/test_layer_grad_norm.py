@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.multiprocessing as mp
+from chain import Chain
 from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
@@ -23,33 +24,9 @@ from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.freezing import freeze_layers, select_layers
 from ftsgd_plugin.hooks import LayerGradNormHook
 from ftsgd_plugin.hooks.layer_grad_norm import COLUMNS
-from ftsgd_plugin.layers import Entry, list_layers, register_layer_list
+from ftsgd_plugin.layers import list_layers
 
 SGD = dict(type='SGD', lr=0.1, momentum=0.9)
-
-
-class Chain(nn.Module):
-    """A stem, two blocks and a head, for runs in two processes."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem, self.blocks = nn.Linear(8, 8), nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x):
-        x = torch.tanh(self.stem(x))
-        for block in self.blocks:
-            x = torch.tanh(block(x))
-        return self.head(x)
-
-
-@register_layer_list(Chain)
-def _chain(net):
-    yield Entry('stem', 'embed', 'stem')
-    for i in range(len(net.blocks)):
-        yield Entry(f'blocks.{i}', 'block', f'blocks.{i}', block=i)
-    yield Entry('head', 'head', 'head')
 
 
 class Training:
