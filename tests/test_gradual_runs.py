@@ -76,3 +76,18 @@ def test_opened_tensors_move_closed_ones_do_not_and_rates_are_the_closed_form(di
         assert len(set(witness.opened)) >= 3
     embedding = {'backbone.patch_embed.projection.weight', 'backbone.patch_embed.projection.bias'}
     assert trained(runner.model) == {name for name, _ in runner.model.named_parameters()} - embedding
+
+
+def test_a_compiled_training_step_opens_what_an_uncompiled_one_opens(digits_config):
+    """MMEngine's ``compile=`` wraps the whole training step; accumulation windows straddle the epochs' ends."""
+    runs = []
+    for compiled in (False, dict(backend='aot_eager')):
+        cfg = digits_config('gradual-unfreezing', 96, launcher='none', compile=compiled)
+        cfg.train_cfg.max_epochs, cfg.optim_wrapper.accumulative_counts = 3, 2
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = cfg.default_hooks.checkpoint = None
+        cfg.custom_hooks = []
+        runner = build_runner(cfg)
+        runner.train()
+        runs.append(runner.model.state_dict())
+    for name, value in runs[0].items():
+        torch.testing.assert_close(runs[1][name], value, rtol=1e-5, atol=1e-6, msg=name)

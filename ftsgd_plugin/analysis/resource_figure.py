@@ -4,18 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from .figures import LABELS
 from .measure import MethodMeasure
 from .plan import MethodPlan
 
-NAMES = {
-    'adamw': 'AdamW',
-    'adamw-freeze-embed': 'AdamW (freeze-embed)',
-    'sgd': 'SGD',
-    'freeze-embed': 'SGD (freeze-embed)',
-    'freeze-embed-no-momentum': 'SGD (freeze-embed, no momentum)',
-    'sgd-in-backward': 'SGD in backward',
-    'gradual-unfreezing': 'gradual unfreezing',
-}
 PARTS = (('weights', '#4c72b0'), ('optimizer state', '#dd8452'), ('activations, gradients, temporaries', '#b8b8b8'))
 LINES = {'adamw': '#c44e52', 'freeze-embed': '#55a868', 'sgd-in-backward': '#8172b3', 'gradual-unfreezing': '#222222'}
 
@@ -71,7 +63,7 @@ def _draw_parts(axes, plans, measured: dict, scale: float, unit: str) -> None:
         axes.text(1.02 * left / scale, y, f'{left / scale:.3g}', va='center', fontsize=8)
         if plan.name in measured:
             axes.plot([measured[plan.name].peak / scale] * 2, [y - 0.38, y + 0.38], color='black', lw=1.6)
-    axes.set_yticks(range(len(plans)), [NAMES.get(plan.name, plan.name) for plan in plans], fontsize=9)
+    axes.set_yticks(range(len(plans)), [LABELS.get(plan.name, plan.name) for plan in plans], fontsize=9)
     axes.invert_yaxis()
     axes.set(xlabel=f'peak memory of tensors ({unit}); black: measured' if measured else f'planned peak ({unit})')
     axes.set_xlim(0, 1.12 * max(plan.peak for plan in plans) / scale)
@@ -87,7 +79,7 @@ def _draw_course(axes, plans, scale: float, unit: str) -> None:
         for phase in plan.phases:
             edges.append(edges[-1] + 100 * phase.fraction_of_steps)
             heights.append(phase.peak / scale)
-        axes.stairs(heights, edges, baseline=None, color=LINES[plan.name], lw=2, label=NAMES[plan.name])
+        axes.stairs(heights, edges, baseline=None, color=LINES[plan.name], lw=2, label=LABELS[plan.name])
     axes.set(xlabel='progress of the run (%)', ylabel=f'planned peak ({unit})', xlim=(0, 100), ylim=(0, None))
     axes.legend(ncols=4, **ABOVE)
 
@@ -115,7 +107,7 @@ def _draw_time(axes, plans, measured: dict) -> None:
     axes.set_yticks(range(len(plans)), [''] * len(plans))
     axes.invert_yaxis()
     axes.set_xlim(0, None)
-    axes.set(xlabel=f'% of {NAMES.get(base.name, base.name)}')
+    axes.set(xlabel=f'% of {LABELS.get(base.name, base.name)}')
 
 
 def _time(seconds: float) -> str:
