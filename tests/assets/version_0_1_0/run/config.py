@@ -77,7 +77,7 @@ test_dataloader = dict(
     dataset=dict(
         datasets=[
             dict(
-                data_root='/tmp/fx/data/digits',
+                data_root='data/digits',
                 metainfo=dict(
                     classes=(
                         'digit-0-4',
@@ -101,7 +101,7 @@ test_dataloader = dict(
                 split='val',
                 type='Waterbirds'),
             dict(
-                data_root='/tmp/fx/data/digits',
+                data_root='data/digits',
                 metainfo=dict(
                     classes=(
                         'digit-0-4',
@@ -142,7 +142,7 @@ train_cfg = dict(max_epochs=4, type='ResumableEpochTrainLoop', val_interval=1)
 train_dataloader = dict(
     batch_size=16,
     dataset=dict(
-        data_root='/tmp/fx/data/digits',
+        data_root='data/digits',
         indices=90,
         metainfo=dict(
             classes=(
@@ -172,7 +172,7 @@ val_dataloader = dict(
     dataset=dict(
         datasets=[
             dict(
-                data_root='/tmp/fx/data/digits',
+                data_root='data/digits',
                 indices=64,
                 metainfo=dict(
                     classes=(
@@ -197,7 +197,7 @@ val_dataloader = dict(
                 split='val',
                 type='Waterbirds'),
             dict(
-                data_root='/tmp/fx/data/digits',
+                data_root='data/digits',
                 indices=64,
                 metainfo=dict(
                     classes=(
@@ -233,4 +233,4 @@ visualizer = dict(
     type='UniversalVisualizer', vis_backends=[
         dict(type='LocalVisBackend'),
     ])
-work_dir = '/tmp/fx/out/stopped'
+work_dir = 'stopped'
