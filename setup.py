@@ -30,14 +30,14 @@ class BuildWithConfigs(build_py):
 
 setup(
     name='ftsgd_plugin',
-    version=re.search(r"__version__ = '(.+)'", (ROOT / 'ftsgd_plugin/version.py').read_text()).group(1),
+    version=re.search(r"__version__ = '(.+)'", (ROOT / 'ftsgd_plugin/utils/version.py').read_text()).group(1),
     description='Fine-tune vision models with SGD: freeze-embed and its companions for MMPretrain',
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['ftsgd_plugin', 'ftsgd_plugin.*']),
-    package_data={'ftsgd_plugin': ['analysis/*.csv', 'demo/*.safetensors', 'sweep/*.csv']},
+    package_data={'ftsgd_plugin': ['paper/*.csv', 'models/weights/*.safetensors', 'sweep/*.csv']},
     cmdclass={'build_py': BuildWithConfigs},
     # No MM package here: official wheels and forks own the same files, and no requirement can say "either".
     install_requires=[

@@ -17,7 +17,7 @@ from mmpretrain.registry import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
 from ftsgd_plugin import config_path
-from ftsgd_plugin.launch import read_config
+from ftsgd_plugin.runner.build import read_config
 
 SIZES = {
     'vit-tiny': 32,

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ftsgd_plugin import config_path
-from ftsgd_plugin.analysis.paper import DATASETS, MODELS, ood_metric
-from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.paper.published import DATASETS, MODELS, ood_metric
 from ftsgd_plugin.records import RunRecord, write_record
 from ftsgd_plugin.sweep.plan import read_plan
-from ftsgd_plugin.version import __version__
+from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.version import __version__
 
 AUTHORS_CSV = Path(__file__).resolve().parents[1] / 'tests/assets/clip_vit_b16_per_run_sweep.csv'
 AUTHORS_METHODS = {

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 import ftsgd_plugin  # noqa: F401
 from ftsgd_plugin.layers import list_layers
-from ftsgd_plugin.optim.unfreezing_schedule import trains
+from ftsgd_plugin.optim.schedule import trains
 
 CLASSES = 17
 

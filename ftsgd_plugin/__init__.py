@@ -5,13 +5,15 @@ Importing the package registers its components in MMPretrain's registries::
     custom_imports = dict(imports=['ftsgd_plugin'])
 """
 
-from .stack import require_stack
+from .utils.environment import require_stack
 
 require_stack()
 
-from . import checkpoints, datasets, evaluation, hooks, loops, models, optim  # noqa: E402, F401
-from .configs import config_path  # noqa: E402
-from .version import __version__  # noqa: E402
+from . import datasets, evaluation, hooks, models, optim  # noqa: E402, F401
+from .checkpoint import io as checkpoints  # noqa: E402
+from .runner import loops  # noqa: E402, F401
+from .utils.paths import config_path  # noqa: E402
+from .utils.version import __version__  # noqa: E402
 
 checkpoints.allow_mmengine_globals()
 

@@ -21,9 +21,11 @@ backbone is its head and needs no entry.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
-from .errors import UserError
+from .utils.errors import UserError
+from .utils.norms import stacked_norms
 
 ROLES = ('embed', 'position', 'block', 'norm', 'projection', 'head')
 
@@ -186,6 +188,33 @@ def _with_outer_head(layers: list[Layer], model: nn.Module, prefix: str, names: 
         inner = layers.pop()
         params, modules = {**inner.params, **params}, {**inner.modules, **modules}
     return [*layers, Layer('head', 'head', None, 'head', params, modules)]
+
+
+def weight_norms(layers: Sequence[Layer]) -> torch.Tensor:
+    """L2 norms of the weights of all layers (L,), on the device."""
+    return stacked_norms([list(layer.params.values()) for layer in layers])
+
+
+def paper_parts(layers: Sequence[Layer]) -> dict[str, str]:
+    """Which part of the paper's gradient figure each group of layers is (section 3; the authors' notebooks).
+
+    Their figure has one point for the embedding layer (patch convolution and ``ln_pre``; stem and first stage), one for
+    the head (BiT's with the norm before it), and the layers between. It leaves out positional embedding, class token
+    and the first norm of a ViT, and CLIP's projection.
+
+    Args:
+        layers: Output of :func:`ftsgd_plugin.layers.list_layers`.
+
+    Returns:
+        dict: Group name -> ``'embed'``, ``'middle'``, ``'head'``, or ``''`` for what the figure leaves out; from input
+        to output.
+    """
+    roles = {layer.group: layer.role for layer in layers}  # of a group's last layer: BiT's head holds its final norm
+    names = {'embed': 'embed', 'block': 'middle', 'norm': 'middle', 'head': 'head'}
+    parts = {group: names.get(role, '') for group, role in roles.items()}
+    if 'position' in roles.values():
+        parts[next(group for group, role in roles.items() if role == 'block')] = ''
+    return parts
 
 
 @register_layer_list('mmpretrain.models.backbones.vision_transformer.VisionTransformer')

@@ -12,9 +12,9 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
 
-from .configs import config_path
-from .errors import UserError
-from .version import __version__
+from .utils.errors import UserError
+from .utils.paths import config_path
+from .utils.version import __version__
 
 # What names a run, or where and how it is started; everything else in a config can change its numbers.
 _NOT_OF_THE_RUN = ('work_dir', 'experiment_name', 'run', 'resume', 'launcher')

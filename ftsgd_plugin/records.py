@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from .errors import UserError
+from .utils.errors import UserError
 
 FILE = 'record.json'
 SCHEMA = 1

@@ -1,28 +1,22 @@
 """Shared fixtures: the digits on disk, tiny classifiers, programs run in this process."""
 
 import importlib.util
-import itertools
 import logging
-import os
 import shutil
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import trees
+from helpers import ROOT, trees, unique_name
+from helpers.digits import load_digits_config
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 
 import ftsgd_plugin  # noqa: F401
-from ftsgd_plugin.demo.digits import write_benchmark
-from ftsgd_plugin.evaluation.wilds_official import import_wilds
-
-ROOT = Path(__file__).resolve().parents[1]
-_names = itertools.count()
+from ftsgd_plugin.datasets.digits import write_benchmark
+from ftsgd_plugin.evaluation.wilds import import_wilds
 
 
 @pytest.fixture(scope='session')
@@ -85,7 +79,7 @@ def copy(tmp_path):
 @pytest.fixture(autouse=True)
 def fresh_logger(monkeypatch):
     """A logger of its own for every test: MMEngine shares one between all runners of a process."""
-    MMLogger.get_instance(f'test{next(_names)}')
+    MMLogger.get_instance(unique_name())
 
 
 @pytest.fixture
@@ -113,19 +107,6 @@ def vit():
     return build
 
 
-def load_digits_config(digits_root: Path, method: str, subset: int | None = None, **options) -> Config:
-    """The demo's config of a method on the fixture's digits; ``subset`` cuts every split to so many pictures."""
-    cfg = Config.fromfile(ROOT / f'configs/vit-tiny_{method}_digits.py')
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        for dataset in loader.dataset.get('datasets', [loader.dataset]):
-            dataset.data_root = str(digits_root)
-            if subset:
-                dataset.indices = subset
-    cfg.experiment_name = f'test{next(_names)}'
-    cfg.merge_from_dict(options)
-    return cfg
-
-
 @pytest.fixture
 def digits_config(digits_root, tmp_path):
     """The demo's config of a method on the fixture's digits, in a work dir of its own."""
@@ -136,27 +117,12 @@ def digits_config(digits_root, tmp_path):
     return load
 
 
-def run_process(*command, cwd, **environment) -> subprocess.CompletedProcess:
-    """Run a command with this interpreter and one thread; its output is captured as text."""
-    environment = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **environment}
-    return subprocess.run(
-        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
-def free_port() -> str:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
-
-
 @pytest.fixture
 def run_tool(monkeypatch, capsys):
     """Run a program of tools/ in this process: ``(exit code, stderr)``; ``run_tool.stdout`` has the rest."""
 
     def run(name: str, *argv: str) -> tuple[int, str]:
-        spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
+        spec = importlib.util.spec_from_file_location(f'tool_{Path(name).name}', ROOT / 'tools' / f'{name}.py')
         tool = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(tool)
         monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, argv)])

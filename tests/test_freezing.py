@@ -7,15 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.freezing import (
-    FreezeReport,
-    freeze_layers,
-    optimizer_state_bytes,
-    predict_state_bytes,
-    select_layers,
-)
+from ftsgd_plugin.freezing import freeze_layers, select_layers
 from ftsgd_plugin.layers import list_layers
+from ftsgd_plugin.optim.report import FreezeReport, optimizer_state_bytes, predict_state_bytes
+from ftsgd_plugin.utils.errors import UserError
 
 
 def names(layers) -> list[str]:

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from helpers.small_models import SMALL, batch, expected_names, loss_of, small_classifier, trained
 from mmengine.optim import build_optim_wrapper
-from small_models import SMALL, batch, expected_names, loss_of, small_classifier, trained
 
 from ftsgd_plugin.optim import GradualUnfreezingLR
 

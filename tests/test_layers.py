@@ -6,8 +6,8 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.layers import ROLES, Entry, list_layers, register_layer_list
+from ftsgd_plugin.utils.errors import UserError
 
 BLOCK = ['norm1', 'attn', 'norm2', 'mlp']
 

@@ -26,16 +26,16 @@ from pathlib import Path
 from mmengine.runner import Runner
 
 from ftsgd_plugin import config_path
-from ftsgd_plugin.analysis.figures import draw_comparison
-from ftsgd_plugin.analysis.gradients import layer_grad_norms
-from ftsgd_plugin.analysis.summary import Record, format_table, summarise
-from ftsgd_plugin.demo.digits import write_benchmark
-from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.datasets.digits import write_benchmark
+from ftsgd_plugin.profiling.gradients import layer_grad_norms
+from ftsgd_plugin.profiling.plots import draw_comparison
 from ftsgd_plugin.records import read_record
+from ftsgd_plugin.results.summary import Record, format_table, summarise
 from ftsgd_plugin.sweep.driver import run_sweep
-from ftsgd_plugin.sweep.folders import Task, run_config, survey
 from ftsgd_plugin.sweep.plan import Plan, check_plan, claim_folder, read_plan, write_whole
+from ftsgd_plugin.sweep.runs import Task, run_config, survey
+from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.errors import UserError
 
 PLAN = config_path('sweeps/demo.py')
 

@@ -31,16 +31,17 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 
-from ftsgd_plugin.analysis.diagnosis import Diagnosis, diagnose, full_step_seconds, gib
-from ftsgd_plugin.analysis.evidence_figure import draw_evidence
-from ftsgd_plugin.analysis.figures import draw_layer_gradients, import_pyplot
-from ftsgd_plugin.analysis.gradients import GradientProfile, measure_gradients
-from ftsgd_plugin.analysis.html_page import bullets, page, paragraph, picture, table
-from ftsgd_plugin.analysis.plan import plan_config
-from ftsgd_plugin.analysis.start import pretrained_model, training_loader
-from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.launch import add_cfg_options, merge_cfg_options, read_config
-from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.profiling.diagnosis import Diagnosis, diagnose, full_step_seconds, gib
+from ftsgd_plugin.profiling.evidence_plot import draw_evidence
+from ftsgd_plugin.profiling.gradients import GradientProfile, measure_gradients
+from ftsgd_plugin.profiling.plots import draw_layer_gradients
+from ftsgd_plugin.profiling.predict import plan_config
+from ftsgd_plugin.profiling.setup import pretrained_model, training_loader
+from ftsgd_plugin.results.html_page import bullets, page, paragraph, picture, table
+from ftsgd_plugin.runner.build import add_cfg_options, merge_cfg_options, read_config
+from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.errors import UserError
+from ftsgd_plugin.utils.plotting import import_pyplot
 
 UNITS = {'': 1, 'B': 1, 'MB': 10**6, 'GB': 10**9, 'MIB': 2**20, 'GIB': 2**30}
 HEADER = ('method', 'memory', 'of AdamW', 'ms per image', 'of AdamW', 'fits')

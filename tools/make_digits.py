@@ -6,8 +6,8 @@ python tools/make_digits.py /data/digits --seed 1
 
 import argparse
 
-from ftsgd_plugin.demo.digits import write_benchmark
-from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.datasets.digits import write_benchmark
+from ftsgd_plugin.utils.cli import one_line_errors
 
 
 @one_line_errors

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from ftsgd_plugin.datasets import Camelyon17, DomainNet, FMoW, Living17, Waterbirds
 from ftsgd_plugin.datasets.base import BenchmarkDataset
-from ftsgd_plugin.datasets.images import why_unreadable
-from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.datasets.transforms import why_unreadable
+from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.errors import UserError
 
 BENCHMARKS = {
     'living17': Living17,

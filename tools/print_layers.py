@@ -19,11 +19,11 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
-from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.freezing import select_layers
-from ftsgd_plugin.launch import read_config
 from ftsgd_plugin.layers import list_layers
-from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.runner.build import read_config
+from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.errors import UserError
 
 COLUMNS = ('layer', 'role', 'block', 'group', 'tensors', 'parameters', 'bytes', 'state')
 

@@ -18,11 +18,11 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 
-from ftsgd_plugin.analysis.overview import draw_all, look_at
-from ftsgd_plugin.analysis.page import render_page
-from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.evaluation.selection import RULES
-from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.results.overview import draw_all, look_at
+from ftsgd_plugin.results.report import render_page
+from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.errors import UserError
 
 
 @one_line_errors

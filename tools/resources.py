@@ -29,14 +29,14 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from ftsgd_plugin.analysis.measure import MethodMeasure, measure_config
-from ftsgd_plugin.analysis.methods import METHODS
-from ftsgd_plugin.analysis.plan import MethodPlan, plan_config
-from ftsgd_plugin.analysis.resource_figure import draw_resources
-from ftsgd_plugin.configs import config_path
-from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.launch import read_config
-from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.profiling.measure import MethodMeasure, measure_config
+from ftsgd_plugin.profiling.phases import METHODS
+from ftsgd_plugin.profiling.predict import MethodPlan, plan_config
+from ftsgd_plugin.profiling.resource_plot import draw_resources
+from ftsgd_plugin.runner.build import read_config
+from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.errors import UserError
+from ftsgd_plugin.utils.paths import config_path
 
 # arXiv 2211.09359, section 4: memory of AdamW over that of the method, and gradual unfreezing's share of the time.
 PAPER = {

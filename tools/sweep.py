@@ -20,14 +20,14 @@ import os
 import sys
 from pathlib import Path
 
-from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.launch import add_cfg_options
-from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.runner.build import add_cfg_options
 from ftsgd_plugin.sweep.cost import TFLOPS
 from ftsgd_plugin.sweep.driver import describe, failures_text, run_one, run_sweep
-from ftsgd_plugin.sweep.folders import look_at, survey
 from ftsgd_plugin.sweep.plan import claim_folder, read_plan
+from ftsgd_plugin.sweep.runs import look_at, survey
 from ftsgd_plugin.sweep.slurm import write_script
+from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.errors import UserError
 
 
 def _whole(text: str) -> int:

@@ -17,11 +17,11 @@ import ftsgd_plugin  # noqa: F401  first: it says in one line what is missing in
 import argparse
 from pathlib import Path
 
-from ftsgd_plugin.analysis.overview import draw_all, look_at
-from ftsgd_plugin.analysis.rendering import FORMATS
-from ftsgd_plugin.analysis.sensitivity import compare_sgd
 from ftsgd_plugin.evaluation.selection import RULES
-from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.results.overview import draw_all, look_at
+from ftsgd_plugin.results.rendering import FORMATS
+from ftsgd_plugin.results.sensitivity import compare_sgd
+from ftsgd_plugin.utils.cli import one_line_errors
 
 
 @one_line_errors

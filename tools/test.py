@@ -17,10 +17,10 @@ from pathlib import Path
 import mmengine
 from mmengine.evaluator import DumpResults
 
-from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.evaluation.wilds_official import WildsPredictions
-from ftsgd_plugin.launch import add_common_options, build_runner, load_config
-from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.evaluation.wilds import WildsPredictions
+from ftsgd_plugin.runner.build import add_common_options, build_runner, load_config
+from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:

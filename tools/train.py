@@ -9,10 +9,10 @@ bash tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR
 
 import argparse
 
-from ftsgd_plugin.checkpoints import latest_checkpoint
-from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.launch import add_common_options, build_runner, load_config
-from ftsgd_plugin.programs import one_line_errors
+from ftsgd_plugin.checkpoint.io import latest_checkpoint
+from ftsgd_plugin.runner.build import add_common_options, build_runner, load_config
+from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ftsgd_plugin.analysis.interpolation import ALPHAS, end_points, evaluate_between, evaluation_runner, find_run
-from ftsgd_plugin.analysis.pictures import draw_interpolation
-from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.evaluation.selection import ID_METRIC, select_epoch
-from ftsgd_plugin.programs import one_line_errors
 from ftsgd_plugin.records import FILE, read_record
+from ftsgd_plugin.results.plots import draw_interpolation
+from ftsgd_plugin.results.wise_ft import ALPHAS, end_points, evaluate_between, evaluation_runner, find_run
+from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.errors import UserError
 
 
 def _alpha(text: str) -> float:

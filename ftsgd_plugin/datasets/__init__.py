@@ -3,8 +3,8 @@
 from .camelyon17 import Camelyon17
 from .domainnet import DomainNet
 from .fmow import FMoW
-from .images import LoadRGBImage, PackRGB
 from .living17 import Living17
+from .transforms import LoadRGBImage, PackRGB
 from .waterbirds import Waterbirds
 
 __all__ = ['Camelyon17', 'DomainNet', 'FMoW', 'Living17', 'LoadRGBImage', 'PackRGB', 'Waterbirds']

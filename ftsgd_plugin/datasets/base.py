@@ -8,8 +8,8 @@ from pathlib import Path
 from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 
-from ..errors import UserError
-from .images import why_unreadable
+from ..utils.errors import UserError
+from .transforms import why_unreadable
 
 MAX_BAD_IMAGES = 10  # that a worker may skip before the run stops
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from mmpretrain.registry import DATASETS
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .base import BenchmarkDataset
-from .tables import Unique, parse_code, read_csv
+from .csv_reader import Unique, parse_code, read_csv
 
 VAL_CENTRE, TEST_CENTRE = 1, 2  # of hospitals 0 to 4 (WILDS' official split)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mmpretrain.registry import DATASETS
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .base import BenchmarkDataset
-from .tables import Unique
+from .csv_reader import Unique
 
 # The classes in label order; not alphabetical at the end.
 CLASSES = (

@@ -8,9 +8,9 @@ from pathlib import Path
 from mmengine.logging import print_log
 from mmpretrain.registry import DATASETS
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .base import BenchmarkDataset
-from .tables import look_up, read_csv
+from .csv_reader import look_up, read_csv
 
 # The classes in label order (alphabetical, as in WILDS).
 CATEGORIES = (

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mmpretrain.registry import DATASETS
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .base import BenchmarkDataset
-from .tables import parse_code
+from .csv_reader import parse_code
 
 # Superclass (name, WordNet id), its two source and its two target subclasses (WordNet id, ImageNet-1k class index), in
 # label order: make_living17(info_dir, split='rand') of the robustness package, as in the paper's code.

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from mmpretrain.registry import DATASETS
 
 from .base import BenchmarkDataset
-from .tables import Unique, parse_code, read_csv
+from .csv_reader import Unique, parse_code, read_csv
 
 
 @DATASETS.register_module()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .group_accuracy import subset_of
 
 

@@ -8,7 +8,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmpretrain.registry import METRICS
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 Subset = str | Mapping
 

@@ -1,9 +1,9 @@
 """What must happen inside the training loop."""
 
 from .checkpoint import SafeCheckpointHook
-from .checkpoint_fit import CheckpointFitHook
+from .checkpoint_compatibility import CheckpointFitHook
+from .grad_norm import LayerGradNormHook
 from .host_memory import HostMemoryHook
-from .layer_grad_norm import LayerGradNormHook
 from .resources import ResourceHook
 from .run_record import RunRecordHook
 

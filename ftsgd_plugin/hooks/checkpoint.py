@@ -13,8 +13,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from ..errors import UserError
-from ..optim.boundaries import at_update_boundary
+from ..optim.accumulation import at_update_boundary
+from ..utils.errors import UserError
 
 VALIDATED = 'ftsgd_validated'  # message hub: the iteration whose validation is in the log
 _REPLACED = 'ftsgd_replaced'  # message hub: name of the checkpoint that goes once the one with this entry is written

@@ -17,9 +17,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from ..freezing import optimizer_state_bytes
 from ..layers import unwrap
-from ..optim.in_backward import SGDInBackwardOptimWrapper
+from ..optim.report import optimizer_state_bytes
+from ..optim.sgd_in_backward import SGDInBackwardOptimWrapper
 
 PARTS = ('data', 'forward', 'backward', 'optimizer')
 

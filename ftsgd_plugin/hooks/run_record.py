@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from ..evaluation.selection import ID_METRIC, select_epoch
-from ..freezing import optimizer_state_bytes
+from ..optim.report import optimizer_state_bytes
 from ..provenance import code_version, config_hash, environment, run_names
 from ..records import RunRecord, write_record
 from .resources import ResourceHook

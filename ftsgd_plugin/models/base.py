@@ -6,7 +6,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import nn
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 
 class PooledBackbone(BaseModule):

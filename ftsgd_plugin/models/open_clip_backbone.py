@@ -8,9 +8,9 @@ import torch
 from mmpretrain.registry import MODELS
 from open_clip.model import _build_vision_tower, resize_pos_embed
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .base import PooledBackbone
-from .weights import fetch, fill, local_file, read_tensors, report_filled
+from .pretrained import fetch, fill, local_file, read_tensors, report_filled
 
 
 @MODELS.register_module()

@@ -9,9 +9,9 @@ import timm
 import torch
 from mmpretrain.registry import MODELS
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .base import PooledBackbone
-from .weights import fetch, fill, fill_from_npz, local_file, read_tensors, report_filled
+from .pretrained import fetch, fill, fill_from_npz, local_file, read_tensors, report_filled
 
 _PATCH = 'patch_embed.proj.weight'
 

@@ -2,6 +2,6 @@
 
 from .constructor import FreezeEmbedOptimWrapperConstructor
 from .gradual_unfreezing import GradualUnfreezingLR
-from .in_backward import SGDInBackwardOptimWrapper
+from .sgd_in_backward import SGDInBackwardOptimWrapper
 
 __all__ = ['FreezeEmbedOptimWrapperConstructor', 'GradualUnfreezingLR', 'SGDInBackwardOptimWrapper']

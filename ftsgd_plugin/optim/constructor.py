@@ -8,11 +8,12 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from ..distributed import follow_trained_parameters
-from ..errors import UserError
-from ..freezing import FreezeReport, freeze_layers, select_layers
+from ..freezing import freeze_layers, select_layers
 from ..layers import Layer, list_layers, unwrap
-from .in_backward import SGDInBackwardOptimWrapper, refuse_reducer
+from ..utils.errors import UserError
+from .ddp import follow_trained_parameters
+from .report import FreezeReport
+from .sgd_in_backward import SGDInBackwardOptimWrapper, refuse_reducer
 
 _DEFAULT_KEYS = {
     'bias_decay_mult',

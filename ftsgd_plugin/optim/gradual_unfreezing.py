@@ -10,9 +10,9 @@ from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
 from mmpretrain.registry import PARAM_SCHEDULERS
 from torch.optim import Optimizer
 
-from ..errors import UserError
-from .boundaries import at_update_boundary
-from .unfreezing_schedule import lr_factor, open_blocks, trains
+from ..utils.errors import UserError
+from .accumulation import at_update_boundary
+from .schedule import lr_factor, open_blocks, trains
 
 
 @PARAM_SCHEDULERS.register_module()

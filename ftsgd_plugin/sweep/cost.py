@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
-from ..demo.digits import DIGITS_PER_SPLIT, PICTURES_PER_DIGIT
+from ..datasets.digits import DIGITS_PER_SPLIT, PICTURES_PER_DIGIT
 from .plan import Run
 
 TRAIN_FACTOR = 3  # forward and backward over forward alone

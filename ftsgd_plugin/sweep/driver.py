@@ -7,16 +7,16 @@ import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..configs import tool_path
-from ..errors import UserError
 from ..provenance import code_version
 from ..records import read_record
-from .cluster import Cluster
+from ..utils.errors import UserError
+from ..utils.paths import tool_path
 from .cost import TFLOPS, predict
-from .folders import CONFIG, LOG, Task, delete_weights, is_finished, mark_failed, prepare, survey
 from .plan import Plan
 from .process import run_process, take_lock
 from .progress import Progress
+from .ray_backend import Cluster
+from .runs import CONFIG, LOG, Task, delete_weights, is_finished, mark_failed, prepare, survey
 
 Failures = list[tuple[str, str]]  # name of the run and last line
 
@@ -64,7 +64,7 @@ def run_sweep(
         out: Folder of the sweep, which :func:`ftsgd_plugin.sweep.plan.claim_folder` has claimed for the plan; only one
             process at a time may run it.
         cfg_options: Overrides of the command line.
-        address, gpus, cpus, workers: See :class:`ftsgd_plugin.sweep.cluster.Cluster`.
+        address, gpus, cpus, workers: See :class:`ftsgd_plugin.sweep.ray_backend.Cluster`.
         keep_checkpoints: Keep the weights of finished runs.
 
     Returns:

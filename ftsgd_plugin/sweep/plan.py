@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..configs import config_path
-from ..errors import UserError
-from ..launch import read_config
+from ..runner.build import read_config
+from ..utils.errors import UserError
+from ..utils.paths import config_path
 
 FILE = 'plan.json'
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .plan import Run, write_whole
 
 SCRIPT = 'sweep.sh'

@@ -7,14 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.reading import records
 from mmengine.logging import MMLogger
-from reading import records
 
 from ftsgd_plugin.datasets import Camelyon17, DomainNet, FMoW, Living17
 from ftsgd_plugin.datasets.domainnet import CLASSES
 from ftsgd_plugin.datasets.fmow import CATEGORIES
 from ftsgd_plugin.datasets.living17 import LIVING17
-from ftsgd_plugin.evaluation.wilds_official import load_wilds
+from ftsgd_plugin.evaluation.wilds import load_wilds
 
 # Equality with wilds
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.reading import KINDS, PIPELINE, records
 from mmpretrain.registry import DATASETS
 from PIL import Image
-from reading import KINDS, PIPELINE, records
 from torch.utils.data import DataLoader
 
 from ftsgd_plugin.datasets import Camelyon17
 from ftsgd_plugin.datasets.base import MAX_BAD_IMAGES
-from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.utils.errors import UserError
 
 
 def batches(dataset, **loader):

@@ -4,12 +4,12 @@ import csv
 from pathlib import Path
 
 import pytest
-import trees
-from reading import KINDS
+from helpers import trees
+from helpers.reading import KINDS
 
 from ftsgd_plugin.datasets import Camelyon17, DomainNet, FMoW, Living17
 from ftsgd_plugin.datasets.living17 import LIVING17
-from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.utils.errors import UserError
 
 
 def edit_csv(path: Path, change) -> None:

@@ -8,8 +8,8 @@ import pytest
 from mmpretrain.registry import DATASETS
 
 from ftsgd_plugin.datasets import Waterbirds
-from ftsgd_plugin.errors import UserError
-from ftsgd_plugin.evaluation.wilds_official import load_wilds
+from ftsgd_plugin.evaluation.wilds import load_wilds
+from ftsgd_plugin.utils.errors import UserError
 
 PIPELINE = [
     dict(type='mmpretrain.LoadRGBImage'),

@@ -10,8 +10,8 @@ from mmengine.evaluator import Evaluator
 from mmpretrain.registry import METRICS
 from torch.utils.data import ConcatDataset, DataLoader
 
-from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.evaluation import GroupAccuracy
+from ftsgd_plugin.utils.errors import UserError
 
 NAMES = {
     (y, place): f'{kind}_{ground}'
@@ -225,7 +225,7 @@ def test_camelyon_equals_wilds_on_random_predictions(wilds):
 
 def test_fmow_equals_wilds_on_random_predictions(wilds, fmow_root):
     """``FMoWDataset.eval``: average, worst region without Other, worst year."""
-    from ftsgd_plugin.evaluation.wilds_official import load_wilds
+    from ftsgd_plugin.evaluation.wilds import load_wilds
 
     oracle = load_wilds('fmow', str(fmow_root))
     subset = oracle.get_subset('test')

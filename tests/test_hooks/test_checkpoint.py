@@ -11,16 +11,17 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import load_digits_config, run_process
+from helpers import ROOT, run_process
+from helpers.digits import load_digits_config
 from mmengine.hooks import Hook
 from mmpretrain.registry import METRICS
 from yapf.yapflib.yapf_api import FormatCode
 
-from ftsgd_plugin.checkpoints import latest_checkpoint
-from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.checkpoint.io import latest_checkpoint
 from ftsgd_plugin.evaluation import GroupAccuracy
 from ftsgd_plugin.hooks.checkpoint import AtomicLocalBackend
-from ftsgd_plugin.launch import build_runner
+from ftsgd_plugin.runner.build import build_runner
+from ftsgd_plugin.utils.errors import UserError
 
 SUBSET = 96  # three iterations an epoch
 # At this rate the ID accuracy rises in the second epoch, so that there are two best checkpoints.
@@ -69,7 +70,7 @@ def test_kill_leaves_whole_checkpoints_and_resuming_equals_no_kill(
     assert cfg.default_hooks.checkpoint.max_keep_ckpts == 1
     config, work_dir = tmp_path / 'config.py', tmp_path / 'work'
     cfg.dump(config)
-    script = Path(__file__).with_name('train_and_die.py')
+    script = ROOT / 'tests/helpers/train_and_die.py'
     threads = str(torch.get_num_threads())  # sums depend on it
     killed = run_process(sys.executable, script, moment, name, nth, config, cwd=tmp_path, OMP_NUM_THREADS=threads)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

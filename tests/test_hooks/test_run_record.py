@@ -9,12 +9,12 @@ import torch
 from mmengine.config import Config
 
 from ftsgd_plugin import config_path, provenance, records
-from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.evaluation.selection import select_epoch
-from ftsgd_plugin.freezing import optimizer_state_bytes
-from ftsgd_plugin.launch import build_runner
+from ftsgd_plugin.optim.report import optimizer_state_bytes
 from ftsgd_plugin.provenance import config_hash, run_names
 from ftsgd_plugin.records import FILE, RunRecord, read_record, write_record
+from ftsgd_plugin.runner.build import build_runner
+from ftsgd_plugin.utils.errors import UserError
 
 EPOCHS = 3
 

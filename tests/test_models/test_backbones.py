@@ -4,16 +4,16 @@ import open_clip
 import pytest
 import timm
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from PIL import Image
 
-from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.layers import list_layers
 from ftsgd_plugin.models import OpenCLIPVisionTower, TimmPooledBackbone
+from ftsgd_plugin.utils.errors import UserError
 
 # name -> (library model, features, parameters without head, frozen by freeze-embed, blocks), as in the paper's code.
 PAPER = {

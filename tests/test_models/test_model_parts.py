@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from mmengine.config import Config
 
-from ftsgd_plugin.launch import build_runner
+from ftsgd_plugin.runner.build import build_runner
 
 SEVEN = ['clip-vit-b16', 'clip-vit-l14', 'vit-b16', 'dino-vit-b16', 'convnext-b', 'bit-r50', 'bit-r101']
 

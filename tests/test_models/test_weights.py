@@ -10,14 +10,14 @@ import open_clip
 import pytest
 import timm
 import torch
-import weight_files as files
+from helpers import weight_files as files
+from helpers.weight_files import FORMATS, FullCLIP, bit, clip, convnext, load, randomised, vit
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from safetensors.torch import save_file
-from weight_files import FORMATS, FullCLIP, bit, clip, convnext, load, randomised, vit
 
-from ftsgd_plugin.errors import UserError
+from ftsgd_plugin.utils.errors import UserError
 
 
 @pytest.fixture(scope='module', params=FORMATS)

@@ -6,15 +6,15 @@ from unittest import mock
 
 import pytest
 import torch
+from helpers.small_models import amp_wrapper
 from mmengine.logging import MMLogger
 from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, build_optim_wrapper
-from small_models import amp_wrapper
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ftsgd_plugin.distributed import follow_trained_parameters
-from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.layers import list_layers
+from ftsgd_plugin.optim.ddp import follow_trained_parameters
+from ftsgd_plugin.utils.errors import UserError
 
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.05)
 

@@ -7,14 +7,14 @@ from unittest import mock
 
 import pytest
 import torch
+from helpers.small_models import SMALL, amp_wrapper, batch, expected_names, loss_of, small_classifier, trained
 from mmengine.optim import ConstantLR, LinearLR, OptimWrapper, build_optim_wrapper
 from mmpretrain.registry import PARAM_SCHEDULERS
-from small_models import SMALL, amp_wrapper, batch, expected_names, loss_of, small_classifier, trained
 
-from ftsgd_plugin.distributed import follow_trained_parameters
-from ftsgd_plugin.errors import UserError
 from ftsgd_plugin.layers import list_layers
 from ftsgd_plugin.optim import GradualUnfreezingLR
+from ftsgd_plugin.optim.ddp import follow_trained_parameters
+from ftsgd_plugin.utils.errors import UserError
 
 BASE = 1e-3
 

@@ -3,8 +3,8 @@
 import subprocess
 
 import pytest
-from conftest import ROOT, run_process
-from tiny_sweep import OPTIONS, write_plan
+from helpers import ROOT, run_process
+from helpers.tiny_sweep import OPTIONS, write_plan
 
 from ftsgd_plugin.records import read_record
 

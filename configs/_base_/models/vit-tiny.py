@@ -1,4 +1,4 @@
-"""The demo's backbone: 0.31 M parameters, 16 patches of 8x8, pretrained by `tools/pretrain_vit_tiny.py`."""
+"""The demo's backbone: 0.31 M parameters, 16 patches of 8x8, pretrained by `tools/maintain/pretrain_vit_tiny.py`."""
 
 model = dict(
     type='ImageClassifier',

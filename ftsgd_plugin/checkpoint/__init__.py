@@ -1,0 +1,1 @@
+"""Reading checkpoints and deciding whether one fits."""

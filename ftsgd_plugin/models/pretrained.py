@@ -1,0 +1,188 @@
+"""Pretrained weights from a hub or a file, verified tensor by tensor.
+
+Libraries load what they find and stay silent about the rest; here a backbone is filled completely from the file it was
+meant for, or the run stops with one line. Nothing is un-pickled outside ``weights_only``.
+"""
+
+import hashlib
+import os
+import socket
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from mmengine.logging import print_log
+from safetensors.torch import load_file
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from ..checkpoint.compatibility import in_words, misfits
+from ..utils.errors import UserError
+
+
+def read_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:
+    """Read the tensors of a weight file: safetensors, a ``torch.save`` file or a TorchScript archive.
+
+    Args:
+        path: The file; its contents decide, not its suffix.
+        expected: What the file should be, for the error message.
+
+    Returns:
+        dict: Name -> tensor on the CPU. A nested ``state_dict`` or ``model`` entry is taken out.
+
+    Raises:
+        UserError: The file is truncated, of another kind, or holds something else than tensors.
+    """
+    try:
+        if _is_torchscript(path):
+            found = dict(torch.jit.load(str(path), map_location='cpu').state_dict())
+        elif path.suffix == '.safetensors':
+            found = load_file(path, device='cpu')
+        else:
+            found = torch.load(path, map_location='cpu', weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = ' '.join(str(error).split('\n')[0].split()) or type(error).__name__
+        raise UserError(f'{path}: cannot be read ({reason}); expected {expected}.') from error
+    for key in ('state_dict', 'model'):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    tensors = {key: value for key, value in found.items() if isinstance(value, torch.Tensor)} if found else {}
+    if not tensors:
+        raise UserError(f'{path}: holds no tensors by name; expected {expected}.')
+    return {key.removeprefix('module.'): value for key, value in tensors.items()}
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.split('/', 1)[-1] == 'constants.pkl' for name in archive.namelist())
+
+
+def fill(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, expected: str) -> None:
+    """Copy ``tensors`` into ``model`` if, and only if, they are exactly its own: every name and every shape.
+
+    Raises:
+        UserError: They are not; nothing was copied.
+    """
+    found = misfits(model, tensors)
+    if found:
+        raise UserError(f'{path}: does not fit: {in_words(found)}; expected {expected}.')
+    model.load_state_dict(tensors, strict=True)
+
+
+class _ExactCopies(TorchFunctionMode):
+    """Watch a loader that copies into parameters one by one: no broadcasting, and remember what was filled."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.names = {id(param): name for name, param in model.named_parameters()}
+        self.filled: set[str] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ == 'copy_' and id(args[0]) in self.names:
+            name, shape, source = self.names[id(args[0])], tuple(args[0].shape), tuple(args[1].shape)
+            if shape != source:
+                raise UserError(f'{name} is {source} instead of {shape}')
+            self.filled.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def fill_from_npz(model: nn.Module, load: Callable[[str], None], path: Path, expected: str) -> None:
+    """Fill ``model`` from a NumPy archive with the library's own loader, watching every copy.
+
+    Args:
+        model: The model.
+        load: The library's loader, called with the path.
+        path: ``.npz`` file.
+        expected: What the file should be, for the error message.
+
+    Raises:
+        UserError: The archive is truncated or foreign, lacks an array, or an array has the wrong shape.
+    """
+    copies = _ExactCopies(model)
+    try:
+        with copies:
+            load(str(path))
+    except UserError as error:
+        raise UserError(f'{path}: does not fit: {error}; expected {expected}.') from None
+    except Exception as error:
+        reason = ' '.join(str(error).strip('"\'').split('\n')[0].split()) or type(error).__name__
+        raise UserError(f'{path}: cannot be read ({reason}); expected {expected}.') from error
+    missing = [name for name in copies.names.values() if name not in copies.filled]
+    if missing:
+        more = f' and {len(missing) - 2} more' if len(missing) > 2 else ''
+        raise UserError(f'{path}: does not fit: {", ".join(missing[:2])}{more} missing; expected {expected}.')
+
+
+def local_file(path: str, expected: str) -> Path:
+    """The file that ``pretrained='...'`` names.
+
+    Raises:
+        UserError: There is none.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f'pretrained={path!r}: no such file; expected {expected}.')
+    return file
+
+
+def fetch(download: Callable[[bool], str | os.PathLike], name: str, expected: str) -> Path:
+    """Get a weight file by name: from the hub's cache, else from the hub; at once if it cannot be reached.
+
+    Args:
+        download: Called with ``local_only``; returns the path or raises.
+        name: The model's name, for the messages.
+        expected: What the file is and where to get it by hand.
+
+    Raises:
+        UserError: Not cached and the hub is out of reach or refuses.
+    """
+    try:
+        return Path(download(True))
+    except Exception:  # not in the cache; hubs raise many kinds
+        pass
+    mend = f'download {expected} on a connected machine and set pretrained to its path, or pretrained=False'
+    if os.environ.get('HF_HUB_OFFLINE', '0').upper() in ('1', 'TRUE', 'YES', 'ON') or not _hub_answers():
+        raise UserError(f'pretrained=True: {name} is not in the cache and its hub cannot be reached; {mend}.')
+    try:
+        print_log(f'downloading {name}', logger='current')
+        return Path(download(False))
+    except Exception as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise UserError(f'pretrained=True: {name} cannot be downloaded ({reason}); {mend}.') from error
+
+
+def _hub_answers(seconds: float = 3.0) -> bool:
+    """Whether the Hugging Face endpoint accepts connections; a proxy is trusted to."""
+    if any(os.environ.get(key) for key in ('https_proxy', 'HTTPS_PROXY', 'all_proxy', 'ALL_PROXY')):
+        return True
+    endpoint = urlparse(os.environ.get('HF_ENDPOINT', 'https://huggingface.co'))
+    try:
+        with socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=seconds):
+            return True
+    except OSError:
+        return False
+
+
+def report_filled(backbone: nn.Module, name: str, path: Path) -> None:
+    """Log which file filled the backbone, its SHA-256, and how much it filled."""
+    parameters = list(backbone.parameters())
+    count = sum(param.numel() for param in parameters)
+    print_log(
+        f'{name}: all {len(parameters)} tensors ({count:,} parameters) filled from {path}, SHA-256 {sha256(path)}',
+        logger='current',
+    )
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while piece := file.read(1 << 24):
+            digest.update(piece)
+    return digest.hexdigest()

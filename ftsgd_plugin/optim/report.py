@@ -1,0 +1,105 @@
+"""What was decided at the start of a run, as counts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ..freezing import Freeze, select_layers
+from ..layers import Layer
+
+
+def optimizer_state_bytes(optimizer: Optimizer) -> int:
+    """Bytes of optimizer state that exist now (0 before the first step)."""
+    return sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    )
+
+
+def predict_state_bytes(optimizer: Optimizer) -> int | None:
+    """Bytes of state the optimizer will keep, found by one step of its twin on the meta device.
+
+    Returns:
+        int | None: Bytes, or ``None`` for an optimizer that cannot step on meta tensors.
+    """
+    groups = []
+    for group in optimizer.param_groups:
+        options = {key: value for key, value in group.items() if key not in ('params', 'foreach', 'fused')}
+        twins = [nn.Parameter(torch.empty_like(param, device='meta')) for param in group['params']]
+        for twin in twins:
+            twin.grad = torch.empty_like(twin)
+        groups.append({**options, 'params': twins, 'foreach': False})
+    try:
+        twin_optimizer = type(optimizer)(groups, lr=optimizer.param_groups[0].get('lr', 1e-3))
+        twin_optimizer.step()
+    except Exception:  # any optimizer may be configured; the report is no reason to stop a run
+        return None
+    return optimizer_state_bytes(twin_optimizer)
+
+
+@dataclass(frozen=True)
+class FreezeReport:
+    """What was decided at the start of a run, as counts.
+
+    Attributes:
+        freeze: The ``freeze`` option.
+        trained, frozen: Layers, parameters and bytes of each.
+        state_bytes: Optimizer state in bytes; ``None`` if unknown before the first step.
+        optimizer: Class name of the optimizer.
+        groups: Number of its parameter groups.
+        self_frozen: Number of parameters that the model itself holds fixed (counted in ``frozen``).
+    """
+
+    freeze: Freeze
+    trained: tuple[int, int, int]
+    frozen: tuple[int, int, int]
+    state_bytes: int | None
+    optimizer: str
+    groups: int
+    self_frozen: int = 0
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer], freeze: Freeze, optimizer: Optimizer) -> 'FreezeReport':
+        """Count what trains now. A layer counts as frozen when none of its parameters trains."""
+        trained, frozen, self_frozen = [0, 0, 0], [0, 0, 0], 0
+        chosen = {layer.name for layer in select_layers(layers, freeze)}
+        for layer in layers:
+            trains = any(param.requires_grad for param in layer.params.values())
+            (trained if trains else frozen)[0] += 1
+            for param in layer.params.values():
+                count = trained if param.requires_grad else frozen
+                count[1] += param.numel()
+                count[2] += param.numel() * param.element_size()
+                if not param.requires_grad and layer.name not in chosen:
+                    self_frozen += param.numel()
+        return cls(
+            freeze=freeze,
+            trained=tuple(trained),
+            frozen=tuple(frozen),
+            state_bytes=predict_state_bytes(optimizer),
+            optimizer=type(optimizer).__name__,
+            groups=len(optimizer.param_groups),
+            self_frozen=self_frozen,
+        )
+
+    def __str__(self) -> str:
+        total = self.trained[1] + self.frozen[1]
+        lines = [f'freeze={self.freeze!r}']
+        for word, (count, params, size) in (('trained', self.trained), ('frozen', self.frozen)):
+            lines.append(f'  {word:<8} {count:>4} layers {params:>13,} parameters {params / total:>8.2%} {_mb(size)}')
+        if self.self_frozen:
+            lines.append(f'           of these {self.self_frozen:,} parameters are held fixed by the model itself')
+        state = 'unknown before the first step'
+        if self.state_bytes is not None:
+            state = f'{_mb(self.state_bytes)} of state, {self.state_bytes / total:.2f} bytes per parameter'
+        lines.append(f'  {self.optimizer}: {self.groups} parameter groups, {state}')
+        return '\n'.join(lines)
+
+
+def _mb(size: int) -> str:
+    return f'{size / 1e6:,.2f} MB'

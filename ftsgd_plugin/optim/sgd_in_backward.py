@@ -1,0 +1,126 @@
+"""SGD whose updates happen inside the backward pass, so that gradients never exist together."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.optim import OptimWrapper
+from mmengine.runner.amp import autocast
+from mmpretrain.registry import OPTIM_WRAPPERS
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.sgd import sgd
+
+from ..utils.errors import UserError
+
+_NAME = "optim_wrapper.type='SGDInBackwardOptimWrapper'"
+
+
+@OPTIM_WRAPPERS.register_module()
+class SGDInBackwardOptimWrapper(OptimWrapper):
+    """Update each parameter, and free its gradient, as soon as the gradient is complete.
+
+    The numbers are those of ``torch.optim.SGD`` without momentum, bit by bit in float32. Memory is 4 bytes per
+    parameter and the gradient of the largest layer, instead of 8 per parameter. Learning rates are read at the time of
+    the update, so schedulers work as usual; frozen parameters get no gradient and no update.
+
+    With several processes the gradient is averaged over the ranks before the update, parameter by parameter in the
+    order of the backward pass. ``DistributedDataParallel`` would keep every gradient in its buckets: the model is
+    wrapped by ``model_wrapper_cfg=dict(type='InBackwardDataParallel')`` instead, which ``tools/train.py`` sets.
+
+    Args:
+        optimizer (torch.optim.SGD): With ``momentum=0``.
+        dtype (str, optional): ``'bfloat16'`` runs the forward pass under autocast; weights and updates stay as they
+            are. Defaults to ``None``.
+        **unsupported: Options of other wrappers, refused by name.
+
+    Raises:
+        UserError: An option needs all gradients at once (``clip_grad``, ``accumulative_counts``, ``loss_scale``), the
+            optimizer is not SGD without momentum, or the model is wrapped in ``DistributedDataParallel``.
+
+    Examples:
+        >>> optim_wrapper = dict(type='SGDInBackwardOptimWrapper', optimizer=dict(type='SGD', lr=1e-3))
+    """
+
+    def __init__(self, optimizer: torch.optim.SGD, dtype: str | None = None, **unsupported) -> None:
+        accumulate = unsupported.pop('accumulative_counts', 1)
+        for key, value in (('accumulative_counts', None if accumulate == 1 else accumulate), *unsupported.items()):
+            if value is not None:
+                raise UserError(
+                    f'{_NAME} cannot be combined with optim_wrapper.{key}={value!r}: an update in the backward pass '
+                    f'never sees all gradients; remove {key}, or use type="OptimWrapper".'
+                )
+        if type(optimizer) is not torch.optim.SGD:
+            raise UserError(
+                f'{_NAME} cannot be combined with optim_wrapper.optimizer.type={type(optimizer).__name__!r}; use SGD.'
+            )
+        momenta = sorted({group['momentum'] for group in optimizer.param_groups})
+        if momenta != [0]:
+            raise UserError(
+                f'{_NAME} cannot be combined with optim_wrapper.optimizer.momentum={momenta[-1]}: it keeps no state; '
+                'set momentum=0.'
+            )
+        if dtype not in (None, 'bfloat16'):
+            raise UserError(
+                f'{_NAME} cannot be combined with optim_wrapper.dtype={dtype!r}, which needs a loss scale; use '
+                "'bfloat16' or None."
+            )
+        super().__init__(optimizer)
+        self.dtype = dtype
+        self._observers: list[Callable[[nn.Parameter, torch.Tensor], None]] = []
+        # By index: loading a state replaces the groups.
+        self._group_of = {param: i for i, group in enumerate(optimizer.param_groups) for param in group['params']}
+        for param in self._group_of:
+            param.register_post_accumulate_grad_hook(self._update)
+
+    def observe_gradients(self, callback: Callable[[nn.Parameter, torch.Tensor], None]) -> None:
+        """Call ``callback(param, grad)`` for each gradient, averaged over the ranks, before its update.
+
+        The gradient is freed afterwards: keep a norm or a copy, not the tensor.
+        """
+        self._observers.append(callback)
+
+    @torch.no_grad()
+    def _update(self, param: nn.Parameter) -> None:
+        world = get_world_size()
+        if world > 1:
+            param.grad.div_(world)
+            torch.distributed.all_reduce(param.grad)
+        for callback in self._observers:
+            callback(param, param.grad)
+        group = self.optimizer.param_groups[self._group_of[param]]
+        sgd(
+            [param],
+            [param.grad],
+            [None],
+            foreach=False,
+            weight_decay=group['weight_decay'],
+            momentum=0,
+            lr=group['lr'],
+            dampening=group['dampening'],
+            nesterov=group['nesterov'],
+            maximize=group['maximize'],
+        )
+        param.grad = None
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast, if asked for.
+
+        Raises:
+            UserError: ``model`` is wrapped in ``DistributedDataParallel``.
+        """
+        refuse_reducer(model)
+        cast = nullcontext() if self.dtype is None else autocast(dtype=torch.bfloat16)
+        with super().optim_context(model), cast:
+            yield
+
+
+def refuse_reducer(model: nn.Module) -> None:
+    """Refuse a model whose gradients ``DistributedDataParallel`` reduces, late and all together."""
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise UserError(
+            f'{_NAME} cannot be combined with model_wrapper_cfg.type={type(model).__name__!r}, which keeps every '
+            "gradient and reduces it after the update; use model_wrapper_cfg=dict(type='InBackwardDataParallel')."
+        )

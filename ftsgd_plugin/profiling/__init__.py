@@ -1,0 +1,1 @@
+"""Before training: gradients, memory and time of every method, and a recommendation."""

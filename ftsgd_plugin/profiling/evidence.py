@@ -1,0 +1,86 @@
+"""How well the gradient of the embedding predicted what freeze-embed gains, in the paper's own experiments."""
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.stats import pearsonr, spearmanr
+
+from ..paper.published import paper_results
+
+_TABLE = Path(__file__).parents[1] / 'paper/gradients.csv'  # its first lines name the source
+
+
+@dataclass(frozen=True)
+class PaperPoint:
+    """One of the paper's models on one of its datasets.
+
+    Attributes:
+        model, dataset: As in the config's name.
+        ratio: Gradient norm of the embedding over that of the largest middle layer, before training.
+        freeze_embed_gain: OOD accuracy of SGD (freeze-embed) minus SGD, in percentage points.
+        adamw_gain: OOD accuracy of AdamW minus SGD, likewise.
+    """
+
+    model: str
+    dataset: str
+    ratio: float
+    freeze_embed_gain: float
+    adamw_gain: float
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Between the logarithm of the ratio and a gain, over the paper's points.
+
+    Attributes:
+        spearman, pearson: Coefficients.
+        spearman_p, pearson_p: Their p-values, as if the points were independent; they are 20 of 7 models, so they are
+            too small.
+        points: Number of points.
+    """
+
+    spearman: float
+    spearman_p: float
+    pearson: float
+    pearson_p: float
+    points: int
+
+
+def paper_points() -> list[PaperPoint]:
+    """The paper's models on Living-17, Waterbirds and DomainNet, where it measured gradients."""
+    ood = {(r.model, r.method, r.dataset): r.ood for r in paper_results()}
+    with open(_TABLE, newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith('#')))
+    points = []
+    for row in rows:
+        model, dataset = row['model'], row['dataset']
+        sgd = ood[model, 'sgd', dataset]
+        points.append(
+            PaperPoint(
+                model,
+                dataset,
+                float(row['embed']) / float(row['middle']),
+                ood[model, 'freeze-embed', dataset] - sgd,
+                ood[model, 'adamw', dataset] - sgd,
+            )
+        )
+    return points
+
+
+def correlation(points: list[PaperPoint], gain: str = 'freeze_embed_gain') -> Correlation:
+    """How the log ratio and a gain go together.
+
+    Args:
+        points: Output of :func:`paper_points`.
+        gain: ``'freeze_embed_gain'`` or ``'adamw_gain'``.
+    """
+    ratios, gains = [math.log(point.ratio) for point in points], [getattr(point, gain) for point in points]
+    rank, linear = spearmanr(ratios, gains), pearsonr(ratios, gains)
+    return Correlation(*(float(x) for x in (*rank, *linear)), len(points))
+
+
+def nearest(points: list[PaperPoint], ratio: float, count: int = 6) -> list[PaperPoint]:
+    """The ``count`` points whose ratios are nearest to ``ratio``, by factor."""
+    return sorted(points, key=lambda point: abs(math.log(point.ratio / ratio)))[:count]

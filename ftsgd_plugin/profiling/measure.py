@@ -1,0 +1,294 @@
+"""What each method costs on this machine, measured: the twin of :mod:`ftsgd_plugin.profiling.predict`.
+
+On CUDA the peak is the allocator's (``max_memory_allocated``, ``max_memory_reserved``) over one step whose optimizer
+state exists already, and times are CUDA events. On the CPU the peak is counted from the tensors of a real step, at
+every operator; beside it stands the peak of the CPU allocator (events of PyTorch's profiler), which also sees the
+scratch space inside operators: nothing to speak of for a ViT, something for convolutions. Times are wall clock.
+Learning rates are zero, so that every method works on the same numbers; nothing in a step depends on the rate.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from statistics import median
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import DefaultScope, init_default_scope
+from mmpretrain.registry import MODELS, OPTIM_WRAPPERS
+from torch import nn
+
+from ..freezing import freeze_layers
+from ..layers import list_layers
+from ..optim.report import optimizer_state_bytes
+from .fake_step import LiveBytes, fake_batch, image_size, model_config
+from .phases import METHODS, Method, load_method, phases, run_length
+
+
+@dataclass
+class PhaseMeasure:
+    """One phase of a method as it was measured; sizes in bytes.
+
+    Attributes:
+        open_blocks, fraction_of_steps, weights, buffers, gradients, state, activations: As in ``PhasePlan``, counted
+            from the tensors of a real step; ``gradients`` are the most that were live at once.
+        peak: The most bytes that tensors held at once.
+        allocated: The most bytes that PyTorch's allocator gave out at once; on CUDA the same as ``peak``.
+        reserved: The most that CUDA's caching allocator held; ``None`` on the CPU.
+        step_seconds: Time of each measured step.
+    """
+
+    open_blocks: int
+    fraction_of_steps: float
+    weights: int = 0
+    buffers: int = 0
+    gradients: int = 0
+    state: int = 0
+    activations: int = 0
+    peak: int = 0
+    allocated: int = 0
+    reserved: int | None = None
+    step_seconds: list[float] = field(default_factory=list)
+
+
+@dataclass
+class MethodMeasure:
+    """A method's phases as they were measured.
+
+    Attributes:
+        name: The method.
+        batch_size: Pictures per step.
+        phases: In order of time.
+    """
+
+    name: str
+    batch_size: int
+    phases: list[PhaseMeasure]
+
+    @property
+    def peak(self) -> int:
+        """The most bytes at once over all phases."""
+        return max(phase.peak for phase in self.phases)
+
+    @property
+    def allocated(self) -> int:
+        """The most bytes that PyTorch's allocator gave out at once over all phases."""
+        return max(phase.allocated for phase in self.phases)
+
+    @property
+    def reserved(self) -> int | None:
+        """The most that CUDA's caching allocator held; ``None`` on the CPU."""
+        return max((phase.reserved for phase in self.phases if phase.reserved is not None), default=None)
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Median of each phase, weighted by how long it lasts."""
+        return sum(median(phase.step_seconds) * phase.fraction_of_steps for phase in self.phases)
+
+    def to_dict(self) -> dict:
+        """For JSON, the derived numbers included."""
+        derived = dict(peak=self.peak, allocated=self.allocated, reserved=self.reserved)
+        derived['seconds_per_step'] = self.seconds_per_step
+        return {**asdict(self), **derived}
+
+
+def measure_config(
+    cfg: Config,
+    methods: Iterable[str] = METHODS,
+    batch_size: int = 32,
+    steps: int = 20,
+    rounds: int = 2,
+    autocast: str | None = None,
+    device: str | None = None,
+    report: Callable[[str], None] = print,
+) -> list[MethodMeasure]:
+    """Measure every method on the model of a config, with random weights and pictures.
+
+    Methods take turns, ``rounds`` times, so that a machine that slows down slows all of them.
+
+    Args:
+        cfg: A config, or a model part; its own method is not looked at.
+        methods: Names of `configs/_base_/methods/`. One whose optimizer wrapper is not registered is left out.
+        batch_size: Pictures per step.
+        steps: Timed steps of each phase of each method, over all rounds.
+        rounds: Number of turns.
+        autocast: ``None`` (float32), ``'bfloat16'`` or ``'float16'`` (without a loss scaler, which costs nothing).
+        device: ``'cpu'`` or ``'cuda'``. Default: CUDA where there is one.
+        report: Takes lines about what is done and left out.
+
+    Returns:
+        list[MethodMeasure]: In the order of ``methods``, without those left out.
+
+    Raises:
+        UserError: An unknown method, or a config without model.
+    """
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    found: dict[str, MethodMeasure] = {}
+    chosen = [load_method(name) for name in methods]
+    for method in list(chosen):
+        wrapper = method.optim_wrapper.get('type', 'OptimWrapper')
+        if OPTIM_WRAPPERS.get(wrapper) is None:
+            report(f'{method.name}: left out, {wrapper} is not registered.')
+            chosen.remove(method)
+    for turn in range(rounds):
+        for method in chosen:
+            report(f'{method.name}: turn {turn + 1} of {rounds}')
+            share = steps // rounds + (turn < steps % rounds)
+            rig = _Rig(cfg, batch_size, autocast, device)
+            measured = rig.measure(method, run_length(cfg), share, count=turn == 0)
+            if turn == 0:
+                found[method.name] = MethodMeasure(method.name, batch_size, measured)
+            else:
+                for phase, more in zip(found[method.name].phases, measured):
+                    phase.step_seconds += more.step_seconds
+            del rig
+            gc.collect()
+            if device == 'cuda':
+                torch.cuda.empty_cache()
+    return list(found.values())
+
+
+class _Rig:
+    """A model and a batch on a device; new for every method, so that none inherits hooks or state."""
+
+    def __init__(self, cfg: Config, batch_size: int, autocast: str | None, device: str) -> None:
+        if DefaultScope.get_current_instance() is None:
+            init_default_scope('mmpretrain')
+        settings = model_config(cfg)
+        torch.manual_seed(0)
+        self.model: nn.Module = MODELS.build(settings).to(device).train()
+        self.device, self.autocast = device, autocast
+        classes = settings['head']['num_classes'] if settings.get('head') else 1000
+        batch = fake_batch(classes, image_size(cfg, self.model), batch_size, 'cpu')
+        batch['inputs'] = torch.randint(0, 256, batch['inputs'].shape, dtype=torch.uint8)
+        self.batch = batch
+
+    def step(self, optim_wrapper: OptimWrapper, saving=nullcontext) -> None:
+        """MMEngine's ``train_step``, with autocast, and a context around the forward pass."""
+        data = self.model.data_preprocessor(self.batch, True)
+        with saving(data['inputs']):
+            with torch.autocast(self.device, getattr(torch, self.autocast)) if self.autocast else nullcontext():
+                losses = self.model(**data, mode='loss')
+            loss, _ = self.model.parse_losses(losses)
+        optim_wrapper.update_params(loss)
+
+    def measure(self, method: Method, length: int, steps: int, count: bool) -> list[PhaseMeasure]:
+        settings = {**method.optim_wrapper, 'optimizer': {**method.optim_wrapper['optimizer'], 'lr': 0.0}}
+        gradients = _LiveGradients(self.model)  # before the wrapper: with SGD in backward its hook drops them
+        optim_wrapper = build_optim_wrapper(self.model, settings)
+        measured = []
+        for phase in phases(method, list_layers(self.model), length):
+            freeze_layers(self.model, phase.frozen)
+            self.step(optim_wrapper)  # makes the state, and whatever libraries make once
+            line = PhaseMeasure(phase.open_blocks, phase.fraction_of_steps)
+            if count:
+                self._count(line, optim_wrapper, gradients)
+            line.step_seconds = self._time(optim_wrapper, steps)
+            measured.append(line)
+        return measured
+
+    def _count(self, line: PhaseMeasure, optim_wrapper: OptimWrapper, gradients: '_LiveGradients') -> None:
+        model = self.model
+        line.weights, line.buffers = _bytes(model.parameters()), _bytes(model.buffers())
+        line.state = optimizer_state_bytes(optim_wrapper.optimizer)
+        saved = _SavedTensors(model)
+        with gradients:
+            self.step(optim_wrapper, saved)
+        line.gradients, line.activations = gradients.peak, saved.bytes
+        if self.device == 'cuda':
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            self.step(optim_wrapper)
+            torch.cuda.synchronize()
+            line.peak = line.allocated = torch.cuda.max_memory_allocated()
+            line.reserved = torch.cuda.max_memory_reserved()
+            return
+        state = [v for s in optim_wrapper.optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+        with LiveBytes([*model.parameters(), *model.buffers(), *state, self.batch['inputs']]) as tracker:
+            self.step(optim_wrapper)
+        lasting = line.weights + line.buffers + line.state
+        line.peak = lasting + tracker.peak
+        line.allocated = lasting + most_allocated(lambda: self.step(optim_wrapper))
+
+    def _time(self, optim_wrapper: OptimWrapper, steps: int) -> list[float]:
+        self.step(optim_wrapper)  # caches are cold after counting
+        if self.device != 'cuda':
+            times = [time.perf_counter()]
+            for _ in range(steps):
+                self.step(optim_wrapper)
+                times.append(time.perf_counter())
+            return [end - start for start, end in pairwise(times)]
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
+        torch.cuda.synchronize()
+        marks[0].record()
+        for mark in marks[1:]:
+            self.step(optim_wrapper)
+            mark.record()
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) / 1e3 for start, end in pairwise(marks)]
+
+
+def most_allocated(function: Callable[[], None]) -> int:
+    """The most bytes that PyTorch's CPU allocator held at once during a call, beyond those at its start."""
+    activity = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activity, profile_memory=True, acc_events=True) as profiler:
+        function()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == '[memory]']
+    live = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        most = max(most, live)
+    return most
+
+
+class _SavedTensors:
+    """Bytes that autograd saves in a forward pass: every storage once, without weights, buffers and the batch."""
+
+    def __init__(self, model: nn.Module) -> None:
+        tensors = (*model.parameters(), *model.buffers())
+        self._known = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        self._found: dict[int, int] = {}
+
+    @contextmanager
+    def __call__(self, inputs: torch.Tensor) -> Iterator[None]:
+        self._known.add(inputs.untyped_storage().data_ptr())
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._known:
+            self._found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(self._found.values())
+
+
+class _LiveGradients:
+    """The most bytes of gradients that are there at once in a backward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.peak, self._on, self._params = 0, False, list(model.parameters())
+        for param in self._params:
+            param.register_post_accumulate_grad_hook(self._look)
+
+    def __enter__(self) -> None:
+        self.peak, self._on = 0, True
+
+    def __exit__(self, *_) -> None:
+        self._on = False
+
+    def _look(self, _) -> None:
+        if self._on:
+            self.peak = max(self.peak, _bytes(param.grad for param in self._params if param.grad is not None))
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

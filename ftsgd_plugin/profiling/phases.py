@@ -1,0 +1,137 @@
+"""The methods of `configs/_base_/methods/` and what trains in each of their phases, before any training."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmengine.config import Config
+
+from ..freezing import select_layers
+from ..layers import Layer
+from ..utils.errors import UserError
+from ..utils.paths import config_path
+
+METHODS = (
+    'adamw',
+    'adamw-freeze-embed',
+    'sgd',
+    'freeze-embed',
+    'freeze-embed-no-momentum',
+    'sgd-in-backward',
+    'gradual-unfreezing',
+)
+DEFAULT_EPOCHS = 20  # the paper's on Living-17 and Waterbirds, for configs that are a model part only
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method part.
+
+    Attributes:
+        name: As in the config's name.
+        optim_wrapper: Config of the optimizer wrapper.
+        scheduler: Config of its (first) parameter scheduler.
+    """
+
+    name: str
+    optim_wrapper: dict
+    scheduler: dict
+
+    @property
+    def freeze(self) -> str | list[str]:
+        """What is frozen from first to last."""
+        return (self.optim_wrapper.get('paramwise_cfg') or {}).get('freeze', 'embed')
+
+    @property
+    def in_backward(self) -> bool:
+        """Whether a gradient is spent and dropped as soon as it is complete."""
+        return self.optim_wrapper.get('type') == 'SGDInBackwardOptimWrapper'
+
+    @property
+    def gradual(self) -> bool:
+        """Whether blocks open one after the other."""
+        return self.scheduler.get('type') == 'GradualUnfreezingLR'
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training in which the same parameters train.
+
+    Attributes:
+        open_blocks: Number of blocks that train, from the top.
+        fraction_of_steps: Its share of the run's steps, 0 to 1.
+        frozen: The layers that do not train.
+    """
+
+    open_blocks: int
+    fraction_of_steps: float
+    frozen: tuple[Layer, ...]
+
+
+def load_method(name: str) -> Method:
+    """Read a method part.
+
+    Args:
+        name: One of `configs/_base_/methods/`, e.g. ``'freeze-embed'``.
+
+    Raises:
+        UserError: There is no such part.
+    """
+    cfg = Config.fromfile(config_path(f'_base_/methods/{name}.py'))
+    scheduler = cfg.param_scheduler[0] if isinstance(cfg.param_scheduler, list) else cfg.param_scheduler
+    return Method(name, cfg.optim_wrapper.to_dict(), scheduler.to_dict())
+
+
+def run_length(cfg: Config) -> int:
+    """Units in which the schedule of ``cfg`` counts: epochs, or iterations where its loop counts those."""
+    loop = cfg.get('train_cfg') or {}
+    return loop.get('max_epochs') or loop.get('max_iters') or DEFAULT_EPOCHS
+
+
+def phases(method: Method, layers: Sequence[Layer], length: int) -> list[Phase]:
+    """What trains when.
+
+    Gradual unfreezing opens ``n(e) = floor(L * eff / (T - 1))`` of ``L`` blocks from the top in epoch ``e`` of ``E``,
+    with ``eff = max(0, e - warmup)`` and ``T = max(1, E - warmup - cooldown)``; all of them if ``e >= E - cooldown`` or
+    ``T = 1`` (the paper's code). With ``n = 0`` the head and CLIP's projection train, from 1 the final norm too, and
+    with ``n = L`` all but what the method freezes. Every other method has one phase.
+
+    Args:
+        method: The method.
+        layers: Layers of the model, from ``list_layers``.
+        length: Number of epochs (or of iterations, if the schedule counts those), all of the same number of steps.
+
+    Returns:
+        list[Phase]: In order of time; shares add up to 1.
+
+    Raises:
+        UserError: ``length`` is below 1, or the model has no block to open.
+    """
+    if length < 1:
+        raise UserError(f'a run of {length} epochs has no phase; give a positive number.')
+    total = len({layer.block for layer in layers if layer.role == 'block'})
+    always = tuple(select_layers(layers, method.freeze))
+    if not method.gradual:
+        return [Phase(total, 1.0, always)]
+    if not total:
+        raise UserError(f'{method.name}: the model has no blocks to open; choose another method.')
+    warmup, cooldown = method.scheduler.get('warmup', 0), method.scheduler.get('cooldown', 0)
+    span = max(1, length - warmup - cooldown)
+    opened = Counter(
+        total if span == 1 or e >= length - cooldown else min(total, max(0, e - warmup) * total // (span - 1))
+        for e in range(length)
+    )
+    return [Phase(n, count / length, _closed(layers, n, total, always)) for n, count in sorted(opened.items())]
+
+
+def _closed(layers: Sequence[Layer], n: int, total: int, always: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The layers that do not train while ``n`` of ``total`` blocks are open."""
+    if n == total:
+        return tuple(always)
+    trained = {'head', 'projection', 'norm'} if n else {'head', 'projection'}
+    frozen = {layer.name for layer in always}
+    return tuple(
+        layer
+        for layer in layers
+        if layer.name in frozen or (layer.block < total - n if layer.role == 'block' else layer.role not in trained)
+    )

@@ -1,0 +1,1 @@
+"""After training: from run records to tables, figures and a report."""

@@ -1,0 +1,130 @@
+"""Gather run records from folders: what can be used, what cannot and why, and what a reader should be warned of."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..evaluation.selection import ID_METRIC, OOD_METRIC
+from ..paper.published import ood_metric
+from ..records import RunRecord, find_records, read_record
+from ..utils.errors import UserError
+from ..utils.version import __version__
+
+
+@dataclass
+class Collection:
+    """The records below some folders.
+
+    Attributes:
+        runs: Finished and sound records with their paths, one of each cell, learning rate and seed.
+        unfinished: Records of runs that are running or have failed, with their paths.
+        unreadable: Path -> why it was left out: half-written, another schema, not a number.
+        warnings: One line each: other code versions, repeated or uneven seeds.
+    """
+
+    runs: list[tuple[Path, RunRecord]] = field(default_factory=list)
+    unfinished: list[tuple[Path, RunRecord]] = field(default_factory=list)
+    unreadable: dict[Path, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        """What was used and left out, counted, and the warnings; a line each."""
+        failed = sum(record.status == 'failed' for _, record in self.unfinished)
+        counts = (
+            f'{len(self.runs)} finished runs used; left out: {failed} failed, {len(self.unfinished) - failed} '
+            f'unfinished, {len(self.unreadable)} unreadable.'
+        )
+        return [counts, *(f'warning: {line}' for line in self.warnings)]
+
+    def problems(self) -> list[str]:
+        """Every record that was left out, and why; a line each."""
+        return [
+            *(
+                f'{record.status}: {path.parent}: {" ".join(str(record.error).split()) or "no error noted"}'
+                for path, record in self.unfinished
+            ),
+            *(f'unreadable: {line}' for line in self.unreadable.values()),
+        ]
+
+
+def collect(paths: Iterable[str | os.PathLike]) -> Collection:
+    """Read every record below folders.
+
+    Args:
+        paths: Folders of runs, runs, or record files; overlapping ones count once.
+
+    Raises:
+        UserError: A path does not exist, or there is no record in any of them.
+    """
+    paths = [Path(path) for path in paths]
+    for path in paths:
+        if not path.exists():
+            raise UserError(f'{path}: no such folder; name a folder of runs.')
+    files = {path.resolve(): path for path in find_records(paths)}
+    if not files:
+        raise UserError(f'{", ".join(map(str, paths))}: no record.json below; name the folder that a sweep wrote.')
+    found = Collection()
+    for path in files.values():
+        try:
+            record = read_record(path)
+            if fault := _fault(record):
+                raise UserError(f'{path}: {fault}; run it again or remove it.')
+        except UserError as error:
+            found.unreadable[path] = str(error)
+        except (TypeError, AttributeError, OSError) as error:  # valid JSON of another shape; no permission
+            found.unreadable[path] = f'{path}: not of the record schema ({error}); run it again or remove it.'
+        else:
+            (found.runs if record.status == 'finished' else found.unfinished).append((path, record))
+    _drop_repeated(found)
+    _warn_of_versions(found)
+    return found
+
+
+def _fault(record: RunRecord) -> str | None:
+    """What makes a record useless although its layout is right."""
+    for key in ('model', 'method', 'dataset', 'config_hash', 'status'):
+        if not isinstance(getattr(record, key), str):
+            return f'{key} is no text'
+    if not isinstance(record.lr, int | float) or not math.isfinite(record.lr) or record.lr <= 0:
+        return f'lr={record.lr!r} is no learning rate'
+    if record.status != 'finished':
+        return None
+    if not record.epochs:
+        return 'finished without an evaluation'
+    needed = {ID_METRIC, OOD_METRIC, ood_metric(record.dataset)}
+    missing = sorted(key for key in needed if any(key not in metrics for metrics in record.epochs))
+    return f'no {missing[0]} in some epoch' if missing else None
+
+
+def _drop_repeated(found: Collection) -> None:
+    """Keep the run that finished last of each cell, learning rate and seed: a second one is no second seed."""
+    latest: dict[tuple, tuple[Path, RunRecord]] = {}
+    repeated = Counter()
+    for path, record in sorted(found.runs, key=lambda run: (run[1].finished, str(run[0]))):
+        key = (record.model, record.method, record.dataset, float(record.lr), record.seed)
+        repeated[key] += key in latest
+        latest[key] = (path, record)
+    order = {path: i for i, (path, _) in enumerate(found.runs)}
+    found.runs = sorted(latest.values(), key=lambda run: order[run[0]])
+    if dropped := sum(repeated.values()):
+        model, method, dataset, lr, seed = next(key for key, count in repeated.items() if count)
+        found.warnings.append(
+            f'{dropped} runs repeat the settings of others (e.g. {model} {method} {dataset} lr={lr:g} seed={seed}); '
+            'of each the one that finished last counts.'
+        )
+
+
+def _warn_of_versions(found: Collection) -> None:
+    records = [record for _, record in found.runs]
+    other = Counter(version for record in records if (version := record.code.get('version')) != __version__)
+    for version, count in sorted(other.items(), key=str):
+        found.warnings.append(f'{count} runs are of version {version} of the package, this is {__version__}.')
+    commits = sorted({str(record.code.get('commit')) for record in records})
+    if len(commits) > 1:
+        found.warnings.append(f'the runs are of {len(commits)} commits: {", ".join(c[:12] for c in commits[:5])}.')
+    changed = sum(str(record.code.get('commit') or '').endswith('+') for record in records)
+    if changed:
+        found.warnings.append(f'{changed} runs are of a changed checkout (commit with "+").')

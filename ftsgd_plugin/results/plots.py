@@ -1,0 +1,257 @@
+"""Pictures of many runs: ID against OOD, accuracy against memory, learning rates, interpolated weights."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..paper.published import DATASETS, MODELS
+from ..utils.plotting import COLOURS
+from .tables import method_label, order_methods
+
+_TICKS = (0.1, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9)
+_MARKERS = 'osD^vPX<>p*h'
+_SPARE = ('#d55e00', '#000000', '#999999', '#8c564b', '#17becf', '#bcbd22')  # of methods without a colour of their own
+_CLIP = (0.1, 99.9)  # percent; the logit of 0 and of 100 is infinite
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure, path: str | os.PathLike, dpi: int = 110) -> Path:
+    """Written whole or not at all."""
+    path = Path(path)
+    unfinished = path.with_name(f'.{path.name}')
+    figure.savefig(unfinished, format='png', dpi=dpi)
+    _pyplot().close(figure)
+    os.replace(unfinished, path)
+    return path
+
+
+def _colours(methods: Sequence[str]) -> dict[str, str]:
+    others = [method for method in methods if method not in COLOURS]
+    return {**COLOURS, **{method: _SPARE[i % len(_SPARE)] for i, method in enumerate(others)}}
+
+
+def _order(values: pd.Series, known: dict[str, str]) -> list[str]:
+    """Known names in the paper's order, then the others."""
+    order = list(known)
+    return sorted(values.unique(), key=lambda v: (order.index(v) if v in known else len(order), v))
+
+
+def _panels(count: int, columns: int = 3, size: tuple[float, float] = (4.2, 3.7)):
+    """A grid of axes; those that are not needed are invisible. Returns figure, used axes, unused axes."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figure, axes = _pyplot().subplots(
+        rows, columns, figsize=(max(7.5, size[0] * columns), size[1] * rows + 0.9), layout='constrained', squeeze=False
+    )
+    axes = list(axes.flat)
+    for unused in axes[count:]:
+        unused.set_axis_off()
+    for used in axes[:count]:
+        used.spines[['top', 'right']].set_visible(False)
+        used.grid(color='#eeeeee')
+        used.set_axisbelow(True)
+    return figure, axes[:count]
+
+
+def _legend(figure, handles: list, columns: int) -> None:
+    figure.legend(handles=handles, loc='outside lower center', ncols=columns, fontsize=9, frameon=False)
+
+
+def logit(percent) -> np.ndarray:
+    """log(p / (1 - p)) of percentages, those beyond 0.1 and 99.9 taken as these."""
+    p = np.clip(np.asarray(percent, dtype=float), *_CLIP) / 100
+    return np.log(p / (1 - p))
+
+
+def draw_id_ood(runs: pd.DataFrame, path: str | os.PathLike, title: str) -> Path:
+    """OOD against ID accuracy on logit axes: a panel per dataset, a point per run, a fitted line per method.
+
+    Args:
+        runs: Output of :func:`ftsgd_plugin.results.aggregate.runs_frame`.
+        path: PNG file.
+        title: Says how epochs were selected.
+    """
+    from matplotlib.lines import Line2D
+
+    datasets, methods = _order(runs['dataset'], DATASETS), order_methods(runs['method'])
+    colours = _colours(methods)
+    figure, panels = _panels(len(datasets))
+    size = 16 if len(runs) < 1000 else 5
+    for axes, dataset in zip(panels, datasets):
+        of_dataset = runs[runs['dataset'] == dataset]
+        for method in methods:
+            part = of_dataset[of_dataset['method'] == method]
+            x, y = logit(part['id']), logit(part['ood'])
+            axes.scatter(x, y, s=size, color=colours[method], alpha=0.6, linewidths=0)
+            if len(part) > 2 and np.ptp(x) > 1e-6:
+                slope, offset = np.polyfit(x, y, 1)
+                ends = np.array([x.min(), x.max()])
+                axes.plot(ends, slope * ends + offset, color=colours[method], linewidth=1.6)
+        for axis, column in ((axes.xaxis, 'id'), (axes.yaxis, 'ood')):
+            low, high = logit(of_dataset[column].min()), logit(of_dataset[column].max())
+            ticks = _spaced([t for t in _TICKS if low - 0.3 <= logit(t) <= high + 0.3], (high - low) / 7)
+            axis.set_ticks(logit(ticks), [f'{t:g}' for t in ticks])
+        axes.set_title(DATASETS.get(dataset, dataset), fontsize=11)
+        axes.set(xlabel='ID accuracy (%)', ylabel='OOD accuracy (%)')
+    marks = [Line2D([], [], color=colours[m], marker='o', markersize=4, label=method_label(m)) for m in methods]
+    _legend(figure, marks, 4)
+    figure.suptitle(
+        f'OOD against ID on logit axes (cut at 0.1 and 99.9 %): a point per run, a fitted line per method\n{title}',
+        fontsize=11,
+    )
+    return _save(figure, path)
+
+
+def _spaced(ticks: list[float], least: float) -> list[float]:
+    """Leave out ticks that would stand on each other."""
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or logit(tick) - logit(kept[-1]) >= least:
+            kept.append(tick)
+    return kept
+
+
+def draw_memory(cells: pd.DataFrame, path: str | os.PathLike, title: str) -> Path | None:
+    """OOD accuracy against peak memory: a panel per dataset, a point per model and method.
+
+    Args:
+        cells: Output of :func:`ftsgd_plugin.results.aggregate.cells_frame`; those of unknown memory are left out.
+        path: PNG file.
+        title: Says how cells were selected and on what device memory was measured.
+
+    Returns:
+        Path | None: ``None`` if no memory is known; nothing is drawn then.
+    """
+    from matplotlib.lines import Line2D
+
+    cells = cells[cells['peak_bytes'].notna()]
+    if cells.empty:
+        return None
+    datasets, methods = _order(cells['dataset'], DATASETS), order_methods(cells['method'])
+    models, colours = _order(cells['model'], MODELS), _colours(methods)
+    markers = {model: _MARKERS[i % len(_MARKERS)] for i, model in enumerate(models)}
+    figure, panels = _panels(len(datasets))
+    for axes, dataset in zip(panels, datasets):
+        for line in cells[cells['dataset'] == dataset].to_dict('records'):
+            axes.errorbar(
+                line['peak_bytes'] / 2**30,
+                line['ood'],
+                yerr=None if math.isnan(line['ood_ci90']) else line['ood_ci90'],
+                fmt=markers[line['model']],
+                color=colours[line['method']],
+                markersize=7,
+                alpha=0.85,
+                elinewidth=0.8,
+            )
+        axes.set_title(DATASETS.get(dataset, dataset), fontsize=11)
+        axes.set(xlabel='peak memory (GiB)', ylabel='OOD accuracy (%)')
+        axes.margins(0.12)
+    marks = [Line2D([], [], color=colours[m], marker='s', linestyle='', label=method_label(m)) for m in methods]
+    marks += [Line2D([], [], color='#555555', marker=markers[m], linestyle='', label=MODELS.get(m, m)) for m in models]
+    _legend(figure, marks, 4)
+    figure.suptitle(f'OOD accuracy against peak memory of a run\n{title}', fontsize=11)
+    return _save(figure, path)
+
+
+def draw_learning_rates(curves: pd.DataFrame, path: str | os.PathLike, title: str) -> Path | None:
+    """ID accuracy against the learning rate: a row per model, a column per dataset, a line per method.
+
+    Args:
+        curves: Output of :func:`ftsgd_plugin.results.sensitivity.lr_curves`.
+        path: PNG file.
+        title: Says how epochs were selected.
+
+    Returns:
+        Path | None: ``None`` if no cell has two learning rates; nothing is drawn then.
+    """
+    from matplotlib.lines import Line2D
+
+    keys = ['model', 'dataset', 'method']
+    curves = curves[curves.groupby(keys)['lr'].transform('size') > 1]
+    if curves.empty:
+        return None
+    models, datasets = _order(curves['model'], MODELS), _order(curves['dataset'], DATASETS)
+    methods = order_methods(curves['method'])
+    colours = _colours(methods)
+    columns = len(datasets) if len(models) > 1 else 3
+    figure, panels = _panels(len(models) * len(datasets), columns, (3.2, 2.7) if len(models) > 1 else (4.2, 3.3))
+    for i, axes in enumerate(panels):
+        model, dataset = models[i // len(datasets)], datasets[i % len(datasets)]
+        part = curves[(curves['model'] == model) & (curves['dataset'] == dataset)]
+        for method in methods:
+            line = part[part['method'] == method].sort_values('lr')
+            if len(line):
+                best = line['id'].to_numpy().argmax()
+                decades = np.log10(line['lr'])
+                axes.plot(decades, line['id'], color=colours[method], marker='.', linewidth=1.4)
+                axes.plot(
+                    decades.iloc[best],
+                    line['id'].iloc[best],
+                    color=colours[method],
+                    marker='o',
+                    markersize=9,
+                    fillstyle='none',
+                )
+        _label_decades(axes, part['lr'])
+        axes.set_title(f'{MODELS.get(model, model)}, {DATASETS.get(dataset, dataset)}', fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.set_xlabel('learning rate', fontsize=8)
+        if i % columns == 0:
+            axes.set_ylabel('ID accuracy (%)', fontsize=8)
+    marks = [Line2D([], [], color=colours[m], marker='.', label=method_label(m)) for m in methods]
+    _legend(figure, marks, min(4, 1 + len(datasets)))
+    figure.suptitle(f'Learning rates: mean ID accuracy over seeds, the best in a circle\n{title}', fontsize=11)
+    return _save(figure, path, dpi=110 if len(panels) < 15 else 80)
+
+
+def _label_decades(axes, lrs: pd.Series) -> None:
+    """Ticks of an axis of log10 learning rates: the powers of ten, or the rates themselves where there are few."""
+    low, high = np.log10(lrs.min()), np.log10(lrs.max())
+    decades = [decade for decade in range(-12, 3) if low - 0.1 <= decade <= high + 0.1]
+    if len(decades) > 1:
+        axes.set_xticks(decades, [f'$10^{{{decade}}}$' for decade in decades])
+    else:
+        rates = sorted(lrs.unique())
+        axes.set_xticks(np.log10(rates), [f'{rate:g}' for rate in rates])
+
+
+def draw_interpolation(rows: Sequence[dict], selected: float, path: str | os.PathLike) -> Path:
+    """ID, OOD and worst-group accuracy along alpha.
+
+    Args:
+        rows: ``alpha`` and the metrics (fractions) of each point.
+        selected: The alpha that ID accuracy selected.
+        path: PNG file.
+    """
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.4), layout='constrained')
+    alphas = [row['alpha'] for row in rows]
+    for key, label, colour in (
+        ('id/accuracy', 'ID', '#0072b2'),
+        ('ood/accuracy', 'OOD', '#d55e00'),
+        ('ood/worst_group', 'OOD worst group', '#cc79a7'),
+    ):
+        if all(key in row for row in rows):
+            axes.plot(alphas, [100 * row[key] for row in rows], marker='o', markersize=4, color=colour, label=label)
+    axes.axvline(selected, color='#555555', linestyle=':', label=f'selected by ID: {selected:g}')
+    axes.set(
+        xlabel="alpha: 0 pretrained backbone, 1 fine-tuned; the head is the run's throughout",
+        ylabel='accuracy (%)',
+        title='Between the pretrained and the fine-tuned weights',
+    )
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(color='#eeeeee')
+    axes.legend(frameon=False)
+    return _save(figure, path)

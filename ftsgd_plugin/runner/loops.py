@@ -1,0 +1,183 @@
+"""Training loops that go on exactly where they stopped, between epochs or within one."""
+
+from mmengine.dist import get_rank, get_world_size
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmpretrain.registry import LOOPS
+from torch.utils.data import DataLoader
+
+from ..hooks.checkpoint import VALIDATED
+from ..utils.errors import UserError
+from .sampling import make_reproducible, seed_step
+
+_GEOMETRY = 'ftsgd_geometry'  # message hub: global batch and iterations per epoch of the run that wrote a checkpoint
+
+
+class _ResumableLoop:
+    """What both loops share; mixed in before MMEngine's."""
+
+    def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
+        if runner._randomness_cfg.get('diff_rank_seed'):
+            raise UserError(
+                'randomness.diff_rank_seed: with this loop the ranks must share their seed, which orders the data; '
+                'remove it (the randomness of a step differs by rank anyway).'
+            )
+        if isinstance(dataloader, dict):
+            dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
+        self.sampler = make_reproducible(dataloader, get_world_size())
+        self.sampler.silence()  # IterBasedTrainLoop makes an iterator at once; its workers would start decoding
+        super().__init__(runner, dataloader, *args, **kwargs)
+
+    def run_iter(self, *args) -> None:
+        """One iteration, with its own randomness."""
+        seed_step(self.runner.seed, get_rank(), self._iter)
+        super().run_iter(*args)
+
+    @property
+    def global_batch(self) -> int:
+        """Samples per iteration over all processes."""
+        return self._batch_size * get_world_size()
+
+    @property
+    def _batch_size(self) -> int:
+        return self.dataloader.batch_sampler.batch_size  # the loader's own is None for a custom batch sampler
+
+    def _adopt_position(self, epoch_length: int | None) -> None:
+        """After a resume, translate the position into this run's iterations, or refuse.
+
+        Args:
+            epoch_length: Iterations per epoch; ``None`` if this loop counts iterations only.
+        """
+        hub = self.runner.message_hub
+        saved = hub.runtime_info.get(_GEOMETRY)
+        ours = {'global_batch': self.global_batch, 'epoch_length': epoch_length}
+        hub.update_info(_GEOMETRY, ours)
+        if self._iter == 0 or saved is None or saved == ours:
+            return
+        if saved['global_batch'] == self.global_batch and epoch_length is not None:
+            changed = (
+                f'resume: the checkpoint was written with {saved["epoch_length"]} iterations per epoch, this run has '
+                f'{epoch_length}; use the same training data'
+            )
+        else:
+            changed = (
+                f'resume: the checkpoint was written with {saved["global_batch"]} samples per iteration, this run has '
+                f'{self.global_batch}; set train_dataloader.batch_size so that batch_size x processes is the same'
+            )
+        if epoch_length is None or not saved['epoch_length']:
+            raise UserError(f'{changed}.')
+        if self._iter != self._epoch * saved['epoch_length']:
+            raise UserError(f'{changed}, or resume from a checkpoint at the end of an epoch.')
+        schedulers = self.runner.param_schedulers or []
+        by_iteration = [s for s in schedulers if not isinstance(s, str) and not s.by_epoch]
+        if by_iteration:
+            raise UserError(f'{changed}, as {type(by_iteration[0]).__name__} counts iterations.')
+        if hub.runtime_info.get(VALIDATED) == self._iter:
+            hub.update_info(VALIDATED, self._epoch * epoch_length)
+        self._iter = self._epoch * epoch_length
+        self.runner.optim_wrapper.initialize_count_status(self.runner.model, self._iter, self._max_iters)
+
+    def _validate_if_it_was_missed(self, is_due: bool) -> None:
+        """A run that stopped between saving and validating has the validation still to do."""
+        validated = self.runner.message_hub.runtime_info.get(VALIDATED, self._iter)
+        if self._iter > 0 and is_due and validated != self._iter:
+            self.runner.val_loop.run()
+
+
+@LOOPS.register_module()
+class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
+    """MMEngine's ``EpochBasedTrainLoop``, exact across a stop: order, augmentation and step randomness are functions
+    of the position (:mod:`ftsgd_plugin.runner.sampling`); resuming within an epoch skips indices, not pictures.
+
+    A checkpoint at the end of an epoch can be resumed with another global batch if every scheduler counts epochs.
+
+    Args: as MMEngine's ``EpochBasedTrainLoop``.
+
+    Raises:
+        UserError: The sampler's order cannot be set, or a resumed position does not exist in this run.
+
+    Examples:
+        >>> train_cfg = dict(type='ResumableEpochTrainLoop', max_epochs=3, val_interval=1)
+    """
+
+    def run(self):
+        """Launch training."""
+        self._adopt_position(len(self.dataloader))
+        if not 0 <= self._iter - self._epoch * len(self.dataloader) <= len(self.dataloader):
+            raise UserError(
+                f'resume: iteration {self._iter} is not in epoch {self._epoch + 1} of this run, which has '
+                f'{len(self.dataloader)} iterations per epoch; resume with the batch size and the number of processes '
+                'that the checkpoint was written with.'
+            )
+        at_end = self._iter == self._epoch * len(self.dataloader)
+        self.runner.call_hook('before_train')
+        self._decide_current_val_interval()
+        self._validate_if_it_was_missed(at_end and self._validates(self._epoch))
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._decide_current_val_interval()
+            if self._validates(self._epoch):
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def _validates(self, epoch: int) -> bool:
+        due = epoch % self.val_interval == 0 or epoch == self._max_epochs
+        return self.runner.val_loop is not None and epoch >= self.val_begin and due
+
+    def run_epoch(self) -> None:
+        """Iterate one epoch, or what is left of it."""
+        done = self._iter - self._epoch * len(self.dataloader)
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        self.sampler.go_to(self.runner.seed, self._epoch, done * self._batch_size)
+        for idx, data_batch in enumerate(self.dataloader, start=done):
+            self.run_iter(idx, data_batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+
+@LOOPS.register_module()
+class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
+    """MMEngine's ``IterBasedTrainLoop``, exact across a stop, as :class:`ResumableEpochTrainLoop`.
+
+    Args: as MMEngine's ``IterBasedTrainLoop``.
+
+    Raises:
+        UserError: The sampler's order cannot be set, or the global batch has changed since the checkpoint.
+
+    Examples:
+        >>> train_cfg = dict(type='ResumableIterTrainLoop', max_iters=10000, val_interval=1000)
+    """
+
+    def run(self):
+        """Launch training."""
+        self._adopt_position(None)
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')  # the whole training counts as one epoch
+        self._decide_current_val_interval()
+        self._validate_if_it_was_missed(self._validates())
+        self.dataloader_iterator = self._batches()
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            self._decide_current_val_interval()
+            if self._validates():
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def _validates(self) -> bool:
+        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        return self.runner.val_loop is not None and self._iter >= self.val_begin and due
+
+    def _batches(self):
+        """Batches from this iteration on, epoch after epoch."""
+        if self.sampler.is_infinite:
+            self.sampler.go_to(self.runner.seed, 0, self._iter * self._batch_size)
+            yield from self.dataloader
+        epoch, done = divmod(self._iter, len(self.dataloader))
+        while True:
+            self.sampler.go_to(self.runner.seed, epoch, done * self._batch_size)
+            yield from self.dataloader
+            epoch, done = epoch + 1, 0

@@ -1,0 +1,158 @@
+"""The folders of a sweep: the config of each run, what is done and what is left to do, nothing ever lost."""
+
+import functools
+import os
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from pprint import pformat
+
+from mmengine.config import Config
+
+from ..provenance import code_version, config_hash
+from ..records import FILE, RunRecord, read_record, write_record
+from ..runner.build import merge_cfg_options, read_config
+from ..utils.errors import UserError
+from ..utils.paths import config_path
+from .plan import Plan, Run, write_whole
+
+CONFIG = 'config.py'
+LOG = 'run.log'
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run with its folder and what is known of it.
+
+    Attributes:
+        run: The run.
+        folder: Where everything of it is.
+        config: Its full config.
+        hash: ``config_hash`` of that.
+        state: ``'new'``, ``'unfinished'`` (started, failed or killed: it will be resumed), ``'finished'`` or
+            ``'changed'`` (the folder is of another config: it will be moved aside).
+        record: Its record, if there is one.
+    """
+
+    run: Run
+    folder: Path
+    config: Config
+    hash: str
+    state: str
+    record: RunRecord | None
+
+
+def run_config(plan: Plan, run: Run, folder: Path, cfg_options: dict | None = None) -> Config:
+    """The full config of a run.
+
+    Args:
+        plan: Gives epochs and data roots.
+        run: The run.
+        folder: Its work dir.
+        cfg_options: Overrides of the command line, merged last.
+
+    Raises:
+        UserError: An option does not fit the config.
+    """
+    cfg = deepcopy(_cell_config(run.config))
+    cfg.optim_wrapper.optimizer.lr = run.lr
+    cfg.randomness.seed = run.seed
+    if plan.epochs is not None:
+        cfg.train_cfg.max_epochs = plan.epochs
+    if root := plan.data_roots.get(run.dataset):
+        for loader in _LOADERS:
+            for dataset in cfg[loader].dataset.get('datasets', [cfg[loader].dataset]):
+                dataset.data_root = root
+    for key in ('load_from', 'resume'):
+        if key in (cfg_options or {}):
+            raise UserError(f'--cfg-options {key}: a sweep resumes its runs itself; set weights in the model part.')
+    merge_cfg_options(cfg, run.config, cfg_options)
+    cfg.run = dict(model=run.model, method=run.method, dataset=run.dataset)
+    cfg.work_dir = str(folder)
+    cfg.experiment_name = run.name
+    return cfg
+
+
+@functools.cache
+def _cell_config(name: str) -> Config:
+    return read_config(config_path(name))
+
+
+def survey(plan: Plan, out: str | os.PathLike, cfg_options: dict | None = None) -> list[Task]:
+    """Every run of a plan with its state in a folder; writes nothing."""
+    return [look_at(plan, run, out, cfg_options) for run in plan.runs()]
+
+
+def look_at(plan: Plan, run: Run, out: str | os.PathLike, cfg_options: dict | None = None) -> Task:
+    """One run of a plan with its state in a folder; writes nothing."""
+    folder = Path(out).absolute() / 'runs' / run.name
+    cfg = run_config(plan, run, folder, cfg_options)
+    digest = config_hash(cfg)
+    record = _record_of(folder)
+    if record is None:
+        # A checkpoint without a record is of nobody knows which config.
+        state = 'changed' if any(folder.glob('*.pth')) else 'new'
+    elif record.config_hash != digest:
+        state = 'changed'
+    else:
+        state = 'finished' if record.status == 'finished' else 'unfinished'
+    return Task(run, folder, cfg, digest, state, record)
+
+
+def _record_of(folder: Path) -> RunRecord | None:
+    try:
+        return read_record(folder) if (folder / FILE).is_file() else None
+    except UserError:
+        return None
+
+
+def prepare(task: Task) -> Path | None:
+    """Make a run's folder ready to start or resume.
+
+    Returns:
+        Path | None: Where an old folder of another config has gone.
+    """
+    moved = _move_aside(task.folder) if task.state == 'changed' else None
+    settings = task.config.to_dict()
+    text = f'"""{task.run.name}, written by tools/sweep.py."""\n\n'
+    text += ''.join(f'{key} = {pformat(value, width=116, sort_dicts=False)}\n' for key, value in settings.items())
+    write_whole(task.folder / CONFIG, text)
+    return moved
+
+
+def _move_aside(folder: Path) -> Path:
+    """Out of the way and out of sight of the tables, which look for ``record.json``."""
+    aside = folder.parents[1] / 'replaced'
+    aside.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (target := aside / f'{folder.name}.{number}').exists():
+        number += 1
+    if (folder / FILE).exists():
+        os.replace(folder / FILE, folder / f'replaced-{FILE}')
+    os.replace(folder, target)
+    return target
+
+
+def mark_failed(task: Task, reason: str) -> None:
+    """Note in a run's record that it failed; what it has reached stays."""
+    record = _record_of(task.folder)
+    if record is None or record.config_hash != task.hash:
+        run = task.run
+        record = RunRecord(run.model, run.method, run.dataset, run.lr, run.seed, task.hash, 'failed', [])
+        record = replace(record, code=code_version())
+    now = datetime.now(timezone.utc).isoformat(timespec='seconds')
+    write_record(replace(record, status='failed', error=reason, finished=now), task.folder)
+
+
+def is_finished(task: Task) -> bool:
+    """Whether the folder now holds the finished record of this config."""
+    record = _record_of(task.folder)
+    return record is not None and record.status == 'finished' and record.config_hash == task.hash
+
+
+def delete_weights(folder: Path) -> None:
+    """Remove the checkpoints of a finished run."""
+    for path in (folder / 'last_checkpoint', *folder.glob('*.pth'), *folder.glob('.*.pth.tmp')):
+        path.unlink(missing_ok=True)

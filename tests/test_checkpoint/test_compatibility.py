@@ -1,0 +1,115 @@
+"""A checkpoint fills the model or is refused by the names of its tensors."""
+
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+from mmpretrain.registry import MODELS
+
+from ftsgd_plugin.checkpoint.compatibility import check_pretrained, misfits
+from ftsgd_plugin.utils.errors import UserError
+
+
+def test_misfits_name_tensor_and_shapes(vit):
+    model = vit()
+    weights = model.state_dict()
+    assert misfits(model, weights) == []
+    del weights['backbone.cls_token']
+    weights['head.fc.weight'] = torch.zeros(5, 16)
+    weights['extra'] = torch.zeros(1)
+    assert misfits(model, weights) == [
+        'backbone.cls_token is missing',
+        'extra belongs to another model',
+        'head.fc.weight is (5, 16) instead of (3, 16)',
+    ]
+
+
+def test_packaged_weights_fill_the_demo_backbone(digits_config):
+    weights = CheckpointLoader.load_checkpoint('ftsgd://vit-tiny')
+    assert misfits(MODELS.build(digits_config().model.backbone), weights) == []
+
+
+def test_positions_that_the_model_resizes_itself_fit(vit):
+    """MMPretrain's ViT interpolates its positional embedding in a load hook; other sizes stay a misfit."""
+    small, large = vit().backbone, vit(img_size=64).backbone
+    weights = small.state_dict()
+    assert weights['pos_embed'].shape != large.pos_embed.shape
+    assert misfits(large, weights) == []
+    before = large.pos_embed.clone()
+    large.load_state_dict(weights)  # what MMEngine will do
+    assert large.pos_embed.shape == before.shape and not torch.equal(large.pos_embed, before)
+    weights['cls_token'] = torch.zeros(1, 1, 8)
+    assert misfits(large, weights) == ['cls_token is (1, 1, 8) instead of (1, 1, 16)']
+
+
+def test_looking_for_misfits_changes_neither_model_nor_weights(vit):
+    model, weights = vit(), vit(seed=1, img_size=64).state_dict()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    shapes = {name: value.shape for name, value in weights.items()}
+    misfits(model, weights)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert {name: value.shape for name, value in weights.items()} == shapes
+
+
+@pytest.fixture
+def whole(vit, tmp_path) -> str:
+    """A classifier's checkpoint with three classes."""
+    path = str(tmp_path / 'whole.pth')
+    torch.save({'state_dict': vit(seed=1).state_dict()}, path)
+    return path
+
+
+def pretrained(checkpoint: str, **options) -> dict:
+    return dict(type='Pretrained', checkpoint=checkpoint, **options)
+
+
+@pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
+def test_prefix_names_the_part_of_the_checkpoint_that_is_loaded(vit, whole, prefix):
+    model = vit()
+    model.backbone.init_cfg = pretrained(whole, prefix=prefix)
+    check_pretrained(model)
+    model.backbone.init_weights()
+    weights = torch.load(whole, weights_only=True)['state_dict']
+    assert torch.equal(model.backbone.cls_token, weights['backbone.cls_token'])
+
+
+def test_without_the_prefix_everything_is_missing(vit, whole):
+    model = vit()
+    count = len(model.backbone.state_dict())
+    for options in ({}, {'prefix': 'encoder'}):
+        model.backbone.init_cfg = pretrained(whole, **options)
+        with pytest.raises(
+            UserError, match=r'^backbone\.init_cfg: .*whole\.pth does not fit VisionTransformer'
+        ) as caught:
+            check_pretrained(model)
+        assert f'is missing and {count - 2} more; ' in str(caught.value) and 'its prefix' in str(caught.value)
+        assert '\n' not in str(caught.value)
+
+
+def test_whole_classifier_may_differ_in_the_head_but_not_in_the_backbone(vit, whole):
+    model = vit(num_classes=5)
+    model.init_cfg = pretrained(whole)
+    check_pretrained(model)
+    larger = vit(num_classes=5)
+    larger.backbone.register_parameter('extra', torch.nn.Parameter(torch.zeros(1)))
+    larger.init_cfg = pretrained(whole)
+    with pytest.raises(UserError, match=r'^model\.init_cfg: .*: backbone\.extra is missing; correct'):
+        check_pretrained(larger)
+
+
+def test_every_init_cfg_of_a_list_is_looked_at(vit, whole, tmp_path):
+    model = vit()
+    normal = dict(type='TruncNormal', layer='Linear')
+    model.backbone.init_cfg = [normal, pretrained(whole, prefix='backbone')]
+    check_pretrained(model)
+    model.backbone.init_cfg = [normal, pretrained(whole, prefix='backbone'), pretrained(str(tmp_path / 'no.pth'))]
+    with pytest.raises(UserError, match=r'no\.pth: no such checkpoint'):
+        check_pretrained(model)
+
+
+def test_backbone_with_a_block_too_few_is_named(vit, whole):
+    """A file may hold more than the module (a head), but not more of what the module has."""
+    model = vit()
+    del model.backbone.layers[1]
+    model.backbone.init_cfg = pretrained(whole, prefix='backbone')
+    with pytest.raises(UserError, match=r'layers\.1\.ln1\.weight belongs to another model'):
+        check_pretrained(model)

@@ -1,0 +1,199 @@
+"""SGD in the backward pass against torch.optim.SGD: the same bits, and never more than one layer's gradient alive."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from helpers.small_models import SMALL, batch, loss_of, small_classifier
+from mmengine.optim import CosineAnnealingLR, build_optim_wrapper
+from torch import nn
+
+from ftsgd_plugin.layers import list_layers
+from ftsgd_plugin.optim import GradualUnfreezingLR, SGDInBackwardOptimWrapper
+from ftsgd_plugin.optim.data_parallel import InBackwardDataParallel
+from ftsgd_plugin.utils.errors import UserError
+
+STEPS = 20
+
+
+def build(model, wrapper='SGDInBackwardOptimWrapper', freeze='embed', options=None, **optimizer):
+    return build_optim_wrapper(
+        model,
+        dict(
+            type=wrapper,
+            optimizer={**dict(type='SGD', lr=0.01), **optimizer},
+            constructor='mmpretrain.FreezeEmbedOptimWrapperConstructor',
+            paramwise_cfg=dict(freeze=freeze),
+            **(options or {}),
+        ),
+    )
+
+
+def train(name: str, wrapper: str, schedule=None, steps: int = STEPS, autocast: bool = False, **options):
+    model = small_classifier(name)
+    optim_wrapper = build(model, wrapper, **options)
+    scheduler = schedule(optim_wrapper) if schedule else None
+    for step in range(steps):
+        with optim_wrapper.optim_context(model), torch.autocast('cpu') if autocast else nullcontext():
+            loss = loss_of(model, *batch(name, step))
+        optim_wrapper.update_params(loss)
+        if scheduler:
+            scheduler.step()
+    return model, optim_wrapper
+
+
+def assert_same_bits(ours, reference) -> None:
+    for (name, param), expected in zip(ours.named_parameters(), reference.parameters()):
+        assert torch.equal(param, expected), name
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_twenty_steps_are_bit_equal_to_sgd(name):
+    ours, optim_wrapper = train(name, 'SGDInBackwardOptimWrapper', weight_decay=0.1)
+    reference, _ = train(name, 'OptimWrapper', weight_decay=0.1)
+    assert_same_bits(ours, reference)
+    start = small_classifier(name)
+    moved = [not torch.equal(p, q) for p, q in zip(ours.parameters(), start.parameters()) if p.requires_grad]
+    assert moved and all(moved)
+    assert not optim_wrapper.optimizer.state and all(param.grad is None for param in ours.parameters())
+
+
+@pytest.mark.parametrize('foreach', [False, True])
+def test_bit_equal_to_either_implementation_of_sgd(foreach):
+    ours, _ = train('vit-b16', 'SGDInBackwardOptimWrapper', freeze='none', weight_decay=0.1)
+    reference, _ = train('vit-b16', 'OptimWrapper', freeze='none', weight_decay=0.1, foreach=foreach)
+    assert_same_bits(ours, reference)
+
+
+SCHEDULES = {
+    'cosine': lambda optim_wrapper: CosineAnnealingLR(optim_wrapper, T_max=STEPS, by_epoch=False),
+    'unfreezing': lambda optim_wrapper: GradualUnfreezingLR(optim_wrapper, end=STEPS, by_epoch=False),
+}
+
+
+@pytest.mark.parametrize('name', ['clip-vit-b16', 'convnext-b'])
+@pytest.mark.parametrize('schedule', SCHEDULES)
+def test_schedules_give_the_same_bits(name, schedule):
+    options = dict(schedule=SCHEDULES[schedule], lr=1e-3)
+    ours, _ = train(name, 'SGDInBackwardOptimWrapper', **options)
+    reference, _ = train(name, 'OptimWrapper', **options)
+    assert_same_bits(ours, reference)
+
+
+def test_bf16_autocast_gives_the_same_bits():
+    ours, _ = train('vit-b16', 'SGDInBackwardOptimWrapper', options=dict(dtype='bfloat16'))
+    reference, _ = train('vit-b16', 'OptimWrapper', autocast=True)
+    assert_same_bits(ours, reference)
+    in_float32, _ = train('vit-b16', 'OptimWrapper')
+    assert any(not torch.equal(p, q) for p, q in zip(ours.parameters(), in_float32.parameters()))
+
+
+class Shared(nn.Module):
+    """One weight used twice, with checkpointing around the second use."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x))
+        x = torch.utils.checkpoint.checkpoint(lambda y: torch.tanh(self.first(y)), x, use_reentrant=False)
+        return self.head(x)
+
+
+def test_shared_weights_and_checkpointing_give_the_same_bits():
+    models = Shared(), Shared()
+    wrappers = [
+        build_optim_wrapper(model, dict(type=kind, optimizer=dict(type='SGD', lr=0.1, weight_decay=0.1)))
+        for model, kind in zip(models, ('mmpretrain.SGDInBackwardOptimWrapper', 'OptimWrapper'))
+    ]
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(step)
+        inputs, labels = torch.randn(4, 8, generator=generator), torch.randint(3, (4,), generator=generator)
+        for model, optim_wrapper in zip(models, wrappers):
+            optim_wrapper.update_params(nn.functional.cross_entropy(model(inputs), labels))
+    assert_same_bits(*models)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_gradients_alive_never_exceed_the_largest_layer(name):
+    """Counted whenever a gradient is complete: its own, and what any other parameter still holds."""
+    model = small_classifier(name)
+    optim_wrapper = build(model, freeze='none')
+    alive = []
+
+    def count(param, grad):
+        held = {id(other.grad): other.grad for other in model.parameters() if other.grad is not None}
+        assert id(grad) in held
+        alive.append(sum(tensor.numel() * tensor.element_size() for tensor in held.values()))
+
+    optim_wrapper.observe_gradients(count)
+    for step in range(2):
+        optim_wrapper.update_params(loss_of(model, *batch(name, step)))
+    largest = max(layer.num_bytes for layer in list_layers(model))
+    assert len(alive) == 2 * sum(1 for _ in model.parameters())
+    assert max(alive) <= largest < sum(param.numel() * 4 for param in model.parameters()) * 0.6
+
+
+def test_observers_see_every_gradient_of_a_step():
+    ours, reference = small_classifier('vit-b16'), small_classifier('vit-b16')
+    optim_wrapper, seen = build(ours), {}
+    optim_wrapper.observe_gradients(lambda param, grad: seen.__setitem__(param, grad.norm()))
+    optim_wrapper.update_params(loss_of(ours, *batch('vit-b16', 0)))
+    build(reference, 'OptimWrapper')
+    loss_of(reference, *batch('vit-b16', 0)).backward()
+    for param, expected in zip(ours.parameters(), reference.parameters()):
+        assert (param in seen) == (expected.grad is not None)
+        assert param not in seen or torch.equal(seen[param], expected.grad.norm())
+
+
+def test_state_loads_and_training_goes_on_bit_equal():
+    straight, _ = train('vit-b16', 'SGDInBackwardOptimWrapper', SCHEDULES['unfreezing'])
+    model = small_classifier('vit-b16')
+    optim_wrapper = build(model)
+    scheduler = SCHEDULES['unfreezing'](optim_wrapper)
+    for step in range(STEPS):
+        if step == 9:
+            saved = [part.state_dict() for part in (model, optim_wrapper, scheduler)]
+            weights = {key: value.clone() for key, value in saved[0].items()}
+            model = small_classifier('vit-b16', seed=1)
+            optim_wrapper = build(model)
+            scheduler = SCHEDULES['unfreezing'](optim_wrapper)
+            model.load_state_dict(weights)
+            optim_wrapper.load_state_dict(saved[1])
+            scheduler.load_state_dict(saved[2])
+        optim_wrapper.update_params(loss_of(model, *batch('vit-b16', step)))
+        scheduler.step()
+    assert_same_bits(model, straight)
+
+
+@pytest.mark.parametrize('options, optimizer, keys', [
+    (dict(clip_grad=dict(max_norm=1.0)), {}, ['optim_wrapper.clip_grad']),
+    (dict(accumulative_counts=2), {}, ['optim_wrapper.accumulative_counts=2']),
+    (dict(loss_scale='dynamic'), {}, ['optim_wrapper.loss_scale']),
+    (dict(dtype='float16'), {}, ["optim_wrapper.dtype='float16'"]),
+    ({}, dict(momentum=0.9), ['optim_wrapper.optimizer.momentum=0.9']),
+    ({}, dict(type='AdamW'), ["optim_wrapper.optimizer.type='AdamW'"]),
+])  # fmt: skip
+def test_what_cannot_work_is_refused_and_both_keys_are_named(options, optimizer, keys):
+    with pytest.raises(UserError) as caught:
+        build(small_classifier('vit-b16'), options=options, **optimizer)
+    message = str(caught.value)
+    assert '\n' not in message
+    for key in ["optim_wrapper.type='SGDInBackwardOptimWrapper'", *keys]:
+        assert key in message
+
+
+def test_one_accumulation_step_and_no_clipping_are_no_options():
+    options = dict(accumulative_counts=1, clip_grad=None)
+    assert isinstance(build(small_classifier('vit-b16'), options=options), SGDInBackwardOptimWrapper)
+
+
+def test_model_wrapper_without_reduction_refuses_other_optim_wrappers():
+    model = small_classifier('vit-b16')
+    optim_wrapper = build(model, 'OptimWrapper')
+    with pytest.raises(UserError) as caught:
+        InBackwardDataParallel(model).train_step({}, optim_wrapper)
+    for key in ("model_wrapper_cfg.type='InBackwardDataParallel'", "optim_wrapper.type='OptimWrapper'"):
+        assert key in str(caught.value)

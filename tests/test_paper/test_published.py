@@ -1,0 +1,41 @@
+"""The published numbers against what the paper's text says of them."""
+
+import math
+from collections import Counter
+
+import pytest
+
+from ftsgd_plugin.paper.published import DATASETS, METHODS, MODELS, paper_results
+
+
+def grand_average(method: str, key: str) -> float:
+    cells = [getattr(result, key) for result in paper_results() if result.method == method]
+    assert len(cells) == 35
+    return sum(cells) / len(cells)
+
+
+@pytest.mark.parametrize('method, quoted', [('sgd', 72.0), ('adamw', 76.0), ('freeze-embed', 76.7)])
+def test_ood_averages_are_those_of_the_papers_text(method, quoted):
+    assert round(grand_average(method, 'ood'), 1) == quoted
+
+
+@pytest.mark.parametrize('method, expected', [('sgd', 90.259), ('adamw', 91.463), ('freeze-embed', 91.278)])
+def test_id_averages(method, expected):
+    assert grand_average(method, 'id') == pytest.approx(expected, abs=1e-3)
+
+
+def test_cells():
+    results = paper_results()
+    assert len({(result.model, result.method, result.dataset) for result in results}) == len(results) == 135
+    methods = Counter(result.method for result in results)
+    assert all(methods.pop(method) == 35 for method in METHODS)
+    assert set(methods.values()) == {5} and len(methods) == 6
+    for result in results:
+        assert 0 < result.ood < result.id < 100
+        assert result.model in MODELS and result.dataset in DATASETS
+        clip = result.model == 'clip-vit-b16'
+        with_seeds = clip and result.method in (*METHODS, 'gradual-unfreezing')
+        assert result.n_seeds == (3 if with_seeds else 1)
+        assert (result.lr is not None) == (with_seeds or result.method in ('lamb', 'lars'))
+        assert (result.id_ci90 is None) == (result.ood_ci90 is None) == (not with_seeds)
+        assert not with_seeds or math.isfinite(result.ood_ci90)

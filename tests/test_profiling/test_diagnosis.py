@@ -1,0 +1,171 @@
+"""tools/diagnose.py: the answer for the demo's config, what it rests on, and what bad input gets."""
+
+import json
+import re
+from html.parser import HTMLParser
+from unittest import mock
+
+import pytest
+import torch
+from helpers import ROOT
+from mmengine.config import Config
+from scipy.stats import rankdata
+
+from ftsgd_plugin.profiling.diagnosis import TOWERS_FROM, diagnose, full_step_seconds
+from ftsgd_plugin.profiling.evidence import correlation, nearest, paper_points
+from ftsgd_plugin.profiling.gradients import Gradient, GradientProfile
+from ftsgd_plugin.profiling.measure import measure_config
+from ftsgd_plugin.profiling.phases import METHODS
+from ftsgd_plugin.profiling.predict import MethodPlan, PhasePlan
+
+CONFIG = ROOT / 'configs/vit-tiny_freeze-embed_digits.py'
+
+
+@pytest.fixture
+def run_diagnose(run_tool, digits_root, tmp_path):
+    def run(*options: str):
+        data = f'train_dataloader.dataset.data_root={digits_root}'
+        return run_tool(
+            'diagnose', CONFIG, '--out', tmp_path / 'out', '--json', tmp_path / 'answer.json', '--batches', '3',
+            '--device', 'cpu', *options, '--cfg-options', data,
+        )  # fmt: skip
+
+    return run
+
+
+class Sources(HTMLParser):
+    """What a page loads."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for key, value in attrs if key in ('src', 'href')]
+        if tag not in ('meta', 'img'):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_answer_for_the_demo(run_diagnose, run_tool, tmp_path):
+    code, err = run_diagnose('--memory', '1GiB')
+    assert code == 0, err
+    answer = json.loads((tmp_path / 'answer.json').read_text())
+    assert answer['recommendation'] == 'freeze-embed' and answer['memory'] == 2**30
+    assert answer['ratio'] == pytest.approx(answer['profile']['ratio']) and 0.5 < answer['ratio'] < 1.2
+    assert set(answer['methods']) == set(METHODS)
+    for cost in answer['methods'].values():
+        assert cost['bytes'] > 2**20 and cost['seconds_per_image'] > 0 and cost['fits'] is True
+    assert len(answer['reasons']) == 5 and all(reason.endswith('.') for reason in answer['reasons'])
+    assert 'Take freeze-embed.' in run_tool.stdout and '> freeze-embed ' in run_tool.stdout
+    page = (tmp_path / 'out/diagnosis.html').read_text()
+    sources = Sources(page)
+    assert len(sources.found) == 2 and all(source.startswith('data:image/png;base64,') for source in sources.found)
+    assert not sources.open and 'http' not in re.sub('data:[^"]*', '', page)
+
+
+def test_predicted_memory_is_the_counted_memory(run_diagnose, tmp_path):
+    assert run_diagnose()[0] == 0
+    answer = json.loads((tmp_path / 'answer.json').read_text())
+    assert {cost['fits'] for cost in answer['methods'].values()} == {None}
+    methods = ('adamw', 'freeze-embed', 'sgd-in-backward')
+    measured = measure_config(
+        Config.fromfile(CONFIG), methods, batch_size=32, steps=1, rounds=1, device='cpu', report=lambda line: None
+    )
+    for measure in measured:
+        assert answer['methods'][measure.name]['bytes'] == pytest.approx(measure.peak, rel=0.05)
+
+
+def gradient(name: str, part: str, norm: float) -> Gradient:
+    return Gradient(name, 'block', None, name, part, 10, norm, 0.1, norm / 10**0.5, norm)
+
+
+def profile(ratio: float) -> GradientProfile:
+    groups = (gradient('patch', 'embed', ratio), gradient('block', 'middle', 1.0), gradient('head', 'head', 2.0))
+    return GradientProfile('model', 4, 32, groups, groups)
+
+
+def plan(name: str, peak: int, flops: int = 320) -> MethodPlan:
+    phase = PhasePlan(12, 1.0, 0, 0, 0, 0, 0, 0, 0, peak, 'update', flops)
+    return MethodPlan(name, 32, None, (phase,))
+
+
+PLANS = [
+    plan('adamw', 1600),
+    plan('sgd', 1200),
+    plan('freeze-embed', 1190, 310),
+    plan('freeze-embed-no-momentum', 800, 310),
+    plan('sgd-in-backward', 500, 310),
+    plan('gradual-unfreezing', 1190, 200),
+]
+
+
+@pytest.mark.parametrize('ratio, memory, expected', [
+    (5.0, None, 'freeze-embed'),
+    (TOWERS_FROM * 1.01, None, 'freeze-embed'),
+    (0.3, None, 'sgd'),
+    (5.0, 1310, 'freeze-embed'),
+    (5.0, 1300, 'freeze-embed-no-momentum'),  # 10 % to spare
+    (5.0, 600, 'sgd-in-backward'),
+    (5.0, 100, 'sgd-in-backward'),
+    (0.3, 1310, 'freeze-embed'),
+])  # fmt: skip
+def test_choice_follows_the_ratio_and_the_memory(ratio, memory, expected):
+    answer = diagnose(profile(ratio), PLANS, 0.01, memory)
+    assert answer.recommendation == expected
+    assert answer.headline.startswith('No method fits' if memory == 100 else f'Take {expected}')
+    text = ' '.join(answer.reasons)
+    assert ('--memory' in text) == (memory is None)
+    assert ('gives up' in text) == (memory in (1300, 600))
+    assert ('batch_size' in text) == (memory == 100)
+    assert answer.methods['gradual-unfreezing'].seconds_per_image == pytest.approx(0.01 * 200 / 320)
+
+
+def test_evidence_is_the_papers_and_its_rank_correlation_is_that_of_the_ranks():
+    points = paper_points()
+    assert len(points) == 20
+    clip = next(p for p in points if (p.model, p.dataset) == ('clip-vit-l14', 'domainnet'))
+    assert clip.ratio == pytest.approx(8.472 / 1.8) and clip.freeze_embed_gain == pytest.approx(93.1 - 60.8, abs=0.11)
+    found = correlation(points)
+    x, y = rankdata([p.ratio for p in points]), rankdata([p.freeze_embed_gain for p in points])
+    x, y = x - x.mean(), y - y.mean()
+    assert found.spearman == pytest.approx((x @ y) / ((x @ x) * (y @ y)) ** 0.5)
+    assert 0.4 < found.spearman < 0.6  # what the texts say: a hint
+    assert {point.model for point in nearest(points, 0.25)} == {'bit-r50', 'bit-r101'}
+    resnets = [p.ratio for p in points if p.model.startswith('bit')]
+    assert max(resnets) < TOWERS_FROM < min(p.ratio for p in points if not p.model.startswith('bit'))
+
+
+@pytest.mark.parametrize('options, message', [
+    (['--memory', 'much'], "'much' is no memory size"),
+    (['--batches', '0'], "'0' is not a positive whole number"),
+    (['--json', 'nowhere/answer.json'], 'nowhere/answer.json: there is no such folder'),
+])  # fmt: skip
+def test_bad_options(run_tool, options, message):
+    code, err = run_tool('diagnose', CONFIG, *options)
+    assert code == 2 and message in err.splitlines()[-1] and 'Traceback' not in err
+
+
+def test_bad_configs(run_tool, tmp_path):
+    code, err = run_tool('diagnose', 'no.py')
+    assert code == 2 and err.startswith('error: no.py: no such config')
+    code, err = run_tool('diagnose', CONFIG, '--out', tmp_path, '--cfg-options', 'train_dataloader.dataset.data_root=x')
+    assert code == 2 and 'x/metadata.csv: not found' in err.splitlines()[-1]
+
+
+def test_model_that_does_not_fit_the_gpu_is_measured_on_the_cpu(run_diagnose, tmp_path):
+    """The answer is most wanted where the measurement itself runs out of memory."""
+    first = [torch.OutOfMemoryError('CUDA out of memory')]
+
+    def step(*args, **kwargs):
+        if first:
+            raise first.pop()
+        return full_step_seconds(*args, **kwargs)
+
+    with mock.patch('ftsgd_plugin.profiling.diagnosis.full_step_seconds', step):
+        code, err = run_diagnose('--memory', '17MiB')
+    assert code == 0 and 'does not fit the GPU at this batch size; measuring on the CPU' in err
+    assert json.loads((tmp_path / 'answer.json').read_text())['recommendation'] == 'freeze-embed-no-momentum'

@@ -1,0 +1,127 @@
+"""Selection and comparison: the authors' own runs give the authors' own tables."""
+
+import math
+
+import pandas as pd
+import pytest
+from helpers.authors import record, reports
+
+from ftsgd_plugin.paper.published import DATASETS, METHODS, MODELS, paper_results
+from ftsgd_plugin.results.aggregate import (
+    NO_RUN,
+    OTHER_RULE,
+    OUTSIDE,
+    UNKNOWN,
+    UNPUBLISHED,
+    WITHIN,
+    cells_frame,
+    common_averages,
+    compare,
+    paper_frame,
+    runs_frame,
+)
+
+
+@pytest.fixture(scope='module')
+def authors() -> pd.DataFrame:
+    return compare(cells_frame(runs_frame(reports.authors_records())))
+
+
+def cell(compared: pd.DataFrame, model: str, method: str, dataset: str) -> dict:
+    (line,) = compared.query('model == @model and method == @method and dataset == @dataset').to_dict('records')
+    return line
+
+
+def test_the_authors_runs_give_their_learning_rates_and_every_stored_digit_of_their_tables(authors):
+    checked = 0
+    for result in paper_results():
+        if result.lr is None:
+            continue
+        line = cell(authors, result.model, result.method, result.dataset)
+        assert (line['lr'], line['n_seeds']) == (result.lr, result.n_seeds)
+        for key in ('id', 'ood', 'id_ci90', 'ood_ci90'):
+            published = getattr(result, key)
+            assert math.isnan(line[key]) if published is None else f'{line[key]:.4f}' == f'{published:.4f}', line
+        assert line['ood_verdict'] == (WITHIN if result.n_seeds == 3 else UNKNOWN)
+        checked += 1
+    assert checked == 30  # 6 methods, 5 datasets
+
+
+def test_grand_averages_are_the_papers():
+    published = paper_frame()
+    both = published.assign(id=published['paper_id'], ood=published['paper_ood'])
+    means = common_averages(both, list(METHODS), list(MODELS), list(DATASETS)).set_index('method').round(2)
+    assert means['cells'].tolist() == means['of'].tolist() == [35, 35, 35]
+    assert means['ood'].to_dict() == {'sgd': 71.97, 'adamw': 76.04, 'freeze-embed': 76.74}
+    assert means['id'].to_dict() == {'sgd': 90.26, 'adamw': 91.46, 'freeze-embed': 91.28}
+
+
+def test_epoch_then_seeds_then_learning_rate_all_by_id():
+    records = [
+        record(lr=1e-2, seed=0, ids=(0.9, 0.95), oods=(0.9, 0.1)),
+        record(lr=1e-2, seed=1, ids=(0.5,), oods=(0.9,)),
+        record(lr=1e-3, seed=0, ids=(0.8, 0.8), oods=(0.3, 0.4)),
+        record(lr=1e-3, seed=1, ids=(0.7,), oods=(0.5,)),
+    ]
+    (line,) = cells_frame(runs_frame(records)).to_dict('records')
+    assert (line['lr'], line['n_seeds'], line['n_lrs']) == (1e-3, 2, 2)
+    assert (line['id'], line['ood']) == (pytest.approx(75.0), pytest.approx(40.0))
+    assert line['ood_ci90'] == pytest.approx(1.645 * 10)  # 1.645 * 14.14 / sqrt(2)
+    (oracle,) = cells_frame(runs_frame(records, 'ood-oracle'), 'ood-oracle').to_dict('records')
+    assert (oracle['lr'], oracle['ood']) == (1e-2, pytest.approx(90.0))
+    (last,) = cells_frame(runs_frame(records, 'last'), 'last').to_dict('records')
+    assert (last['lr'], last['ood']) == (1e-3, pytest.approx(45.0))
+
+
+def test_waterbirds_is_reported_by_its_worst_group():
+    runs = runs_frame([record(dataset='waterbirds', ids=(0.9,), oods=(0.8,)), record(ids=(0.9,), oods=(0.8,))])
+    assert runs['ood'].tolist() == pytest.approx([70.0, 80.0])
+
+
+def test_edge_of_the_grid_and_uneven_seeds_are_marked():
+    records = [record(lr=1e-2), record(lr=1e-3, ids=(0.9,)), record(lr=1e-3, seed=1, ids=(0.9,))]
+    (line,) = cells_frame(runs_frame(records)).to_dict('records')
+    assert line['at_edge'] and line['uneven']
+
+
+def clip_run(seed: int, ood: float, **changes):
+    return record(
+        **{'model': 'clip-vit-b16', 'dataset': 'living17', 'seed': seed, 'ids': (0.978,), 'oods': (ood,), **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    'oods, verdict',  # the paper: 79.96 +- 1.27 with 3 seeds, so a single run of ours has 1.645 s sqrt(1 + 1/3) = 2.55
+    [((0.824,), WITHIN), ((0.826,), OUTSIDE), ((0.80, 0.82, 0.83), WITHIN), ((0.8195, 0.82, 0.8205), OUTSIDE)],
+)
+def test_verdict_is_by_the_interval_of_the_difference(oods, verdict):
+    runs = runs_frame(clip_run(seed, ood) for seed, ood in enumerate(oods))
+    assert cell(compare(cells_frame(runs)), 'clip-vit-b16', 'sgd', 'living17')['ood_verdict'] == verdict
+
+
+def test_other_verdicts():
+    records = [clip_run(0, 0.8, model='vit-b16'), clip_run(0, 0.8, method='my-method')]
+    compared = compare(cells_frame(runs_frame(records)))
+    assert cell(compared, 'vit-b16', 'sgd', 'living17')['ood_verdict'] == UNKNOWN
+    assert cell(compared, 'clip-vit-b16', 'my-method', 'living17')['ood_verdict'] == UNPUBLISHED
+    assert cell(compared, 'bit-r50', 'sgd', 'fmow')['ood_verdict'] == NO_RUN
+    oracle = compare(cells_frame(runs_frame([clip_run(0, 0.8)], 'ood-oracle'), 'ood-oracle'), 'ood-oracle')
+    assert cell(oracle, 'clip-vit-b16', 'sgd', 'living17')['ood_verdict'] == OTHER_RULE
+
+
+def test_averages_are_over_the_cells_that_every_method_has():
+    records = [
+        clip_run(0, 0.8),
+        clip_run(0, 0.2, dataset='fmow'),  # SGD alone
+        clip_run(0, 0.9, method='adamw'),
+    ]
+    compared = compare(cells_frame(runs_frame(records)))
+    means = common_averages(compared, list(METHODS), list(MODELS), list(DATASETS)).set_index('method')
+    assert means['cells'].tolist() == [1, 1]  # freeze-embed has no run and is not in it
+    assert means['ood'].to_dict() == pytest.approx({'sgd': 80.0, 'adamw': 90.0})
+    assert means['paper_ood'].to_dict() == {'sgd': 79.9608, 'adamw': 82.8039}
+
+
+def test_no_runs_at_all():
+    compared = compare(cells_frame(runs_frame([])))
+    assert set(compared['ood_verdict']) == {NO_RUN} and len(compared) == 135

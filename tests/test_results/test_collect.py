@@ -1,0 +1,83 @@
+"""Bad records are left out, counted and named in one line; nothing stops the others."""
+
+import json
+import math
+from dataclasses import asdict
+
+import pytest
+from helpers.authors import record
+
+from ftsgd_plugin.records import write_record
+from ftsgd_plugin.results.collect import collect
+from ftsgd_plugin.utils.errors import UserError
+from ftsgd_plugin.utils.version import __version__
+
+
+def write(folder, name: str, one) -> None:
+    (folder / name).mkdir(parents=True)
+    write_record(one, folder / name)
+
+
+def damage(folder, name: str, text=None, **changes) -> None:
+    (folder / name).mkdir(parents=True)
+    content = text or json.dumps({**asdict(record(seed=7)), **changes})
+    (folder / name / 'record.json').write_text(content)
+
+
+def test_problems_are_left_out_counted_and_named(tmp_path):
+    write(tmp_path, 'good', record())
+    write(tmp_path, 'failed', record(status='failed', error='RuntimeError:\n out of memory', seed=1))
+    write(tmp_path, 'running', record(status='running', epochs=[], seed=2))
+    damage(tmp_path, 'half', text='{"model": "vit-t')
+    damage(tmp_path, 'schema', schema=99)
+    damage(tmp_path, 'nan', epochs=[{'id/accuracy': math.nan, 'ood/accuracy': 0.5}])
+    damage(tmp_path, 'text', epochs=[{'id/accuracy': 'high', 'ood/accuracy': 0.5}])
+    damage(tmp_path, 'list', epochs=[0.5])
+    damage(tmp_path, 'empty', epochs=[])
+    damage(tmp_path, 'no-ood', epochs=[{'id/accuracy': 0.5}])
+    damage(tmp_path, 'lr', lr=-1.0)
+    damage(tmp_path, 'method', method=None)
+    found = collect([tmp_path])
+    assert [path.parent.name for path, _ in found.runs] == ['good']
+    assert len(found.unfinished) == 2 and len(found.unreadable) == 9
+    notes = found.problems()
+    assert len(notes) == 11 and all('\n' not in note for note in notes)
+    assert found.notes()[0] == '1 finished runs used; left out: 1 failed, 1 unfinished, 9 unreadable.'
+    assert any('RuntimeError: out of memory' in note for note in notes)
+    for name in ('half', 'schema', 'nan', 'text', 'list', 'empty', 'no-ood', 'lr', 'method'):
+        (line,) = [note for note in notes if note.startswith(f'unreadable: {tmp_path / name}')]
+        assert '\n' not in line and line.endswith('.'), line
+
+
+def test_overlapping_folders_count_once(tmp_path):
+    write(tmp_path, 'a/b', record())
+    assert len(collect([tmp_path, tmp_path / 'a', tmp_path / 'a/b/record.json']).runs) == 1
+
+
+def test_a_repeated_run_is_no_second_seed(tmp_path):
+    write(tmp_path, 'old', record(ids=(0.5,), finished='2026-01-01'))
+    write(tmp_path, 'new', record(ids=(0.9,), finished='2026-02-01'))
+    found = collect([tmp_path])
+    assert [path.parent.name for path, _ in found.runs] == ['new']
+    assert '1 runs repeat the settings of others' in found.warnings[0]
+
+
+def test_other_code_versions_are_warned_of(tmp_path):
+    write(tmp_path, 'a', record(code={'version': '0.0.1', 'commit': 'abc'}))
+    write(tmp_path, 'b', record(seed=1, code={'version': '0.0.1', 'commit': 'def+'}))
+    assert collect([tmp_path]).warnings == [
+        '2 runs are of version 0.0.1 of the package, this is ' + __version__ + '.',
+        'the runs are of 2 commits: abc, def+.',
+        '1 runs are of a changed checkout (commit with "+").',
+    ]
+
+
+def test_one_version_gives_no_warning(tmp_path):
+    write(tmp_path, 'a', record())
+    assert collect([tmp_path]).warnings == []
+
+
+@pytest.mark.parametrize('name, said', [('', 'no record.json below'), ('absent', 'no such folder')])
+def test_nothing_to_read(tmp_path, name, said):
+    with pytest.raises(UserError, match=said):
+        collect([tmp_path / name])

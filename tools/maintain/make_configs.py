@@ -1,0 +1,133 @@
+"""Write the experiment matrix: a thin config for each of 7 models, 6 methods and 5 datasets of the paper.
+
+    python tools/maintain/make_configs.py            # (re)write configs/MODEL_METHOD_DATASET.py
+    python tools/maintain/make_configs.py --check    # write nothing; exit 1 and name the files that differ
+
+To change all of them, change the tables here or `ftsgd_plugin/paper/results.csv`, never the files.
+"""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+
+from ftsgd_plugin.paper.published import PaperResult, paper_results
+from ftsgd_plugin.utils.cli import one_line_errors
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+
+MODELS = {
+    'clip-vit-b16': 'CLIP ViT-B/16',
+    'clip-vit-l14': 'CLIP ViT-L/14',
+    'vit-b16': 'ViT-B/16 (ImageNet-21k)',
+    'dino-vit-b16': 'DINO ViT-B/16',
+    'convnext-b': 'ConvNeXt-B (ImageNet-22k)',
+    'bit-r50': 'BiT ResNet-50 (ImageNet-21k)',
+    'bit-r101': 'BiT ResNet-101 (ImageNet-21k)',
+}
+SGD_GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+ADAMW_GRID = (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4)
+METHODS = {
+    'sgd': ('SGD', SGD_GRID),
+    'adamw': ('AdamW', ADAMW_GRID),
+    'freeze-embed': ('SGD (freeze-embed)', SGD_GRID),
+    'adamw-freeze-embed': ('AdamW (freeze-embed)', ADAMW_GRID),
+    'freeze-embed-no-momentum': ('SGD (freeze-embed, no momentum)', SGD_GRID),
+    'gradual-unfreezing': ('gradual unfreezing', ADAMW_GRID),
+}
+# Name in the header, classes, and the folder of `data_root` in the dataset part.
+DATASETS = {
+    'living17': ('Living-17', 17, 'data/imagenet'),
+    'waterbirds': ('Waterbirds', 2, 'data/waterbirds_v1.0'),
+    'domainnet': ('DomainNet', 40, 'data/domainnet'),
+    'fmow': ('WILDS-FMoW', 62, 'data/fmow_v1.1'),
+    'camelyon': ('WILDS-Camelyon17', 2, 'data/camelyon17_v1.0'),
+}
+TEMPLATE = '''\
+"""{title} on {benchmark} with {label}.
+
+python tools/prepare_data.py {dataset} {data_root}
+python tools/train.py configs/{name}.py
+{published}"""
+
+_base_ = [
+    '_base_/models/{model}.py',
+    '_base_/methods/{method}.py',
+    '_base_/datasets/{dataset}.py',
+    '_base_/runtime.py',
+]
+model = dict(head=dict(num_classes={num_classes}))
+optim_wrapper = dict(optimizer=dict(lr={lr}))  # {choice}
+'''
+
+
+def config_text(model: str, method: str, dataset: str, result: PaperResult | None) -> str:
+    """The config file of a cell; ``result`` is what the paper published of it."""
+    label, grid = METHODS[method]
+    benchmark, num_classes, data_root = DATASETS[dataset]
+    if result and result.lr:
+        lr, choice = result.lr, "the authors' best"
+    else:
+        middle = len(grid) // 2  # of six, the upper of the two
+        lr, choice = grid[middle], f"middle of the paper's grid, {_short(grid[0])} to {_short(grid[-1])}"
+    return TEMPLATE.format(
+        title=MODELS[model],
+        benchmark=benchmark,
+        label=label,
+        dataset=dataset,
+        data_root=data_root,
+        name=f'{model}_{method}_{dataset}',
+        published=f'\n{_published(result)}\n' if result else '',
+        model=model,
+        method=method,
+        num_classes=num_classes,
+        lr=_short(lr),
+        choice=f'base; {choice}' if method == 'gradual-unfreezing' else choice,
+    )
+
+
+def _published(result: PaperResult) -> str:
+    """The paper's numbers as a sentence."""
+    if result.n_seeds == 1:
+        return f'The paper: ID {result.id:.1f} %, OOD {result.ood:.1f} % (one seed).'
+    accuracies = (
+        f'{key.upper()} {getattr(result, key):.1f} ± {getattr(result, f"{key}_ci90"):.1f} %' for key in ('id', 'ood')
+    )
+    return f'The paper: {", ".join(accuracies)} ({result.n_seeds} seeds, 90 % interval).'
+
+
+def _short(lr: float) -> str:
+    """``3e-5`` for 0.00003."""
+    return f'{lr:.0e}'.replace('e-0', 'e-')
+
+
+def matrix() -> dict[Path, str]:
+    """The text of every config of the matrix by its path."""
+    published = {(result.model, result.method, result.dataset): result for result in paper_results()}
+    return {
+        CONFIGS / f'{"_".join(cell)}.py': config_text(*cell, published.get(cell))
+        for cell in itertools.product(MODELS, METHODS, DATASETS)
+    }
+
+
+@one_line_errors
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--check', action='store_true', help='exit 1 and name the files that differ; write nothing')
+    args = parser.parse_args()
+    texts = matrix()
+    stale = {path: text for path, text in texts.items() if not path.is_file() or path.read_text('utf-8') != text}
+    if args.check and stale:
+        for path in stale:
+            print(f'configs/{path.name}')
+        print(
+            f'{len(stale)} of {len(texts)} configs differ; run python tools/maintain/make_configs.py', file=sys.stderr
+        )
+        sys.exit(1)
+    for path, text in stale.items():
+        path.write_text(text, 'utf-8')
+    print(f'{len(texts)} configs in {CONFIGS}, {len(stale)} written')
+
+
+if __name__ == '__main__':
+    main()
