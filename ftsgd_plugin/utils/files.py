@@ -1,0 +1,56 @@
+"""Writing files atomically: a reader sees the old file or the new one, never a part of it."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, remedy: str = 'make room or choose another directory') -> Iterator[Path]:
+    """Write a file under a temporary name beside its place and rename it at the end.
+
+    If the block fails, or the process is killed, an earlier file of that name is untouched. The temporary file
+    (``.NAME.tmp``) is removed on failure; one that a kill leaves behind is overwritten by the next attempt.
+
+    Args:
+        path: The file. Its directory is created if it is missing.
+        remedy: What the user can do, for the message.
+
+    Yields:
+        Path: The temporary file to write to.
+
+    Raises:
+        UserError: The disk is full, or the directory cannot be created or written.
+
+    Examples:
+        >>> with atomic_write('figure.png') as temporary:
+        >>>     figure.savefig(temporary, format='png')
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, 'rb') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror or error}); {remedy}.') from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: str | os.PathLike, text: str, **options) -> Path:
+    """Write UTF-8 text by :func:`atomic_write`, which takes the ``options``; returns the path."""
+    return write_bytes(path, text.encode('utf-8'), **options)
+
+
+def write_bytes(path: str | os.PathLike, content: bytes, **options) -> Path:
+    """Write bytes by :func:`atomic_write`, which takes the ``options``; returns the path."""
+    with atomic_write(path, **options) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)

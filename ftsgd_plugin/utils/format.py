@@ -1,0 +1,32 @@
+"""Numbers as text. Bytes are in IEC units everywhere: 1 MiB is 1,048,576 bytes."""
+
+import re
+
+from .errors import UserError
+
+UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB')
+
+
+def format_bytes(count: float) -> str:
+    """``17,077,043`` -> ``'16.3 MiB'``: three significant digits, in the largest unit that leaves at least 1."""
+    value, unit = float(count), 0
+    while abs(value) >= 1023.5 and unit < len(UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    digits = 0 if unit == 0 or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
+    return f'{value:.{digits}f} {UNITS[unit]}'
+
+
+def parse_bytes(text: str) -> int:
+    """``'8GiB'``, ``'8.5 GB'`` (decimal, 8.5e9) or a number of bytes -> bytes.
+
+    Raises:
+        UserError: It is not a positive number with one of these units: B, KB, MB, GB, TB, KiB, MiB, GiB, TiB.
+    """
+    found = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B|B)?\s*', text, re.IGNORECASE)
+    size = 0.0
+    if found is not None:
+        exponent = 1 + 'KMGT'.index(found[2].upper()) if found[2] else 0
+        size = float(found[1]) * (1024 if found[3] else 1000) ** exponent
+    if size < 1:
+        raise UserError(f'{text!r} is not a memory size; write it like 8GiB or 16GB.')
+    return int(size)

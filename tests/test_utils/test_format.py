@@ -1,0 +1,37 @@
+"""One byte unit: IEC."""
+
+import pytest
+
+from ftsgd_plugin.utils.errors import UserError
+from ftsgd_plugin.utils.format import format_bytes, parse_bytes
+
+
+@pytest.mark.parametrize(
+    'count, text',
+    [
+        (0, '0 B'),
+        (1023, '1023 B'),
+        (1024, '1.00 KiB'),
+        (17_077_043, '16.3 MiB'),
+        (2**30 - 1, '1.00 GiB'),
+        (362_570_000, '346 MiB'),
+        (-(2**21), '-2.00 MiB'),
+        (5 * 2**50, '5120 TiB'),
+    ],
+)
+def test_three_significant_digits(count, text):
+    assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    'text, count',
+    [('8GiB', 8 * 2**30), ('8.5 GB', 8_500_000_000), ('1000', 1000), ('1 kib', 1024), ('2TB', 2 * 10**12), ('7B', 7)],
+)
+def test_parsing(text, count):
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize('text', ['', 'GiB', '-1GiB', '0', '0.1B', '16 XB', '1e3', 'nan', '1 GiB extra'])
+def test_other_text_is_refused(text):
+    with pytest.raises(UserError, match='is not a memory size; write it like 8GiB or 16GB'):
+        parse_bytes(text)
