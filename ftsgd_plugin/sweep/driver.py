@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..provenance import code_version
@@ -19,6 +19,12 @@ from .ray_backend import Cluster
 from .runs import CONFIG, LOG, Task, delete_weights, is_finished, mark_failed, prepare, survey
 
 Failures = list[tuple[str, str]]  # name of the run and last line
+Command = Callable[[Path], list[str]]  # directory of a run -> what follows the interpreter to start or resume it
+
+
+def train_command(folder: Path) -> list[str]:
+    """Train the run of a directory, or resume it: the default command of a sweep."""
+    return [tool_path('train'), str(folder / CONFIG), '--work-dir', str(folder), '--resume']
 
 
 def describe(tasks: Sequence[Task], out: str | os.PathLike, tflops: float = TFLOPS) -> str:
@@ -56,6 +62,7 @@ def run_sweep(
     cpus: int | None = None,
     workers: int | None = None,
     keep_checkpoints: bool = False,
+    command: Command = train_command,
 ) -> Failures:
     """Run on Ray what is not finished, with progress on stdout. No failure stops the others.
 
@@ -66,6 +73,7 @@ def run_sweep(
         cfg_options: Overrides of the command line.
         address, gpus, cpus, workers: See :class:`ftsgd_plugin.sweep.ray_backend.Cluster`.
         keep_checkpoints: Keep the weights of finished runs.
+        command: Makes the command of a run; tests replace the training by something quick.
 
     Returns:
         list: Name and last line of every run that failed.
@@ -100,7 +108,7 @@ def run_sweep(
                         progress.say(_moved(task, moved))
                     progress.started(to_do[job])
 
-                jobs = [(train_command(tasks[i].folder), str(tasks[i].folder)) for i in to_do]
+                jobs = [(command(tasks[i].folder), str(tasks[i].folder)) for i in to_do]
                 for job, status, line in cluster.run(jobs, start, progress.draw):
                     task = tasks[to_do[job]]
                     failure = conclude(task, status, line, keep_checkpoints)
@@ -112,7 +120,7 @@ def run_sweep(
     return failures
 
 
-def run_one(task: Task, keep_checkpoints: bool = False) -> str:
+def run_one(task: Task, keep_checkpoints: bool = False, command: Command = train_command) -> str:
     """Run one task in this process's place, without Ray: what a task of the Slurm array does.
 
     Returns:
@@ -125,13 +133,8 @@ def run_one(task: Task, keep_checkpoints: bool = False) -> str:
     if moved := prepare(task):
         print(_moved(task, moved))
     with _interruptible(task.folder):
-        status, line = run_process(train_command(task.folder), str(task.folder), {}, os.getcwd())
+        status, line = run_process(command(task.folder), str(task.folder), {}, os.getcwd())
     return conclude(task, status, line, keep_checkpoints)
-
-
-def train_command(folder: Path) -> list[str]:
-    """What follows the interpreter to start a run or resume it."""
-    return [tool_path('train'), str(folder / CONFIG), '--work-dir', str(folder), '--resume']
 
 
 def conclude(task: Task, status: int, line: str, keep_checkpoints: bool) -> str:
