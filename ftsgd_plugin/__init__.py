@@ -11,6 +11,7 @@ require_stack()
 
 from . import datasets, evaluation, hooks, models, optim  # noqa: E402, F401
 from .checkpoint import io as checkpoints  # noqa: E402
+from .evaluation import group_accuracy  # noqa: E402, F401
 from .runner import loops  # noqa: E402, F401
 from .utils.paths import config_path  # noqa: E402
 from .utils.version import __version__  # noqa: E402

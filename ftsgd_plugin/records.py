@@ -1,38 +1,60 @@
-"""Run records: one small JSON file per run, ``record.json`` in its folder, plain data with this schema."""
+"""The record of a run: ``record.json`` in its work directory. Schema, validation, config hash, environment.
 
-import contextlib
+Reading and validating a record imports neither torch nor MMEngine.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
 import json
 import math
 import os
+import platform
+import subprocess
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
 from .utils.errors import UserError
+from .utils.files import write_text
+from .utils.paths import config_path
+from .utils.version import __version__
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 FILE = 'record.json'
 SCHEMA = 1
 
+# Keys of a config that name a run, or say where and how it is started; every other key can change its numbers.
+_RUN_KEYS = ('work_dir', 'experiment_name', 'run', 'resume', 'launcher')
+_MACHINE_KEYS = ('pin_memory', 'persistent_workers', 'collate_fn')  # of data loaders; tools/train.py sets them
+_STACK = ('torch', 'torchvision', 'mmengine', 'mmpretrain', 'timm', 'open_clip_torch', 'numpy')
+
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What is known of a run.
+    """The settings, state and results of a run. :func:`read_record` validates every field by its annotation.
 
     Attributes:
         model, method, dataset: As in the config's name, e.g. ``'vit-b16'``, ``'freeze-embed'``, ``'camelyon'``.
-        lr: Learning rate of the config (the base, for gradual unfreezing).
+        lr: Learning rate of the config (the base rate for gradual unfreezing); positive.
         seed: ``randomness.seed``.
-        config_hash: SHA-256 of the full config without what names the run only (work dir, experiment name).
+        config_hash: :func:`config_hash` of the config.
         status: ``'running'``, ``'finished'`` or ``'failed'``.
         epochs: Metrics of every evaluation in order (fractions; keys of ``GroupAccuracy``).
         selected_epoch: Index into ``epochs`` of the selected one, from 0; ``None`` before the first evaluation.
         selected_by: The metric it was selected on, ``'id/accuracy'``.
         code: ``version`` of the package and ``commit`` of its checkout (``None`` outside one; ``+`` if changed).
         environment: Versions of Python and the stack, ``device`` and number of ``processes``.
-        resources: ``seconds`` of training with evaluation, ``peak_bytes`` (device, or host where there is none),
+        resources: ``seconds`` of training with evaluation, ``peak_bytes`` (of the device, or of the host without one),
             ``state_bytes`` of the optimizer, ``parameters``, ``trained_parameters``; absent if unknown.
-        command: What started the run.
-        started, finished: ISO 8601 times.
+        command: The command line that started the run.
+        started, finished: ISO 8601 times; ``finished`` is empty until the run ends.
         error: Last line of a failure.
         schema: Version of this layout.
     """
@@ -43,13 +65,13 @@ class RunRecord:
     lr: float
     seed: int
     config_hash: str
-    status: str
+    status: Literal['running', 'finished', 'failed']
     epochs: list[dict[str, float]]
     selected_epoch: int | None = None
     selected_by: str = 'id/accuracy'
-    code: dict = field(default_factory=dict)
-    environment: dict = field(default_factory=dict)
-    resources: dict = field(default_factory=dict)
+    code: dict[str, str | None] = field(default_factory=dict)
+    environment: dict[str, str | int | None] = field(default_factory=dict)
+    resources: dict[str, float] = field(default_factory=dict)
     command: str = ''
     started: str = ''
     finished: str = ''
@@ -62,58 +84,183 @@ class RunRecord:
         return None if self.selected_epoch is None else self.epochs[self.selected_epoch]
 
 
-def write_record(record: RunRecord, folder: str | os.PathLike) -> Path:
-    """Write ``record.json`` into a run's folder, whole or not at all.
+def write_record(record: RunRecord, directory: str | os.PathLike) -> Path:
+    """Write ``record.json`` into a run's directory atomically.
 
     Raises:
-        UserError: The disk is full or the folder cannot be written; an earlier record is untouched.
+        UserError: The disk is full or the directory cannot be written; an earlier record is untouched.
     """
-    path = Path(folder) / FILE
-    unfinished = path.with_name(f'.{FILE}.tmp')
-    try:
-        unfinished.write_text(json.dumps(asdict(record), indent=1) + '\n')
-        os.replace(unfinished, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise UserError(f'{path}: cannot be written ({error.strerror}); make room or choose another folder.') from error
-    return path
+    return write_text(Path(directory) / FILE, json.dumps(asdict(record), indent=1) + '\n')
 
 
 def read_record(path: str | os.PathLike) -> RunRecord:
-    """Read a record.
+    """Read a record and validate every field.
+
+    Keys that this version does not know are ignored; optional ones that are missing take their defaults.
 
     Args:
-        path: The file, or the run's folder.
+        path: The file, or the run's directory.
 
     Raises:
-        UserError: It is missing, half-written, of another schema, lacks a key, or holds NaN.
+        UserError: One line with the file and the key: the file is missing, unreadable, truncated or of another schema;
+            a key is missing; a value has the wrong type, is not finite or is out of range.
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text('utf-8'))
     except FileNotFoundError:
-        raise UserError(f'{path}: no such record; name a folder of runs.') from None
-    except ValueError as error:
-        raise UserError(f'{path}: half-written or no record ({error}); run it again or remove it.') from None
+        raise UserError(f'{path}: no such record; name a directory of runs.') from None
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}); correct its permissions.') from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: truncated or not a record ({error}); run it again or remove it.') from None
     if not isinstance(data, dict) or data.get('schema') != SCHEMA:
         found = data.get('schema') if isinstance(data, dict) else None
-        raise UserError(f'{path}: schema {found!r} instead of {SCHEMA}; read it with the version that wrote it.')
-    known = {one.name for one in fields(RunRecord)}
-    try:
-        record = RunRecord(**{key: value for key, value in data.items() if key in known})
-    except TypeError as error:
-        raise UserError(f'{path}: {str(error).split("() ")[-1]}; run it again or remove it.') from None
-    bad = sorted({key for metrics in record.epochs for key, value in metrics.items() if not math.isfinite(value)})
-    if bad:
-        raise UserError(f'{path}: {bad[0]} is not a number in some epoch; remove the run or mend its config.')
-    return record
+        raise UserError(f'{path}: schema {_short(found)} instead of {SCHEMA}; read it with the version that wrote it.')
+    known = {one.name: data[one.name] for one in fields(RunRecord) if one.name in data}
+    if fault := _fault(known):
+        raise UserError(f'{path}: {fault}; run it again or remove it.')
+    return RunRecord(**known)
 
 
 def find_records(paths: Iterable[str | os.PathLike]) -> list[Path]:
-    """The record files below folders (or named themselves), sorted."""
+    """The record files below directories (or named themselves), sorted."""
     found = []
     for path in map(Path, paths):
         found += sorted(path.rglob(FILE)) if path.is_dir() else [path]
     return found
+
+
+def _fault(values: dict) -> str | None:
+    """What is wrong with the values of a record, named by its key; ``None`` if nothing is."""
+    required = [one.name for one in fields(RunRecord) if one.default is MISSING and one.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        return f'{missing[0]} is missing'
+    kinds = get_type_hints(RunRecord)
+    for name, value in values.items():
+        if fault := _type_fault(name, value, kinds[name]):
+            return fault
+    if values['lr'] <= 0:
+        return f'lr={values["lr"]!r} is not a positive number'
+    selected = values.get('selected_epoch')
+    if selected is not None and not 0 <= selected < len(values['epochs']):
+        return f'selected_epoch={selected} is not one of the {len(values["epochs"])} epochs'
+    return None
+
+
+def _type_fault(name: str, value: object, kind: object) -> str | None:
+    """Compare a value from JSON with an annotation of :class:`RunRecord`; booleans are not numbers."""
+    if get_origin(kind) is Literal:
+        return None if value in get_args(kind) else f'{name}={_short(value)} is not one of {", ".join(get_args(kind))}'
+    if isinstance(kind, UnionType):
+        faults = [_type_fault(name, value, option) for option in get_args(kind)]
+        return None if None in faults else faults[0]
+    if get_origin(kind) is list:
+        if not isinstance(value, list):
+            return f'{name}={_short(value)} is not a list'
+        return _first(_type_fault(f'{name}[{i}]', item, get_args(kind)[0]) for i, item in enumerate(value))
+    if get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            return f'{name}={_short(value)} is not a dictionary'
+        return _first(_type_fault(f'{name}[{key!r}]', item, get_args(kind)[1]) for key, item in value.items())
+    if kind is float:
+        return None if _is_finite(value) else f'{name}={_short(value)} is not a finite number'
+    if isinstance(value, kind) and not isinstance(value, bool):
+        return None
+    return f'{name}={_short(value)} is not of type {kind.__name__}'
+
+
+def _first(faults: Iterable[str | None]) -> str | None:
+    return next((fault for fault in faults if fault), None)
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of a float
+        return False
+
+
+def _short(value: object) -> str:
+    """A value on one line of a message."""
+    text = repr(value)
+    return text if len(text) <= 40 else f'{text[:37]}...'
+
+
+def config_hash(cfg: Config) -> str:
+    """SHA-256 of the full config without the keys that only name a run or that ``tools/train.py`` sets by machine.
+
+    Left out: ``work_dir``, ``experiment_name``, ``run``, ``resume`` (with its ``load_from``), ``launcher``, and of data
+    loaders ``pin_memory``, ``persistent_workers`` and ``collate_fn``. Tuples count as lists.
+    """
+    content = {key: value for key, value in cfg.to_dict().items() if key not in _RUN_KEYS}
+    if cfg.get('resume'):
+        content['load_from'] = None
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if content.get(name):
+            content[name] = {key: value for key, value in content[name].items() if key not in _MACHINE_KEYS}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def run_names(cfg: Config) -> dict[str, str]:
+    """``model``, ``method`` and ``dataset`` of a config.
+
+    They come from ``run = dict(model=..., method=..., dataset=...)``; else from the file's name if it is
+    ``{model}_{method}_{dataset}`` with a method of ``configs/_base_/methods``; else they are the types of backbone,
+    optimizer and training set.
+    """
+    if cfg.get('run'):
+        return {key: str(cfg.run[key]) for key in ('model', 'method', 'dataset')}
+    parts = Path(cfg.filename).stem.split('_') if cfg.filename else []
+    if len(parts) == 3 and _is_method(parts[1]):
+        return dict(zip(('model', 'method', 'dataset'), parts))
+    return {
+        'model': str(cfg.model.get('backbone', cfg.model).get('type')),
+        'method': str(cfg.optim_wrapper.optimizer.type),
+        'dataset': str(cfg.train_dataloader.dataset.type),
+    }
+
+
+def _is_method(name: str) -> bool:
+    try:
+        return bool(config_path(f'_base_/methods/{name}'))
+    except UserError:
+        return False
+
+
+@functools.cache
+def code_version() -> dict[str, str | None]:
+    """``version`` of the package and ``commit`` of its checkout: ``None`` outside one, with ``+`` if files changed."""
+    root = Path(__file__).resolve().parents[1]
+    commit = None
+    if (root / '.git').exists():
+        try:
+            commit = _git(root, 'rev-parse', 'HEAD').strip()
+            commit += '+' if _git(root, 'status', '--porcelain', '--untracked-files=no').strip() else ''
+        except (OSError, subprocess.SubprocessError):
+            commit = None  # git is missing on this machine, or does not trust the checkout
+    return {'version': __version__, 'commit': commit}
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ['git', '-C', str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+def environment() -> dict[str, str | int]:
+    """Versions of Python and the stack, the ``device`` and the number of ``processes``."""
+    import torch
+    from mmengine.dist import get_world_size
+
+    versions = {'python': platform.python_version()}
+    for package in _STACK:
+        # The OneDL forks provide the same modules under other package names.
+        for name in (package, f'onedl-{package}'):
+            try:
+                versions[package] = importlib.metadata.version(name)
+                break
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'cpu ({platform.machine()})'
+    return {**versions, 'device': device, 'processes': get_world_size()}

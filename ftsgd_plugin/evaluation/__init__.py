@@ -1,7 +1,16 @@
-"""Grouped accuracy and the selection rule."""
+"""Grouped accuracy and the selection rule.
 
-from .config_check import check_evaluated_splits
-from .group_accuracy import GroupAccuracy
-from .selection import select_epoch, select_lr
+The names are imported on first use, so that :mod:`.selection` loads without torch. Importing :mod:`.group_accuracy`
+registers the metric.
+"""
 
-__all__ = ['GroupAccuracy', 'check_evaluated_splits', 'select_epoch', 'select_lr']
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'config_check': ['check_evaluated_splits'],
+        'group_accuracy': ['GroupAccuracy'],
+        'selection': ['select_epoch', 'select_lr'],
+    },
+)

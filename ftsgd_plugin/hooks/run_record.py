@@ -13,8 +13,7 @@ from mmpretrain.registry import HOOKS
 
 from ..evaluation.selection import ID_METRIC, select_epoch
 from ..optim.report import optimizer_state_bytes
-from ..provenance import code_version, config_hash, environment, run_names
-from ..records import RunRecord, write_record
+from ..records import RunRecord, code_version, config_hash, environment, run_names, write_record
 from .resources import ResourceHook
 
 _STATE = 'ftsgd_record'  # message hub, hence in every checkpoint: epochs, seconds and start of the run so far
@@ -28,7 +27,7 @@ class RunRecordHook(Hook):
     ``finished`` at the end. The metrics travel in the checkpoints, so that a resumed run's record equals that of a run
     that was never stopped. ``seconds`` counts what led to the result; work that a kill threw away is not in it.
     The peak is :class:`ResourceHook`'s, where the run has one, since the last resume. Not with several optimizers.
-    Rank 0 writes, whole or not at all. :func:`ftsgd_plugin.provenance.run_names` says where the names come from.
+    Rank 0 writes, whole or not at all. :func:`ftsgd_plugin.records.run_names` says where the names come from.
 
     Raises:
         UserError: The disk is full or the folder cannot be written.

@@ -1,6 +1,5 @@
 """Gather run records from folders: what can be used, what cannot and why, and what a reader should be warned of."""
 
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -70,12 +69,10 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
     for path in files.values():
         try:
             record = read_record(path)
-            if fault := _fault(record):
-                raise UserError(f'{path}: {fault}; run it again or remove it.')
+            if missing := _missing(record):
+                raise UserError(f'{path}: {missing}; run it again or remove it.')
         except UserError as error:
             found.unreadable[path] = str(error)
-        except (TypeError, AttributeError, OSError) as error:  # valid JSON of another shape; no permission
-            found.unreadable[path] = f'{path}: not of the record schema ({error}); run it again or remove it.'
         else:
             (found.runs if record.status == 'finished' else found.unfinished).append((path, record))
     _drop_repeated(found)
@@ -83,13 +80,8 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
     return found
 
 
-def _fault(record: RunRecord) -> str | None:
-    """What makes a record useless although its layout is right."""
-    for key in ('model', 'method', 'dataset', 'config_hash', 'status'):
-        if not isinstance(getattr(record, key), str):
-            return f'{key} is no text'
-    if not isinstance(record.lr, int | float) or not math.isfinite(record.lr) or record.lr <= 0:
-        return f'lr={record.lr!r} is no learning rate'
+def _missing(record: RunRecord) -> str | None:
+    """What a table needs of a finished run and this one lacks."""
     if record.status != 'finished':
         return None
     if not record.epochs:

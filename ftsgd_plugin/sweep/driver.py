@@ -7,8 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..provenance import code_version
-from ..records import read_record
+from ..records import code_version, read_record
 from ..utils.errors import UserError
 from ..utils.paths import tool_path
 from .cost import TFLOPS, predict

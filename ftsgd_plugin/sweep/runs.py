@@ -10,8 +10,7 @@ from pprint import pformat
 
 from mmengine.config import Config
 
-from ..provenance import code_version, config_hash
-from ..records import FILE, RunRecord, read_record, write_record
+from ..records import FILE, RunRecord, code_version, config_hash, read_record, write_record
 from ..runner.build import merge_cfg_options, read_config
 from ..utils.errors import UserError
 from ..utils.paths import config_path

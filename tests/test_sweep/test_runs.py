@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 from helpers.tiny_sweep import write_plan
 
-from ftsgd_plugin.provenance import config_hash, run_names
-from ftsgd_plugin.records import RunRecord, find_records, read_record, write_record
+from ftsgd_plugin.records import RunRecord, config_hash, find_records, read_record, run_names, write_record
 from ftsgd_plugin.runner.build import read_config
 from ftsgd_plugin.sweep.cost import TRAIN_FACTOR, model_costs, predict
 from ftsgd_plugin.sweep.driver import conclude, describe, run_sweep
