@@ -37,7 +37,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['ftsgd_plugin', 'ftsgd_plugin.*']),
-    package_data={'ftsgd_plugin': ['paper/*.csv', 'models/weights/*.safetensors', 'sweep/*.csv']},
+    package_data={'ftsgd_plugin': ['paper/*.csv', '*/templates/*', 'models/weights/*.safetensors', 'sweep/*.csv']},
     cmdclass={'build_py': BuildWithConfigs},
     # No MM package here: official wheels and forks own the same files, and no requirement can say "either".
     install_requires=[
@@ -51,6 +51,8 @@ setup(
         'pillow>=9.4',
         'pandas>=2.0',
         'matplotlib>=3.7',
+        'jinja2>=3.1',
+        'tabulate>=0.9',
     ],
     extras_require={
         'mim': ['mmengine>=0.10.7,<1.0', 'mmcv-lite>=2.0.1,<2.4', 'mmpretrain>=1.2.0,<2.0', 'setuptools<82'],

@@ -14,10 +14,10 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from ftsgd_plugin import config_path
-from ftsgd_plugin.paper.published import DATASETS, MODELS, ood_metric
+from ftsgd_plugin.paper.grids import GRIDS
+from ftsgd_plugin.paper.names import DATASETS, MAIN_METHODS, MODELS
+from ftsgd_plugin.paper.published import ood_metric
 from ftsgd_plugin.records import RunRecord, write_record
-from ftsgd_plugin.sweep.plan import read_plan
 from ftsgd_plugin.utils.cli import one_line_errors
 from ftsgd_plugin.utils.version import __version__
 
@@ -38,11 +38,7 @@ AUTHORS_DATASETS = {  # name -> (name here, column of the ID metric, column of t
     'camelyon17_weakaugs': ('camelyon', 'test_acc/id_val', 'test_acc/ood_test'),
 }
 EPOCHS = {'living17': 20, 'waterbirds': 20, 'domainnet': 50, 'fmow': 5, 'camelyon': 3}
-GRIDS = {
-    method: rates
-    for method, rates in read_plan(config_path('sweeps/clip.py')).lrs.items()
-    if method in ('sgd', 'adamw', 'freeze-embed', 'gradual-unfreezing')
-}
+GENERATED_METHODS = (*MAIN_METHODS, 'gradual-unfreezing')
 
 
 def authors_records() -> Iterator[RunRecord]:
@@ -73,7 +69,7 @@ def generated_records(count: int) -> Iterator[RunRecord]:
     settings = (
         (model, method, dataset, lr, seed)
         for seed in itertools.count()
-        for model, method, dataset in itertools.product(MODELS, GRIDS, DATASETS)
+        for model, method, dataset in itertools.product(MODELS, GENERATED_METHODS, DATASETS)
         for lr in GRIDS[method]
     )
     for i, (model, method, dataset, lr, seed) in enumerate(itertools.islice(settings, count)):

@@ -1,4 +1,4 @@
-"""BiT ResNet-101 (ImageNet-21k) on WILDS-Camelyon17 with AdamW.
+"""BiT ResNet-101 (ImageNet-21k) on Camelyon with AdamW.
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/bit-r101_adamw_camelyon.py

@@ -1,4 +1,4 @@
-"""BiT ResNet-101 (ImageNet-21k) on WILDS-FMoW with AdamW.
+"""BiT ResNet-101 (ImageNet-21k) on FMoW with AdamW.
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/bit-r101_adamw_fmow.py

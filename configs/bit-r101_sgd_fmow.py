@@ -1,4 +1,4 @@
-"""BiT ResNet-101 (ImageNet-21k) on WILDS-FMoW with SGD.
+"""BiT ResNet-101 (ImageNet-21k) on FMoW with SGD.
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/bit-r101_sgd_fmow.py

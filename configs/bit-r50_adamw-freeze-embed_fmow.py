@@ -1,4 +1,4 @@
-"""BiT ResNet-50 (ImageNet-21k) on WILDS-FMoW with AdamW (freeze-embed).
+"""BiT ResNet-50 (ImageNet-21k) on FMoW with AdamW (freeze-embed).
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/bit-r50_adamw-freeze-embed_fmow.py

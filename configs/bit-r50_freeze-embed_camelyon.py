@@ -1,4 +1,4 @@
-"""BiT ResNet-50 (ImageNet-21k) on WILDS-Camelyon17 with SGD (freeze-embed).
+"""BiT ResNet-50 (ImageNet-21k) on Camelyon with SGD (freeze-embed).
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/bit-r50_freeze-embed_camelyon.py

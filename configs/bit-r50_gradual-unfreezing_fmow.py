@@ -1,4 +1,4 @@
-"""BiT ResNet-50 (ImageNet-21k) on WILDS-FMoW with gradual unfreezing.
+"""BiT ResNet-50 (ImageNet-21k) on FMoW with gradual unfreezing.
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/bit-r50_gradual-unfreezing_fmow.py

@@ -1,4 +1,4 @@
-"""CLIP ViT-B/16 on WILDS-FMoW with AdamW (freeze-embed).
+"""CLIP ViT-B/16 on FMoW with AdamW (freeze-embed).
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/clip-vit-b16_adamw-freeze-embed_fmow.py

@@ -1,4 +1,4 @@
-"""CLIP ViT-B/16 on WILDS-FMoW with AdamW.
+"""CLIP ViT-B/16 on FMoW with AdamW.
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/clip-vit-b16_adamw_fmow.py

@@ -1,4 +1,4 @@
-"""CLIP ViT-B/16 on WILDS-FMoW with SGD (freeze-embed, no momentum).
+"""CLIP ViT-B/16 on FMoW with SGD (freeze-embed, no momentum).
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/clip-vit-b16_freeze-embed-no-momentum_fmow.py

@@ -1,4 +1,4 @@
-"""CLIP ViT-B/16 on WILDS-Camelyon17 with SGD (freeze-embed).
+"""CLIP ViT-B/16 on Camelyon with SGD (freeze-embed).
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/clip-vit-b16_freeze-embed_camelyon.py

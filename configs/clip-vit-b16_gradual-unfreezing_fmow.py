@@ -1,4 +1,4 @@
-"""CLIP ViT-B/16 on WILDS-FMoW with gradual unfreezing.
+"""CLIP ViT-B/16 on FMoW with gradual unfreezing.
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/clip-vit-b16_gradual-unfreezing_fmow.py

@@ -1,4 +1,4 @@
-"""CLIP ViT-L/14 on WILDS-FMoW with AdamW (freeze-embed).
+"""CLIP ViT-L/14 on FMoW with AdamW (freeze-embed).
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/clip-vit-l14_adamw-freeze-embed_fmow.py

@@ -1,4 +1,4 @@
-"""CLIP ViT-L/14 on WILDS-Camelyon17 with AdamW.
+"""CLIP ViT-L/14 on Camelyon with AdamW.
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/clip-vit-l14_adamw_camelyon.py

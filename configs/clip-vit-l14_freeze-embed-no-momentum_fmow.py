@@ -1,4 +1,4 @@
-"""CLIP ViT-L/14 on WILDS-FMoW with SGD (freeze-embed, no momentum).
+"""CLIP ViT-L/14 on FMoW with SGD (freeze-embed, no momentum).
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/clip-vit-l14_freeze-embed-no-momentum_fmow.py

@@ -1,4 +1,4 @@
-"""CLIP ViT-L/14 on WILDS-Camelyon17 with gradual unfreezing.
+"""CLIP ViT-L/14 on Camelyon with gradual unfreezing.
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/clip-vit-l14_gradual-unfreezing_camelyon.py

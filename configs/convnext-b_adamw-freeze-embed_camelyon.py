@@ -1,4 +1,4 @@
-"""ConvNeXt-B (ImageNet-22k) on WILDS-Camelyon17 with AdamW (freeze-embed).
+"""ConvNeXt-B (ImageNet-22k) on Camelyon with AdamW (freeze-embed).
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/convnext-b_adamw-freeze-embed_camelyon.py

@@ -1,4 +1,4 @@
-"""ConvNeXt-B (ImageNet-22k) on WILDS-Camelyon17 with AdamW.
+"""ConvNeXt-B (ImageNet-22k) on Camelyon with AdamW.
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/convnext-b_adamw_camelyon.py

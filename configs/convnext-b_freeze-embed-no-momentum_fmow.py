@@ -1,4 +1,4 @@
-"""ConvNeXt-B (ImageNet-22k) on WILDS-FMoW with SGD (freeze-embed, no momentum).
+"""ConvNeXt-B (ImageNet-22k) on FMoW with SGD (freeze-embed, no momentum).
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/convnext-b_freeze-embed-no-momentum_fmow.py

@@ -1,4 +1,4 @@
-"""ConvNeXt-B (ImageNet-22k) on WILDS-Camelyon17 with SGD (freeze-embed).
+"""ConvNeXt-B (ImageNet-22k) on Camelyon with SGD (freeze-embed).
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/convnext-b_freeze-embed_camelyon.py

@@ -1,4 +1,4 @@
-"""ConvNeXt-B (ImageNet-22k) on WILDS-Camelyon17 with gradual unfreezing.
+"""ConvNeXt-B (ImageNet-22k) on Camelyon with gradual unfreezing.
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/convnext-b_gradual-unfreezing_camelyon.py

@@ -1,4 +1,4 @@
-"""ConvNeXt-B (ImageNet-22k) on WILDS-FMoW with gradual unfreezing.
+"""ConvNeXt-B (ImageNet-22k) on FMoW with gradual unfreezing.
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/convnext-b_gradual-unfreezing_fmow.py

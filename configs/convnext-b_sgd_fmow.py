@@ -1,4 +1,4 @@
-"""ConvNeXt-B (ImageNet-22k) on WILDS-FMoW with SGD.
+"""ConvNeXt-B (ImageNet-22k) on FMoW with SGD.
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/convnext-b_sgd_fmow.py

@@ -1,4 +1,4 @@
-"""DINO ViT-B/16 on WILDS-Camelyon17 with AdamW.
+"""DINO ViT-B/16 on Camelyon with AdamW.
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/dino-vit-b16_adamw_camelyon.py

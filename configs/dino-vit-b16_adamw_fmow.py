@@ -1,4 +1,4 @@
-"""DINO ViT-B/16 on WILDS-FMoW with AdamW.
+"""DINO ViT-B/16 on FMoW with AdamW.
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/dino-vit-b16_adamw_fmow.py

@@ -1,4 +1,4 @@
-"""DINO ViT-B/16 on WILDS-FMoW with SGD (freeze-embed, no momentum).
+"""DINO ViT-B/16 on FMoW with SGD (freeze-embed, no momentum).
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/dino-vit-b16_freeze-embed-no-momentum_fmow.py

@@ -1,4 +1,4 @@
-"""DINO ViT-B/16 on WILDS-Camelyon17 with SGD.
+"""DINO ViT-B/16 on Camelyon with SGD.
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/dino-vit-b16_sgd_camelyon.py

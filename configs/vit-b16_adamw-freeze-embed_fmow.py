@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on WILDS-FMoW with AdamW (freeze-embed).
+"""Sup. ViT-B/16 (ImageNet-21k) on FMoW with AdamW (freeze-embed).
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/vit-b16_adamw-freeze-embed_fmow.py

@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on DomainNet with AdamW.
+"""Sup. ViT-B/16 (ImageNet-21k) on DomainNet with AdamW.
 
 python tools/prepare_data.py domainnet data/domainnet
 python tools/train.py configs/vit-b16_adamw_domainnet.py

@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on WILDS-FMoW with AdamW.
+"""Sup. ViT-B/16 (ImageNet-21k) on FMoW with AdamW.
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/vit-b16_adamw_fmow.py

@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on WILDS-Camelyon17 with SGD (freeze-embed, no momentum).
+"""Sup. ViT-B/16 (ImageNet-21k) on Camelyon with SGD (freeze-embed, no momentum).
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/vit-b16_freeze-embed-no-momentum_camelyon.py

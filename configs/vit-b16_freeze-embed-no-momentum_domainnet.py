@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on DomainNet with SGD (freeze-embed, no momentum).
+"""Sup. ViT-B/16 (ImageNet-21k) on DomainNet with SGD (freeze-embed, no momentum).
 
 python tools/prepare_data.py domainnet data/domainnet
 python tools/train.py configs/vit-b16_freeze-embed-no-momentum_domainnet.py

@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on Waterbirds with SGD (freeze-embed, no momentum).
+"""Sup. ViT-B/16 (ImageNet-21k) on Waterbirds with SGD (freeze-embed, no momentum).
 
 python tools/prepare_data.py waterbirds data/waterbirds_v1.0
 python tools/train.py configs/vit-b16_freeze-embed-no-momentum_waterbirds.py

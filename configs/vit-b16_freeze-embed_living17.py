@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on Living-17 with SGD (freeze-embed).
+"""Sup. ViT-B/16 (ImageNet-21k) on Living-17 with SGD (freeze-embed).
 
 python tools/prepare_data.py living17 data/imagenet
 python tools/train.py configs/vit-b16_freeze-embed_living17.py

@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on WILDS-Camelyon17 with gradual unfreezing.
+"""Sup. ViT-B/16 (ImageNet-21k) on Camelyon with gradual unfreezing.
 
 python tools/prepare_data.py camelyon data/camelyon17_v1.0
 python tools/train.py configs/vit-b16_gradual-unfreezing_camelyon.py

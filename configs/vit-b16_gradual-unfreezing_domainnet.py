@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on DomainNet with gradual unfreezing.
+"""Sup. ViT-B/16 (ImageNet-21k) on DomainNet with gradual unfreezing.
 
 python tools/prepare_data.py domainnet data/domainnet
 python tools/train.py configs/vit-b16_gradual-unfreezing_domainnet.py

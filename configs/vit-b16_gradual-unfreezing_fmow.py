@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on WILDS-FMoW with gradual unfreezing.
+"""Sup. ViT-B/16 (ImageNet-21k) on FMoW with gradual unfreezing.
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/vit-b16_gradual-unfreezing_fmow.py

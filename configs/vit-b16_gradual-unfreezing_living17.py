@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on Living-17 with gradual unfreezing.
+"""Sup. ViT-B/16 (ImageNet-21k) on Living-17 with gradual unfreezing.
 
 python tools/prepare_data.py living17 data/imagenet
 python tools/train.py configs/vit-b16_gradual-unfreezing_living17.py

@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on Waterbirds with gradual unfreezing.
+"""Sup. ViT-B/16 (ImageNet-21k) on Waterbirds with gradual unfreezing.
 
 python tools/prepare_data.py waterbirds data/waterbirds_v1.0
 python tools/train.py configs/vit-b16_gradual-unfreezing_waterbirds.py

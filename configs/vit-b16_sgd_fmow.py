@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on WILDS-FMoW with SGD.
+"""Sup. ViT-B/16 (ImageNet-21k) on FMoW with SGD.
 
 python tools/prepare_data.py fmow data/fmow_v1.1
 python tools/train.py configs/vit-b16_sgd_fmow.py

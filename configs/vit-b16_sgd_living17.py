@@ -1,4 +1,4 @@
-"""ViT-B/16 (ImageNet-21k) on Living-17 with SGD.
+"""Sup. ViT-B/16 (ImageNet-21k) on Living-17 with SGD.
 
 python tools/prepare_data.py living17 data/imagenet
 python tools/train.py configs/vit-b16_sgd_living17.py

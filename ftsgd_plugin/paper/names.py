@@ -1,6 +1,32 @@
-"""Names of models, datasets and methods, as figures and tables print them."""
+"""Names in configs and records, and the labels that tables, figures and config headers print for them."""
 
-LABELS = {
+from collections.abc import Iterable, Mapping
+
+# Name -> label, in the order in which tables list them. Names outside these tables are their own label.
+MODELS = {
+    'clip-vit-b16': 'CLIP ViT-B/16',
+    'clip-vit-l14': 'CLIP ViT-L/14',
+    'vit-b16': 'Sup. ViT-B/16',
+    'dino-vit-b16': 'DINO ViT-B/16',
+    'convnext-b': 'ConvNeXt-B',
+    'bit-r50': 'BiT ResNet-50',
+    'bit-r101': 'BiT ResNet-101',
+}
+# Supervised models: the data they were pretrained on.
+PRETRAINED_ON = {
+    'vit-b16': 'ImageNet-21k',
+    'convnext-b': 'ImageNet-22k',
+    'bit-r50': 'ImageNet-21k',
+    'bit-r101': 'ImageNet-21k',
+}
+DATASETS = {
+    'living17': 'Living-17',
+    'waterbirds': 'Waterbirds',
+    'domainnet': 'DomainNet',
+    'fmow': 'FMoW',
+    'camelyon': 'Camelyon',
+}
+METHODS = {
     'sgd': 'SGD',
     'adamw': 'AdamW',
     'freeze-embed': 'SGD (freeze-embed)',
@@ -14,3 +40,33 @@ LABELS = {
     'sgd-no-momentum': 'SGD (no momentum)',
     'sgd-weight-decay': 'SGD (weight decay 0.01)',
 }
+# Published for every model and dataset: the paper's two main tables.
+MAIN_METHODS = ('sgd', 'adamw', 'freeze-embed')
+# In the experiment matrix of configs/, one file per model, method and dataset.
+CONFIG_METHODS = (*MAIN_METHODS, 'adamw-freeze-embed', 'freeze-embed-no-momentum', 'gradual-unfreezing')
+
+
+def model_label(name: str) -> str:
+    """``'vit-b16'`` -> ``'Sup. ViT-B/16'``; an unknown name is its own label."""
+    return MODELS.get(name, name)
+
+
+def dataset_label(name: str) -> str:
+    """``'living17'`` -> ``'Living-17'``; an unknown name is its own label."""
+    return DATASETS.get(name, name)
+
+
+def method_label(name: str) -> str:
+    """``'freeze-embed'`` -> ``'SGD (freeze-embed)'``; an unknown name is its own label."""
+    return METHODS.get(name, name)
+
+
+def sort_names(names: Iterable[str], known: Mapping[str, str]) -> list[str]:
+    """Distinct names: those of a table above in its order, then the others alphabetically.
+
+    Args:
+        names: Names in any order, e.g. a column of a data frame.
+        known: :data:`MODELS`, :data:`DATASETS` or :data:`METHODS`.
+    """
+    rank = {name: i for i, name in enumerate(known)}
+    return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name))

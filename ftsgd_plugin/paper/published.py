@@ -1,29 +1,13 @@
-"""The published numbers of "How to Fine-Tune Vision Models with SGD" (arXiv 2211.09359), as data."""
+"""The published numbers as data: accuracies of the tables, gradient norms before training."""
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_TABLE = Path(__file__).with_name('results.csv')  # its first lines name the source
-
-# Name in the configs -> in the tables, in the paper's order.
-MODELS = {
-    'clip-vit-b16': 'CLIP ViT-B/16',
-    'clip-vit-l14': 'CLIP ViT-L/14',
-    'vit-b16': 'Sup. ViT-B/16',
-    'dino-vit-b16': 'DINO ViT-B/16',
-    'convnext-b': 'ConvNeXt-B',
-    'bit-r50': 'BiT ResNet-50',
-    'bit-r101': 'BiT ResNet-101',
-}
-DATASETS = {
-    'living17': 'Living-17',
-    'waterbirds': 'Waterbirds',
-    'domainnet': 'DomainNet',
-    'fmow': 'FMoW',
-    'camelyon': 'Camelyon',
-}
-METHODS = ('sgd', 'adamw', 'freeze-embed')  # those published for every model
+# The first lines of each file name its source.
+_RESULTS = Path(__file__).with_name('results.csv')
+_GRADIENTS = Path(__file__).with_name('gradients.csv')
 
 
 @dataclass(frozen=True)
@@ -39,7 +23,7 @@ class PaperResult:
         id_ci90: Half-width of its 90 % interval over seeds, ``1.645 sd / sqrt(n)``; ``None`` for one seed.
         ood_ci90: Likewise for ``ood``.
         n_seeds: Number of seeds.
-        lr: The selected learning rate, of gradual unfreezing the base; ``None`` where it was not published.
+        lr: The selected learning rate (the base rate for gradual unfreezing); ``None`` if it was not published.
     """
 
     model: str
@@ -53,16 +37,34 @@ class PaperResult:
     lr: float | None
 
 
+@dataclass(frozen=True)
+class PaperGradients:
+    """Gradient norms of a pretrained model before training.
+
+    Attributes:
+        model, dataset: As in the config's name.
+        embed: Norm of the embedding layer.
+        head: Norm of the head.
+        middle: Norm of the middle layer with the largest one.
+    """
+
+    model: str
+    dataset: str
+    embed: float
+    head: float
+    middle: float
+
+
 def ood_metric(dataset: str) -> str:
-    """The metric of ``GroupAccuracy`` that the paper's OOD tables hold: Waterbirds' is the worst group."""
+    """The metric of ``GroupAccuracy`` that the paper's OOD tables report: the worst group for Waterbirds."""
     return 'ood/worst_group' if dataset == 'waterbirds' else 'ood/accuracy'
 
 
 def paper_results() -> list[PaperResult]:
-    """The published cells: seven models with SGD, AdamW and SGD (freeze-embed); six more methods of CLIP ViT-B/16.
+    """The published cells: seven models with SGD, AdamW and SGD (freeze-embed), six more methods of CLIP ViT-B/16.
 
-    Those are ``gradual-unfreezing``, ``lamb``, ``lars`` (SGD in effect), ``freeze-stem`` (the patch convolution only),
-    ``sgd-no-momentum`` and ``sgd-weight-decay`` (0.01).
+    The six are ``gradual-unfreezing``, ``lamb``, ``lars`` (SGD in effect), ``freeze-stem`` (freezes the patch
+    convolution only), ``sgd-no-momentum`` and ``sgd-weight-decay`` (0.01).
 
     Returns:
         list[PaperResult]: 135 cells, by model, method and dataset in the paper's order.
@@ -72,18 +74,33 @@ def paper_results() -> list[PaperResult]:
         >>> round(sum(cells) / len(cells), 1)
         76.7
     """
-    with open(_TABLE, newline='', encoding='utf-8') as file:
-        rows = csv.DictReader(line for line in file if not line.startswith('#'))
-        return [
-            PaperResult(
-                row['model'],
-                row['method'],
-                row['dataset'],
-                float(row['id']),
-                float(row['ood']),
-                *(float(row[key]) if row[key] else None for key in ('id_ci90', 'ood_ci90')),
-                int(row['n_seeds']),
-                float(row['lr']) if row['lr'] else None,
-            )
-            for row in rows
-        ]
+    return [
+        PaperResult(
+            row['model'],
+            row['method'],
+            row['dataset'],
+            float(row['id']),
+            float(row['ood']),
+            *(float(row[key]) if row[key] else None for key in ('id_ci90', 'ood_ci90')),
+            int(row['n_seeds']),
+            float(row['lr']) if row['lr'] else None,
+        )
+        for row in _rows(_RESULTS)
+    ]
+
+
+def paper_gradients() -> list[PaperGradients]:
+    """The published gradient norms: seven models on Living-17, Waterbirds and DomainNet, without one cell.
+
+    Returns:
+        list[PaperGradients]: 20 cells, in the paper's order.
+    """
+    return [
+        PaperGradients(row['model'], row['dataset'], *(float(row[key]) for key in ('embed', 'head', 'middle')))
+        for row in _rows(_GRADIENTS)
+    ]
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    with open(path, newline='', encoding='utf-8') as file:
+        yield from csv.DictReader(line for line in file if not line.startswith('#'))

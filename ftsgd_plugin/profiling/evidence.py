@@ -1,15 +1,11 @@
 """How well the gradient of the embedding predicted what freeze-embed gains, in the paper's own experiments."""
 
-import csv
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from scipy.stats import pearsonr, spearmanr
 
-from ..paper.published import paper_results
-
-_TABLE = Path(__file__).parents[1] / 'paper/gradients.csv'  # its first lines name the source
+from ..paper.published import paper_gradients, paper_results
 
 
 @dataclass(frozen=True)
@@ -51,17 +47,15 @@ class Correlation:
 def paper_points() -> list[PaperPoint]:
     """The paper's models on Living-17, Waterbirds and DomainNet, where it measured gradients."""
     ood = {(r.model, r.method, r.dataset): r.ood for r in paper_results()}
-    with open(_TABLE, newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith('#')))
     points = []
-    for row in rows:
-        model, dataset = row['model'], row['dataset']
+    for norms in paper_gradients():
+        model, dataset = norms.model, norms.dataset
         sgd = ood[model, 'sgd', dataset]
         points.append(
             PaperPoint(
                 model,
                 dataset,
-                float(row['embed']) / float(row['middle']),
+                norms.embed / norms.middle,
                 ood[model, 'freeze-embed', dataset] - sgd,
                 ood[model, 'adamw', dataset] - sgd,
             )

@@ -3,18 +3,8 @@
 import os
 from collections.abc import Sequence
 
-from ..utils.plotting import import_pyplot, save_figure
+from ..utils.plotting import MODEL_MARKS, import_pyplot, save_figure
 from .evidence import PaperPoint, correlation
-
-MODEL_MARKS = {  # colour and marker, so that they can be told apart without colour
-    'clip-vit-b16': ('#d55e00', 'o'),
-    'clip-vit-l14': ('#d55e00', 's'),
-    'vit-b16': ('#0072b2', 'o'),
-    'dino-vit-b16': ('#0072b2', 's'),
-    'convnext-b': ('#009e73', '^'),
-    'bit-r50': ('#666666', 'v'),
-    'bit-r101': ('#666666', 'D'),
-}
 
 
 def draw_evidence(points: Sequence[PaperPoint], ratio: float, name: str, path: str | os.PathLike) -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..paper.names import LABELS
+from ..paper.names import method_label
 from ..utils.plotting import COLOURS, GREY, LIGHT_GREY, ROLE_COLOURS, import_pyplot, save_figure
 from .gradients import Gradient, GradientProfile
 
@@ -35,7 +35,7 @@ def draw_comparison(summary: Sequence[dict], norms: Sequence[tuple[str, str, flo
             yerr=[100 * (error or 0) for error in errors],
             capsize=3,
             color=COLOURS.get(method),
-            label=f'{LABELS.get(method, method)}, {line["state_bytes_per_param"]:.1f} state bytes/param',
+            label=f'{method_label(method)}, {line["state_bytes_per_param"]:.1f} state bytes/param',
         )
         left.bar_label(bars, fmt='%.0f' if len(summary) > 4 else '%.1f', fontsize=8, padding=2)
     seeds = len(summary[0]['seeds'])

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..paper.names import LABELS
+from ..paper.names import method_label
 from .measure import MethodMeasure
 from .predict import MethodPlan
 
@@ -63,7 +63,7 @@ def _draw_parts(axes, plans, measured: dict, scale: float, unit: str) -> None:
         axes.text(1.02 * left / scale, y, f'{left / scale:.3g}', va='center', fontsize=8)
         if plan.name in measured:
             axes.plot([measured[plan.name].peak / scale] * 2, [y - 0.38, y + 0.38], color='black', lw=1.6)
-    axes.set_yticks(range(len(plans)), [LABELS.get(plan.name, plan.name) for plan in plans], fontsize=9)
+    axes.set_yticks(range(len(plans)), [method_label(plan.name) for plan in plans], fontsize=9)
     axes.invert_yaxis()
     axes.set(xlabel=f'peak memory of tensors ({unit}); black: measured' if measured else f'planned peak ({unit})')
     axes.set_xlim(0, 1.12 * max(plan.peak for plan in plans) / scale)
@@ -79,7 +79,7 @@ def _draw_course(axes, plans, scale: float, unit: str) -> None:
         for phase in plan.phases:
             edges.append(edges[-1] + 100 * phase.fraction_of_steps)
             heights.append(phase.peak / scale)
-        axes.stairs(heights, edges, baseline=None, color=LINES[plan.name], lw=2, label=LABELS[plan.name])
+        axes.stairs(heights, edges, baseline=None, color=LINES[plan.name], lw=2, label=method_label(plan.name))
     axes.set(xlabel='progress of the run (%)', ylabel=f'planned peak ({unit})', xlim=(0, 100), ylim=(0, None))
     axes.legend(ncols=4, **ABOVE)
 
@@ -107,7 +107,7 @@ def _draw_time(axes, plans, measured: dict) -> None:
     axes.set_yticks(range(len(plans)), [''] * len(plans))
     axes.invert_yaxis()
     axes.set_xlim(0, None)
-    axes.set(xlabel=f'% of {LABELS.get(base.name, base.name)}')
+    axes.set(xlabel=f'% of {method_label(base.name)}')
 
 
 def _time(seconds: float) -> str:

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..paper.published import DATASETS, MODELS
+from ..paper.names import DATASETS, METHODS, MODELS, dataset_label, method_label, model_label, sort_names
 from ..utils.plotting import COLOURS
-from .tables import method_label, order_methods
 
 _TICKS = (0.1, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9)
 _MARKERS = 'osD^vPX<>p*h'
@@ -40,12 +39,6 @@ def _save(figure, path: str | os.PathLike, dpi: int = 110) -> Path:
 def _colours(methods: Sequence[str]) -> dict[str, str]:
     others = [method for method in methods if method not in COLOURS]
     return {**COLOURS, **{method: _SPARE[i % len(_SPARE)] for i, method in enumerate(others)}}
-
-
-def _order(values: pd.Series, known: dict[str, str]) -> list[str]:
-    """Known names in the paper's order, then the others."""
-    order = list(known)
-    return sorted(values.unique(), key=lambda v: (order.index(v) if v in known else len(order), v))
 
 
 def _panels(count: int, columns: int = 3, size: tuple[float, float] = (4.2, 3.7)):
@@ -85,7 +78,7 @@ def draw_id_ood(runs: pd.DataFrame, path: str | os.PathLike, title: str) -> Path
     """
     from matplotlib.lines import Line2D
 
-    datasets, methods = _order(runs['dataset'], DATASETS), order_methods(runs['method'])
+    datasets, methods = sort_names(runs['dataset'], DATASETS), sort_names(runs['method'], METHODS)
     colours = _colours(methods)
     figure, panels = _panels(len(datasets))
     size = 16 if len(runs) < 1000 else 5
@@ -103,7 +96,7 @@ def draw_id_ood(runs: pd.DataFrame, path: str | os.PathLike, title: str) -> Path
             low, high = logit(of_dataset[column].min()), logit(of_dataset[column].max())
             ticks = _spaced([t for t in _TICKS if low - 0.3 <= logit(t) <= high + 0.3], (high - low) / 7)
             axis.set_ticks(logit(ticks), [f'{t:g}' for t in ticks])
-        axes.set_title(DATASETS.get(dataset, dataset), fontsize=11)
+        axes.set_title(dataset_label(dataset), fontsize=11)
         axes.set(xlabel='ID accuracy (%)', ylabel='OOD accuracy (%)')
     marks = [Line2D([], [], color=colours[m], marker='o', markersize=4, label=method_label(m)) for m in methods]
     _legend(figure, marks, 4)
@@ -139,8 +132,8 @@ def draw_memory(cells: pd.DataFrame, path: str | os.PathLike, title: str) -> Pat
     cells = cells[cells['peak_bytes'].notna()]
     if cells.empty:
         return None
-    datasets, methods = _order(cells['dataset'], DATASETS), order_methods(cells['method'])
-    models, colours = _order(cells['model'], MODELS), _colours(methods)
+    datasets, methods = sort_names(cells['dataset'], DATASETS), sort_names(cells['method'], METHODS)
+    models, colours = sort_names(cells['model'], MODELS), _colours(methods)
     markers = {model: _MARKERS[i % len(_MARKERS)] for i, model in enumerate(models)}
     figure, panels = _panels(len(datasets))
     for axes, dataset in zip(panels, datasets):
@@ -155,11 +148,11 @@ def draw_memory(cells: pd.DataFrame, path: str | os.PathLike, title: str) -> Pat
                 alpha=0.85,
                 elinewidth=0.8,
             )
-        axes.set_title(DATASETS.get(dataset, dataset), fontsize=11)
+        axes.set_title(dataset_label(dataset), fontsize=11)
         axes.set(xlabel='peak memory (GiB)', ylabel='OOD accuracy (%)')
         axes.margins(0.12)
     marks = [Line2D([], [], color=colours[m], marker='s', linestyle='', label=method_label(m)) for m in methods]
-    marks += [Line2D([], [], color='#555555', marker=markers[m], linestyle='', label=MODELS.get(m, m)) for m in models]
+    marks += [Line2D([], [], color='#555555', marker=markers[m], linestyle='', label=model_label(m)) for m in models]
     _legend(figure, marks, 4)
     figure.suptitle(f'OOD accuracy against peak memory of a run\n{title}', fontsize=11)
     return _save(figure, path)
@@ -182,8 +175,8 @@ def draw_learning_rates(curves: pd.DataFrame, path: str | os.PathLike, title: st
     curves = curves[curves.groupby(keys)['lr'].transform('size') > 1]
     if curves.empty:
         return None
-    models, datasets = _order(curves['model'], MODELS), _order(curves['dataset'], DATASETS)
-    methods = order_methods(curves['method'])
+    models, datasets = sort_names(curves['model'], MODELS), sort_names(curves['dataset'], DATASETS)
+    methods = sort_names(curves['method'], METHODS)
     colours = _colours(methods)
     columns = len(datasets) if len(models) > 1 else 3
     figure, panels = _panels(len(models) * len(datasets), columns, (3.2, 2.7) if len(models) > 1 else (4.2, 3.3))
@@ -205,7 +198,7 @@ def draw_learning_rates(curves: pd.DataFrame, path: str | os.PathLike, title: st
                     fillstyle='none',
                 )
         _label_decades(axes, part['lr'])
-        axes.set_title(f'{MODELS.get(model, model)}, {DATASETS.get(dataset, dataset)}', fontsize=9)
+        axes.set_title(f'{model_label(model)}, {dataset_label(dataset)}', fontsize=9)
         axes.tick_params(labelsize=8)
         axes.set_xlabel('learning rate', fontsize=8)
         if i % columns == 0:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..evaluation.selection import RULES
+from ..paper.names import method_label
 from ..utils.version import __version__
 from .html_page import picture
 from .overview import Overview
 from .rendering import LEGEND, as_html
 from .sensitivity import by_method, compare_sgd
-from .tables import method_label
 
 _LOSSES = {
     'lrs': 'rates tried',

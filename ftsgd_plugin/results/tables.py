@@ -1,14 +1,12 @@
 """The paper's tables from cells: which rows and columns they have, and what a cell or an average says."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from ..evaluation.selection import RULES
-from ..paper import published as paper
-from ..paper.names import LABELS
+from ..paper.names import DATASETS, MAIN_METHODS, METHODS, MODELS, dataset_label, method_label, model_label, sort_names
 from .aggregate import common_averages
 
 CLIP = 'clip-vit-b16'
@@ -44,17 +42,6 @@ class Table:
     rows: list[tuple[str, str, list[Entry]]] = field(default_factory=list)  # model, method, entries
 
 
-def method_label(method: str) -> str:
-    """The method's name in the tables; an unknown method has its own."""
-    return LABELS.get(method, method)
-
-
-def order_methods(methods: Iterable[str]) -> list[str]:
-    """Known methods in their usual order, then the others by name."""
-    known = list(LABELS)
-    return sorted(set(methods), key=lambda m: (known.index(m) if m in known else len(known), m))
-
-
 def build_tables(compared: pd.DataFrame, rule: str) -> tuple[list[Table], list[str]]:
     """The tables that the runs call for.
 
@@ -70,14 +57,14 @@ def build_tables(compared: pd.DataFrame, rule: str) -> tuple[list[Table], list[s
         tuple: The tables, and notes in one line each.
     """
     run = compared[compared['id'].notna()]
-    inside = run['model'].isin(paper.MODELS) & run['dataset'].isin(paper.DATASETS)
+    inside = run['model'].isin(MODELS) & run['dataset'].isin(DATASETS)
     tables, notes = [], []
     if inside.any():
-        methods = order_methods([*paper.METHODS, *run[inside]['method']])
+        methods = sort_names([*MAIN_METHODS, *run[inside]['method']], METHODS)
         for number, key in ((1, 'ood'), (2, 'id')):
             title = f"The paper's table {number}: {key.upper()} accuracy (%)"
-            tables.append(_grid(compared, title, key, list(paper.MODELS), methods, list(paper.DATASETS)))
-        averages = [_averages(compared, chosen) for chosen in (list(paper.METHODS), methods)]
+            tables.append(_grid(compared, title, key, list(MODELS), methods, list(DATASETS)))
+        averages = [_averages(compared, chosen) for chosen in (list(MAIN_METHODS), methods)]
         if averages[0][0].title == averages[1][0].title:
             averages = averages[1:]
         for average, note in averages:
@@ -90,15 +77,15 @@ def build_tables(compared: pd.DataFrame, rule: str) -> tuple[list[Table], list[s
         of_clip = compared[compared['model'] == CLIP]
         for key in ('ood', 'id'):
             title = f"The paper's CLIP table: {key.upper()} accuracy (%)"
-            methods = order_methods(of_clip[of_clip['dataset'].isin(paper.DATASETS)]['method'])
-            tables.append(_grid(compared, title, key, [CLIP], methods, list(paper.DATASETS)))
+            methods = sort_names(of_clip[of_clip['dataset'].isin(DATASETS)]['method'], METHODS)
+            tables.append(_grid(compared, title, key, [CLIP], methods, list(DATASETS)))
         if (run['method'] == 'lars').any():
             notes.append("the paper's LARS was SGD in effect; a difference from it says nothing about LARS.")
     other = run[~inside]
     for key in ('ood', 'id') if len(other) else ():
         models, datasets = (sorted(other[column].unique()) for column in ('model', 'dataset'))
         title = f'Other models and datasets: {key.upper()} accuracy (%)'
-        tables.append(_grid(other, title, key, models, order_methods(other['method']), datasets))
+        tables.append(_grid(other, title, key, models, sort_names(other['method'], METHODS), datasets))
     for table in tables:
         table.title += f'; {RULES[rule]}'
     return tables, notes + _remarks(run)
@@ -108,7 +95,7 @@ def _grid(
     compared: pd.DataFrame, title: str, key: str, models: list[str], methods: list[str], datasets: list[str]
 ) -> Table:
     """Models and methods by datasets; the average of a row only over all of its datasets."""
-    columns = [paper.DATASETS.get(dataset, dataset) for dataset in datasets]
+    columns = [dataset_label(dataset) for dataset in datasets]
     averaged = len(datasets) > 1
     table = Table(title, [*columns, 'average'] if averaged else columns)
     cells = {(line['model'], line['method'], line['dataset']): line for line in compared.to_dict('records')}
@@ -121,7 +108,7 @@ def _grid(
             if averaged:
                 ours, theirs = ([getattr(e, side) for e in entries] for side in ('ours', 'paper'))
                 entries.append(Entry(sum(ours) / len(ours), math.nan, sum(theirs) / len(theirs)))  # NaN if one is
-            table.rows.append((paper.MODELS.get(model, model), method_label(method), entries))
+            table.rows.append((model_label(model), method_label(method), entries))
     return table
 
 
@@ -133,7 +120,7 @@ def _entry(line: dict | None, key: str) -> Entry:
 
 def _averages(compared: pd.DataFrame, methods: list[str]) -> tuple[Table, list[str]]:
     """Per method over the cells that every one of these methods with a run has."""
-    means = common_averages(compared, methods, list(paper.MODELS), list(paper.DATASETS))
+    means = common_averages(compared, methods, list(MODELS), list(DATASETS))
     absent = [method_label(method) for method in methods if method not in set(means['method'])]
     notes = [f'no run at all, so not in the averages: {", ".join(absent)}.'] if absent else []
     names = ', '.join(map(method_label, means['method']))

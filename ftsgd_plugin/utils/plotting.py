@@ -1,4 +1,4 @@
-"""The style of every figure, and writing one to a file."""
+"""The style of every figure, and writing a figure to a file."""
 
 import os
 from pathlib import Path
@@ -6,11 +6,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .errors import UserError
+from .files import atomic_write
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {  # Okabe and Ito's, told apart by colour-blind readers
+# Colours of Okabe and Ito, which colour-blind readers can tell apart.
+COLOURS = {  # by method
     'sgd': '#0072b2',
     'adamw': '#e69f00',
     'freeze-embed': '#009e73',
@@ -19,14 +22,23 @@ COLOURS = {  # Okabe and Ito's, told apart by colour-blind readers
     'sgd-in-backward': '#000000',
     'gradual-unfreezing': '#cc79a7',
 }
-
-
-ROLE_COLOURS = {'embed': '#d55e00', 'head': '#0072b2'}  # of Okabe and Ito: apart in every kind of colour vision
-GREY, LIGHT_GREY = '#999999', '#d9d9d9'
+ROLE_COLOURS = {'embed': '#d55e00', 'head': '#0072b2'}  # by role of a layer
+METRIC_COLOURS = {'id/accuracy': '#0072b2', 'ood/accuracy': '#d55e00', 'ood/worst_group': '#cc79a7'}
+GREY, LIGHT_GREY, DARK_GREY, GRID_GREY = '#999999', '#d9d9d9', '#444444', '#eeeeee'
+MODEL_MARKS = {  # colour and marker by model; the markers tell them apart without colour
+    'clip-vit-b16': ('#d55e00', 'o'),
+    'clip-vit-l14': ('#d55e00', 's'),
+    'vit-b16': ('#0072b2', 'o'),
+    'dino-vit-b16': ('#0072b2', 's'),
+    'convnext-b': ('#009e73', '^'),
+    'bit-r50': ('#666666', 'v'),
+    'bit-r101': ('#666666', 'D'),
+}
+DPI = 110
 
 
 def import_pyplot() -> ModuleType:
-    """Matplotlib's pyplot, drawing to files.
+    """Matplotlib's pyplot with the backend that draws to files.
 
     Raises:
         UserError: Matplotlib is not installed.
@@ -34,19 +46,30 @@ def import_pyplot() -> ModuleType:
     try:
         import matplotlib
     except ImportError as error:
-        raise UserError(
-            "matplotlib, which draws the pictures, is missing; pip install 'ftsgd_plugin[demo]'."
-        ) from error
+        raise UserError('matplotlib, which draws the figures, is missing; pip install matplotlib.') from error
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
     return pyplot
 
 
-def save_figure(figure: 'Figure', path: str | os.PathLike) -> None:
-    """Write a figure as PNG, whole or not at all, and close it."""
-    path = Path(path)
-    unfinished = path.with_name(f'.{path.name}')
-    figure.savefig(unfinished, format='png', dpi=110)
-    import_pyplot().close(figure)
-    os.replace(unfinished, path)
+def style_axes(axes: 'Axes', grid: bool = False) -> None:
+    """Remove the top and the right spine; ``grid`` draws light lines below the data."""
+    axes.spines[['top', 'right']].set_visible(False)
+    if grid:
+        axes.grid(color=GRID_GREY)
+        axes.set_axisbelow(True)
+
+
+def save_figure(figure: 'Figure', path: str | os.PathLike, dpi: int = DPI) -> Path:
+    """Write a figure as PNG, atomically, and close it; returns the path.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    try:
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, format='png', dpi=dpi)
+    finally:
+        import_pyplot().close(figure)
+    return Path(path)

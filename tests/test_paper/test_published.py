@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from ftsgd_plugin.paper.published import DATASETS, METHODS, MODELS, paper_results
+from ftsgd_plugin.paper.names import DATASETS, MAIN_METHODS, MODELS
+from ftsgd_plugin.paper.published import paper_results
 
 
 def grand_average(method: str, key: str) -> float:
@@ -28,13 +29,13 @@ def test_cells():
     results = paper_results()
     assert len({(result.model, result.method, result.dataset) for result in results}) == len(results) == 135
     methods = Counter(result.method for result in results)
-    assert all(methods.pop(method) == 35 for method in METHODS)
+    assert all(methods.pop(method) == 35 for method in MAIN_METHODS)
     assert set(methods.values()) == {5} and len(methods) == 6
     for result in results:
         assert 0 < result.ood < result.id < 100
         assert result.model in MODELS and result.dataset in DATASETS
         clip = result.model == 'clip-vit-b16'
-        with_seeds = clip and result.method in (*METHODS, 'gradual-unfreezing')
+        with_seeds = clip and result.method in (*MAIN_METHODS, 'gradual-unfreezing')
         assert result.n_seeds == (3 if with_seeds else 1)
         assert (result.lr is not None) == (with_seeds or result.method in ('lamb', 'lars'))
         assert (result.id_ci90 is None) == (result.ood_ci90 is None) == (not with_seeds)

@@ -239,7 +239,7 @@ def test_bad_input_is_one_line(run_tool, tmp_path):
 def test_without_matplotlib_the_program_says_so_before_it_measures(run_tool, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     code, err = run_tool('layer_grads', ROOT / 'configs/vit-tiny_sgd_digits.py', '--out', tmp_path / 'out')
-    assert code == 2 and 'matplotlib, which draws the pictures, is missing' in err
+    assert code == 2 and 'matplotlib, which draws the figures, is missing' in err
     assert not (tmp_path / 'out').exists()
 
 

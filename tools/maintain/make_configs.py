@@ -3,7 +3,7 @@
     python tools/maintain/make_configs.py            # (re)write configs/MODEL_METHOD_DATASET.py
     python tools/maintain/make_configs.py --check    # write nothing; exit 1 and name the files that differ
 
-To change all of them, change the tables here or `ftsgd_plugin/paper/results.csv`, never the files.
+To change all of them, change the table here or those of `ftsgd_plugin/paper/`, never the files.
 """
 
 import argparse
@@ -11,37 +11,28 @@ import itertools
 import sys
 from pathlib import Path
 
+from ftsgd_plugin.paper.grids import GRIDS, format_rate
+from ftsgd_plugin.paper.names import (
+    CONFIG_METHODS,
+    DATASETS,
+    MODELS,
+    PRETRAINED_ON,
+    dataset_label,
+    method_label,
+    model_label,
+)
 from ftsgd_plugin.paper.published import PaperResult, paper_results
 from ftsgd_plugin.utils.cli import one_line_errors
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
-MODELS = {
-    'clip-vit-b16': 'CLIP ViT-B/16',
-    'clip-vit-l14': 'CLIP ViT-L/14',
-    'vit-b16': 'ViT-B/16 (ImageNet-21k)',
-    'dino-vit-b16': 'DINO ViT-B/16',
-    'convnext-b': 'ConvNeXt-B (ImageNet-22k)',
-    'bit-r50': 'BiT ResNet-50 (ImageNet-21k)',
-    'bit-r101': 'BiT ResNet-101 (ImageNet-21k)',
-}
-SGD_GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-ADAMW_GRID = (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4)
-METHODS = {
-    'sgd': ('SGD', SGD_GRID),
-    'adamw': ('AdamW', ADAMW_GRID),
-    'freeze-embed': ('SGD (freeze-embed)', SGD_GRID),
-    'adamw-freeze-embed': ('AdamW (freeze-embed)', ADAMW_GRID),
-    'freeze-embed-no-momentum': ('SGD (freeze-embed, no momentum)', SGD_GRID),
-    'gradual-unfreezing': ('gradual unfreezing', ADAMW_GRID),
-}
-# Name in the header, classes, and the folder of `data_root` in the dataset part.
-DATASETS = {
-    'living17': ('Living-17', 17, 'data/imagenet'),
-    'waterbirds': ('Waterbirds', 2, 'data/waterbirds_v1.0'),
-    'domainnet': ('DomainNet', 40, 'data/domainnet'),
-    'fmow': ('WILDS-FMoW', 62, 'data/fmow_v1.1'),
-    'camelyon': ('WILDS-Camelyon17', 2, 'data/camelyon17_v1.0'),
+# Classes, and `data_root` of the dataset part.
+DATA = {
+    'living17': (17, 'data/imagenet'),
+    'waterbirds': (2, 'data/waterbirds_v1.0'),
+    'domainnet': (40, 'data/domainnet'),
+    'fmow': (62, 'data/fmow_v1.1'),
+    'camelyon': (2, 'data/camelyon17_v1.0'),
 }
 TEMPLATE = '''\
 """{title} on {benchmark} with {label}.
@@ -63,17 +54,17 @@ optim_wrapper = dict(optimizer=dict(lr={lr}))  # {choice}
 
 def config_text(model: str, method: str, dataset: str, result: PaperResult | None) -> str:
     """The config file of a cell; ``result`` is what the paper published of it."""
-    label, grid = METHODS[method]
-    benchmark, num_classes, data_root = DATASETS[dataset]
+    grid = GRIDS[method]
+    num_classes, data_root = DATA[dataset]
     if result and result.lr:
         lr, choice = result.lr, "the authors' best"
     else:
         middle = len(grid) // 2  # of six, the upper of the two
-        lr, choice = grid[middle], f"middle of the paper's grid, {_short(grid[0])} to {_short(grid[-1])}"
+        lr, choice = grid[middle], f"middle of the paper's grid, {format_rate(grid[0])} to {format_rate(grid[-1])}"
     return TEMPLATE.format(
-        title=MODELS[model],
-        benchmark=benchmark,
-        label=label,
+        title=model_label(model) + (f' ({PRETRAINED_ON[model]})' if model in PRETRAINED_ON else ''),
+        benchmark=dataset_label(dataset),
+        label=method_label(method),
         dataset=dataset,
         data_root=data_root,
         name=f'{model}_{method}_{dataset}',
@@ -81,7 +72,7 @@ def config_text(model: str, method: str, dataset: str, result: PaperResult | Non
         model=model,
         method=method,
         num_classes=num_classes,
-        lr=_short(lr),
+        lr=format_rate(lr),
         choice=f'base; {choice}' if method == 'gradual-unfreezing' else choice,
     )
 
@@ -96,17 +87,12 @@ def _published(result: PaperResult) -> str:
     return f'The paper: {", ".join(accuracies)} ({result.n_seeds} seeds, 90 % interval).'
 
 
-def _short(lr: float) -> str:
-    """``3e-5`` for 0.00003."""
-    return f'{lr:.0e}'.replace('e-0', 'e-')
-
-
 def matrix() -> dict[Path, str]:
     """The text of every config of the matrix by its path."""
     published = {(result.model, result.method, result.dataset): result for result in paper_results()}
     return {
         CONFIGS / f'{"_".join(cell)}.py': config_text(*cell, published.get(cell))
-        for cell in itertools.product(MODELS, METHODS, DATASETS)
+        for cell in itertools.product(MODELS, CONFIG_METHODS, DATASETS)
     }
 
 
