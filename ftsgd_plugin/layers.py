@@ -18,8 +18,9 @@ The last strings are attribute paths inside the backbone: modules or parameters.
 backbone is its head and needs no entry.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +28,7 @@ from torch import nn
 from .utils.errors import UserError
 from .utils.norms import stacked_norms
 
+T = TypeVar('T')
 ROLES = ('embed', 'position', 'block', 'norm', 'projection', 'head')
 
 
@@ -62,6 +64,7 @@ class Layer:
         return sum(param.numel() * param.element_size() for param in self.params.values())
 
 
+@dataclass(frozen=True, init=False)
 class Entry:
     """A line of a layer list: a layer's name and role, and the attribute paths of its parts inside the backbone.
 
@@ -74,11 +77,18 @@ class Entry:
         group: The authors' coarser name. Defaults to ``name``.
     """
 
+    name: str
+    role: str
+    members: tuple[str, ...]
+    block: int | None
+    group: str
+
     def __init__(self, name: str, role: str, *members: str, block: int | None = None, group: str | None = None) -> None:
         if role not in ROLES:
-            raise ValueError(f'layer {name!r}: role {role!r} is none of {", ".join(ROLES)}.')
-        self.name, self.role, self.members, self.block = name, role, members, block
-        self.group = name if group is None else group
+            raise ValueError(f'layer {name!r}: role {role!r} is not one of {", ".join(ROLES)}.')
+        group = name if group is None else group
+        for field_name, value in zip(self.__dataclass_fields__, (name, role, members, block, group)):
+            object.__setattr__(self, field_name, value)  # frozen; the paths are positional, so __init__ is our own
 
 
 LayerList = Callable[[nn.Module], Iterator[Entry]]
@@ -138,6 +148,11 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The model inside ``DistributedDataParallel`` or another wrapper with a ``module`` attribute."""
     inner = getattr(model, 'module', None)
     return inner if isinstance(inner, nn.Module) else model
+
+
+def unwrap_state_dict(state_dict: Mapping[str, T]) -> dict[str, T]:
+    """The state dict under the names of the model itself: without the ``module.`` that a wrapper puts before each."""
+    return {name.removeprefix('module.'): value for name, value in state_dict.items()}
 
 
 def _path(cls: type) -> str:

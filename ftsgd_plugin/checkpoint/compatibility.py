@@ -9,6 +9,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from ..layers import unwrap_state_dict
 from ..utils.errors import UserError
 from .io import check_readable
 
@@ -94,8 +95,7 @@ def check_pretrained(model: nn.Module) -> None:
 def _read_state_dict(path: str) -> dict:
     content = check_readable(path)
     content = CheckpointLoader.load_checkpoint(path, map_location='cpu') if content is None else content
-    weights = content.get('state_dict', content)
-    return {name.removeprefix('module.'): value for name, value in weights.items()}
+    return unwrap_state_dict(content.get('state_dict', content))
 
 
 def _unfilled(module: nn.Module, weights: dict, prefix: str | None) -> list[str]:

@@ -5,7 +5,7 @@ from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 
 from ..checkpoint.compatibility import check_pretrained, in_words, misfits, resume_misfits
-from ..layers import unwrap
+from ..layers import unwrap, unwrap_state_dict
 from ..utils.errors import UserError
 
 
@@ -39,7 +39,7 @@ class CheckpointFitHook(Hook):
                 f'{path}: cannot be resumed: it {reason}; use the config it was trained with, or start from its '
                 'weights with load_from and without --resume.'
             )
-        found = misfits(unwrap(runner.model), {key.removeprefix('module.'): value for key, value in weights.items()})
+        found = misfits(unwrap(runner.model), unwrap_state_dict(weights))
         if _trains(runner) and not resuming:
             found = [phrase for phrase in found if phrase.startswith('backbone.')]
         if found:

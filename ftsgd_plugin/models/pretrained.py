@@ -19,6 +19,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..checkpoint.compatibility import in_words, misfits
+from ..layers import unwrap_state_dict
 from ..utils.errors import UserError
 
 
@@ -53,7 +54,7 @@ def read_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:
     tensors = {key: value for key, value in found.items() if isinstance(value, torch.Tensor)} if found else {}
     if not tensors:
         raise UserError(f'{path}: holds no tensors by name; expected {expected}.')
-    return {key.removeprefix('module.'): value for key, value in tensors.items()}
+    return unwrap_state_dict(tensors)
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from ..freezing import select_layers
 from ..layers import Layer
+from ..optim.schedule import open_blocks, trains
 from ..utils.errors import UserError
 from ..utils.paths import config_path
 
@@ -91,10 +92,8 @@ def run_length(cfg: Config) -> int:
 def phases(method: Method, layers: Sequence[Layer], length: int) -> list[Phase]:
     """What trains when.
 
-    Gradual unfreezing opens ``n(e) = floor(L * eff / (T - 1))`` of ``L`` blocks from the top in epoch ``e`` of ``E``,
-    with ``eff = max(0, e - warmup)`` and ``T = max(1, E - warmup - cooldown)``; all of them if ``e >= E - cooldown`` or
-    ``T = 1`` (the paper's code). With ``n = 0`` the head and CLIP's projection train, from 1 the final norm too, and
-    with ``n = L`` all but what the method freezes. Every other method has one phase.
+    Gradual unfreezing follows :func:`ftsgd_plugin.optim.schedule.open_blocks` and
+    :func:`ftsgd_plugin.optim.schedule.trains`; every other method has one phase.
 
     Args:
         method: The method.
@@ -116,22 +115,13 @@ def phases(method: Method, layers: Sequence[Layer], length: int) -> list[Phase]:
     if not total:
         raise UserError(f'{method.name}: the model has no blocks to open; choose another method.')
     warmup, cooldown = method.scheduler.get('warmup', 0), method.scheduler.get('cooldown', 0)
-    span = max(1, length - warmup - cooldown)
-    opened = Counter(
-        total if span == 1 or e >= length - cooldown else min(total, max(0, e - warmup) * total // (span - 1))
-        for e in range(length)
-    )
+    opened = Counter(open_blocks(e, total, length, warmup, cooldown) for e in range(length))
     return [Phase(n, count / length, _closed(layers, n, total, always)) for n, count in sorted(opened.items())]
 
 
-def _closed(layers: Sequence[Layer], n: int, total: int, always: Sequence[Layer]) -> tuple[Layer, ...]:
-    """The layers that do not train while ``n`` of ``total`` blocks are open."""
-    if n == total:
-        return tuple(always)
-    trained = {'head', 'projection', 'norm'} if n else {'head', 'projection'}
+def _closed(layers: Sequence[Layer], opened: int, total: int, always: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The layers that do not train while ``opened`` of ``total`` blocks are open."""
     frozen = {layer.name for layer in always}
     return tuple(
-        layer
-        for layer in layers
-        if layer.name in frozen or (layer.block < total - n if layer.role == 'block' else layer.role not in trained)
+        layer for layer in layers if layer.name in frozen or not trains(layer.role, layer.block, opened, total)
     )

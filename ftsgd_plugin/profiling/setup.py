@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint.compatibility import check_pretrained, in_words, misfits
 from ..checkpoint.io import check_readable
+from ..layers import unwrap_state_dict
 from ..runner.sampling import make_reproducible
 from ..utils.errors import UserError
 
@@ -77,7 +78,7 @@ def seed_of(cfg: Config) -> int:
 def _load_backbone(model: BaseModel, path: str) -> None:
     check_readable(path)
     content = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    weights = {name.removeprefix('module.'): value for name, value in content.get('state_dict', content).items()}
+    weights = unwrap_state_dict(content.get('state_dict', content))
     weights = {name: value for name, value in weights.items() if name.startswith('backbone.')}
     found = [phrase for phrase in misfits(model, weights) if phrase.startswith('backbone.')]
     if found:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..checkpoint.compatibility import misfits
 from ..checkpoint.io import check_readable
+from ..layers import unwrap_state_dict
 from ..runner.build import build_runner, read_config
 from ..utils.errors import UserError
 
@@ -109,7 +110,7 @@ def end_points(runner: Runner, cfg: Config, checkpoint: str | Path) -> tuple[Sta
 def _weights(path: str | Path) -> State:
     content = check_readable(str(path))
     content = CheckpointLoader.load_checkpoint(str(path), map_location='cpu') if content is None else content
-    return {name.removeprefix('module.'): value for name, value in content.get('state_dict', content).items()}
+    return unwrap_state_dict(content.get('state_dict', content))
 
 
 def _initial_state(runner: Runner, cfg: Config, seed: int) -> State:

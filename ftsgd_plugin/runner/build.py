@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from ..checkpoint.io import check_readable, latest_checkpoint
 from ..evaluation import check_evaluated_splits
 from ..hooks import CheckpointFitHook
+from ..layers import unwrap
 from ..utils.errors import UserError
 from .process_group import init_cpu_group
 
@@ -148,8 +149,7 @@ def build_runner(cfg: Config) -> Runner:
         _choose_model_wrapper(cfg)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.register_hook(CheckpointFitHook())
-    model = runner.model.module if hasattr(runner.model, 'module') else runner.model
-    model._dump_init_info = _skip_init_info
+    unwrap(runner.model)._dump_init_info = _skip_init_info
     return runner
 
 
