@@ -38,9 +38,10 @@ from ftsgd_plugin.profiling.plots import draw_layer_gradients
 from ftsgd_plugin.profiling.predict import plan_config
 from ftsgd_plugin.profiling.setup import pretrained_model, training_loader
 from ftsgd_plugin.results.html_page import bullets, page, paragraph, picture, table
-from ftsgd_plugin.runner.build import add_cfg_options, merge_cfg_options, read_config
+from ftsgd_plugin.runner.build import merge_cfg_options, read_config
 from ftsgd_plugin.utils.cli import one_line_errors
 from ftsgd_plugin.utils.errors import UserError
+from ftsgd_plugin.utils.options import add_cfg_options
 from ftsgd_plugin.utils.plotting import import_pyplot
 
 UNITS = {'': 1, 'B': 1, 'MB': 10**6, 'GB': 10**9, 'MIB': 2**20, 'GIB': 2**30}

@@ -29,8 +29,9 @@ from mmengine.logging import MMLogger
 from ftsgd_plugin.profiling.gradients import Gradient, GradientProfile, measure_gradients
 from ftsgd_plugin.profiling.plots import draw_layer_gradients
 from ftsgd_plugin.profiling.setup import pretrained_model, training_loader
-from ftsgd_plugin.runner.build import add_cfg_options, merge_cfg_options, read_config
+from ftsgd_plugin.runner.build import merge_cfg_options, read_config
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.options import add_cfg_options
 from ftsgd_plugin.utils.plotting import import_pyplot
 
 COLUMNS = ('config', 'batches', 'batch_size', *(field.name for field in fields(Gradient)))

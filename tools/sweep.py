@@ -20,7 +20,6 @@ import os
 import sys
 from pathlib import Path
 
-from ftsgd_plugin.runner.build import add_cfg_options
 from ftsgd_plugin.sweep.cost import TFLOPS
 from ftsgd_plugin.sweep.driver import describe, failures_text, run_one, run_sweep
 from ftsgd_plugin.sweep.plan import claim_folder, read_plan
@@ -28,6 +27,7 @@ from ftsgd_plugin.sweep.runs import look_at, survey
 from ftsgd_plugin.sweep.slurm import write_script
 from ftsgd_plugin.utils.cli import one_line_errors
 from ftsgd_plugin.utils.errors import UserError
+from ftsgd_plugin.utils.options import add_cfg_options
 
 
 def _whole(text: str) -> int:

@@ -18,9 +18,10 @@ import mmengine
 from mmengine.evaluator import DumpResults
 
 from ftsgd_plugin.evaluation.wilds import WildsPredictions
-from ftsgd_plugin.runner.build import add_common_options, build_runner, load_config
+from ftsgd_plugin.runner.build import build_runner, load_config
 from ftsgd_plugin.utils.cli import one_line_errors
 from ftsgd_plugin.utils.errors import UserError
+from ftsgd_plugin.utils.options import add_common_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,7 +49,15 @@ def main() -> None:
         raise UserError(f'--out {args.out}: metrics are written as .json, .yaml or .pkl; use such a suffix.')
     if args.out and not Path(args.out).absolute().parent.is_dir():
         raise UserError(f'--out {args.out}: there is no such folder; make it first.')
-    cfg = load_config(args.config, args, dict(pin_memory=True, collate_fn=dict(type='default_collate')))
+    cfg = load_config(
+        args.config,
+        dict(pin_memory=True, collate_fn=dict(type='default_collate')),
+        work_dir=args.work_dir,
+        cfg_options=args.cfg_options,
+        launcher=args.launcher,
+        local_rank=args.local_rank,
+        pin_memory=not args.no_pin_memory,
+    )
     cfg.load_from = args.checkpoint
     if args.amp:
         cfg.test_cfg.fp16 = True

@@ -10,9 +10,10 @@ bash tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR
 import argparse
 
 from ftsgd_plugin.checkpoint.io import latest_checkpoint
-from ftsgd_plugin.runner.build import add_common_options, build_runner, load_config
+from ftsgd_plugin.runner.build import build_runner, load_config
 from ftsgd_plugin.utils.cli import one_line_errors
 from ftsgd_plugin.utils.errors import UserError
+from ftsgd_plugin.utils.options import add_common_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,7 +44,16 @@ def main() -> None:
         persistent_workers=not args.no_persistent_workers,
         collate_fn=dict(type='default_collate'),
     )
-    cfg = load_config(args.config, args, defaults)
+    cfg = load_config(
+        args.config,
+        defaults,
+        work_dir=args.work_dir,
+        cfg_options=args.cfg_options,
+        launcher=args.launcher,
+        local_rank=args.local_rank,
+        pin_memory=not args.no_pin_memory,
+        persistent_workers=not args.no_persistent_workers,
+    )
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         cfg.default_hooks.checkpoint.pop('save_best', None)

@@ -1,1 +1,1 @@
-"""Reading checkpoints and deciding whether one fits."""
+"""Reading checkpoints safely and comparing them with a model."""

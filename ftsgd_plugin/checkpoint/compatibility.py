@@ -1,19 +1,17 @@
-"""Does a checkpoint fit? MMEngine loads what fits and leaves the rest at random values; here that is an error."""
+"""Compare a checkpoint with a model or a run: MMEngine leaves what does not fit random, here it is an error."""
 
 import copy
-import re
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from ..layers import unwrap_state_dict
 from ..utils.errors import UserError
-from .io import check_readable
+from .io import read_weights
 
-_FOREIGN = ' belongs to another model'
 # Options of torch.optim that came with later versions, or that schedulers add to a group.
 _CHANGING_OPTIONS = {
     *('capturable', 'decoupled_weight_decay', 'differentiable', 'foreach', 'fused', 'maximize'),
@@ -21,42 +19,75 @@ _CHANGING_OPTIONS = {
 }
 
 
-def misfits(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> list[str]:
-    """What keeps a state dict from filling a model, one phrase per tensor; empty if it fits.
+@dataclass(frozen=True)
+class Misfit:
+    """A tensor in which a state dict and a model differ; ``str`` of it is a phrase for messages.
 
-    The model's own load hooks count (a ViT that resizes its positional embedding fits); nothing is loaded.
+    Attributes:
+        name: Name of the tensor in the model.
+        found: Its shape in the state dict; ``None`` if it is missing there.
+        expected: Its shape in the model; ``None`` if the model has no such tensor.
+    """
+
+    name: str
+    found: tuple[int, ...] | None
+    expected: tuple[int, ...] | None
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return f'{self.name} is missing'
+        if self.expected is None:
+            return f'{self.name} belongs to another model'
+        return f'{self.name} is {self.found} instead of {self.expected}'
+
+
+def misfits(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> list[Misfit]:
+    """Find what prevents a state dict from filling a model: missing, then unexpected, then misshapen tensors.
+
+    The model's own load hooks run first, on shapes only (a ViT that resizes its positional embedding fits). Neither the
+    model nor the state dict changes.
 
     Args:
         model: Any module, not wrapped.
         state_dict: Tensors by name.
+
+    Returns:
+        list[Misfit]: Empty if the state dict fits.
     """
-    twin = _on_meta(model)
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     tensors = {name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
-    wrong_size = []
-    try:
-        missing, unexpected = twin.load_state_dict(tensors, strict=False, assign=True)
-    except RuntimeError as error:  # raised for sizes, whatever strict says
-        wrong_size = re.findall(r'size mismatch for (\S+):', str(error))
-        if not wrong_size:
-            raise
-        fitting = {name: value for name, value in tensors.items() if name not in wrong_size}
-        missing, unexpected = twin.load_state_dict(fitting, strict=False, assign=True)
-    own = model.state_dict()
-    found = [f'{name} is missing' for name in missing if name not in wrong_size]
-    found += [f'{name}{_FOREIGN}' for name in unexpected]
-    return found + [
-        f'{name} is {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}' for name in wrong_size
-    ]
+    misshapen = []
+
+    def compare_shapes(module: nn.Module, loaded: dict, prefix: str, *args) -> None:
+        twins = itertools.chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+        for name, twin in twins:
+            name = prefix + name
+            if name not in own or name not in loaded or _is_loadable(tuple(loaded[name].shape), own[name]):
+                continue
+            misshapen.append(Misfit(name, tuple(tensors.get(name, loaded[name]).shape), own[name]))
+            loaded[name] = twin  # load_state_dict raises for shapes even if strict is False
+
+    twin = _on_meta(model)
+    for module in twin.modules():  # behind the hooks of the model
+        module._register_load_state_dict_pre_hook(compare_shapes, with_module=True)
+    missing, unexpected = twin.load_state_dict(tensors, strict=False, assign=True)
+    found = [Misfit(name, None, own.get(name)) for name in missing]
+    found += [Misfit(name, tuple(tensors[name].shape) if name in tensors else (), None) for name in unexpected]
+    return found + misshapen
 
 
-def in_words(found: Sequence[str]) -> str:
-    """The first two of :func:`misfits` and how many more there are."""
+def _is_loadable(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    return found == expected or (found == (1,) and expected == ())  # torch 0.3 wrote scalars as vectors
+
+
+def summarise(found: Sequence[Misfit]) -> str:
+    """The first two misfits and the number of the others, for a message."""
     more = f' and {len(found) - 2} more' if len(found) > 2 else ''
-    return f'{"; ".join(found[:2])}{more}'
+    return f'{"; ".join(map(str, found[:2]))}{more}'
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy without memory: its load hooks work on shapes only."""
+    """A copy on the meta device, which has shapes but no memory."""
     memo = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         twin = torch.empty_like(tensor, device='meta')
@@ -67,8 +98,8 @@ def _on_meta(model: nn.Module) -> nn.Module:
 def check_pretrained(model: nn.Module) -> None:
     """Find what ``init_cfg=dict(type='Pretrained', ...)`` would leave at random values.
 
-    MMEngine loads what fits and logs the rest. Here every tensor of the module must be filled; the checkpoint may hold
-    more, as a head or a decoder, but not more of what the module has (the 7th block of a 6-block model). On a whole
+    MMEngine loads what fits and logs the rest. Here every tensor of the module must be filled. The checkpoint may hold
+    more, such as a head or a decoder, but not more of what the module has (the 7th block of a 6-block model). On a
     classifier the head may differ.
 
     Args:
@@ -84,38 +115,40 @@ def check_pretrained(model: nn.Module) -> None:
                 continue
             path, prefix = cfg['checkpoint'], cfg.get('prefix')
             key = f'{name}.init_cfg' if name else 'model.init_cfg'
-            found = _unfilled(module, _read_state_dict(path), prefix)
+            found = _unfilled(module, read_weights(path), prefix)
             if found:
                 raise UserError(
-                    f'{key}: {path} does not fit {type(module).__name__}: {in_words(found)}; '
+                    f'{key}: {path} does not fit {type(module).__name__}: {summarise(found)}; '
                     'correct the arguments of the model, the checkpoint or its prefix.'
                 )
 
 
-def _read_state_dict(path: str) -> dict:
-    content = check_readable(path)
-    content = CheckpointLoader.load_checkpoint(path, map_location='cpu') if content is None else content
-    return unwrap_state_dict(content.get('state_dict', content))
-
-
-def _unfilled(module: nn.Module, weights: dict, prefix: str | None) -> list[str]:
+def _unfilled(module: nn.Module, weights: dict, prefix: str | None) -> list[Misfit]:
     if prefix:
         inside = prefix if prefix.endswith('.') else f'{prefix}.'
         weights = {name.removeprefix(inside): value for name, value in weights.items() if name.startswith(inside)}
     found = misfits(module, weights)
     if hasattr(module, 'backbone'):
-        return [phrase for phrase in found if phrase.startswith('backbone.')]
+        return of_backbone(found)
     own = {name for name, _ in module.named_children()}
-    return [phrase for phrase in found if not phrase.endswith(_FOREIGN) or phrase.split('.')[0] in own]
+    return [misfit for misfit in found if misfit.expected is not None or misfit.name.split('.')[0] in own]
+
+
+def of_backbone(found: Sequence[Misfit]) -> list[Misfit]:
+    """The misfits in the backbone of a classifier."""
+    return [misfit for misfit in found if misfit.name.startswith('backbone.')]
 
 
 def resume_misfits(checkpoint: dict, optim_wrapper: OptimWrapper, schedulers: Sequence) -> str | None:
-    """Why a run cannot go on from a checkpoint, apart from the weights; ``None`` if it can.
+    """Find what prevents a run from resuming from a checkpoint, apart from the weights.
 
     Args:
         checkpoint: Content of the file.
         optim_wrapper: The run's optimizer wrapper.
         schedulers: The run's parameter schedulers.
+
+    Returns:
+        str | None: The reason, to follow "it" in a sentence; ``None`` if the run can resume.
     """
     absent = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
     if absent or not {'epoch', 'iter'} <= checkpoint['meta'].keys():

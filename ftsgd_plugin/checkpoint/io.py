@@ -1,4 +1,4 @@
-"""Reading checkpoints: without un-pickling arbitrary objects, whole or not at all; and the demo's packaged weights.
+"""Read checkpoints without unpickling arbitrary objects, find the newest one, and load the packaged weights.
 
 From torch 2.6 on, ``torch.load`` refuses what MMEngine 0.10 writes beside the weights (its log history). Importing this
 module allows exactly those classes; ``weights_only`` stays on.
@@ -6,6 +6,7 @@ module allows exactly those classes; ``weights_only`` stays on.
 
 import re
 import zipfile
+from collections.abc import Mapping
 from logging import WARNING
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 
+from ..layers import unwrap_state_dict
 from ..utils.errors import UserError
 
 _PACKAGED = Path(__file__).parents[1] / 'models/weights'
@@ -36,18 +38,18 @@ def allow_mmengine_globals() -> None:
 
 
 def _history_buffer_method(owner: type, name: str):
-    """Stands in for ``getattr`` while un-pickling: a log buffer stores its own statistics functions by name."""
+    """Replaces ``getattr`` during unpickling: a log buffer stores its own statistics functions by name."""
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
         raise UserError(f'checkpoint refused: it asks for getattr({owner!r}, {name!r}); load it only if you trust it.')
     return getattr(owner, name)
 
 
 @CheckpointLoader.register_scheme(prefixes='ftsgd://', force=True)
-def load_from_ftsgd(filename: str, map_location=None) -> dict[str, torch.Tensor]:
-    """Load weights that come with the package, e.g. ``ftsgd://vit-tiny`` (safetensors).
+def load_packaged(filename: str, map_location=None) -> dict[str, torch.Tensor]:
+    """Load weights that come with the package: ``ftsgd://NAME`` is ``models/weights/NAME.safetensors``.
 
     Raises:
-        UserError: The package holds no such weights.
+        UserError: The package has no such weights.
     """
     from safetensors.torch import load_file
 
@@ -59,16 +61,16 @@ def load_from_ftsgd(filename: str, map_location=None) -> dict[str, torch.Tensor]
 
 
 def check_readable(path: str) -> dict | None:
-    """Open a local checkpoint without reading its tensors; URLs and other schemes pass unseen.
+    """Open a local checkpoint without reading its tensors; URLs and other schemes are not checked.
 
     Args:
-        path: What ``load_from`` names.
+        path: Value of ``load_from``.
 
     Returns:
-        dict | None: Its content, tensors mapped from the file where the format allows; ``None`` for a URL.
+        dict | None: Its content, with tensors mapped from the file where the format allows it; ``None`` for a URL.
 
     Raises:
-        UserError: The file is missing, truncated, no checkpoint, or holds objects that are not allowed.
+        UserError: The file is missing, truncated or not a checkpoint, or it contains objects that are not allowed.
     """
     if '://' in path:
         return None
@@ -76,32 +78,63 @@ def check_readable(path: str) -> dict | None:
     if not file.is_file():
         raise UserError(f'{path}: no such checkpoint; name the .pth file that training wrote to its work_dir.')
     if file.suffix == '.safetensors':
-        raise UserError(f'{path}: safetensors is not a format MMEngine loads; name a .pth or .pt file.')
-    allow_mmengine_globals()  # again: the OneDL fork takes them off the list after each load of its own
+        raise UserError(f'{path}: MMEngine does not load safetensors files; name a .pth or .pt file.')
+    allow_mmengine_globals()  # again: the OneDL fork removes them from the list after each load of its own
     try:
         content = torch.load(file, map_location='cpu', mmap=zipfile.is_zipfile(file), weights_only=True)
     except UserError:
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        refused = re.search(r'(?i)unsupported (?:global|class)[^\n.]*(?:\.\w+)*', str(error))
-        reason = f'it asks to run code: {refused.group(0).strip()}' if refused else reason
+        if refused := _refused_globals(file):
+            reason = f'it asks to run code: {", ".join(refused)}'
         raise UserError(f'{path}: cannot be read as a checkpoint ({reason}); copy it again or name another.') from error
     if not isinstance(content, dict) or not isinstance(content.get('state_dict', content), dict):
-        raise UserError(f'{path}: holds no state dict but a {type(content).__name__}; name a checkpoint.')
+        raise UserError(f'{path}: holds a {type(content).__name__} instead of a state dict; name a checkpoint.')
     return content
 
 
-def latest_checkpoint(work_dir: str) -> str | None:
-    """The checkpoint to resume from: the one that ``last_checkpoint`` names, else the newest numbered one.
+def _refused_globals(file: Path) -> list[str]:
+    """Functions and classes that a checkpoint names and ``weights_only`` does not allow.
 
-    MMEngine writes ``last_checkpoint`` in place and after the file, so that a kill can leave it empty, absent or wrong.
+    Empty if torch cannot list them: before version 2.6, for the format before torch 1.6, or for a damaged file.
+    """
+    find = getattr(torch.serialization, 'get_unsafe_globals_in_checkpoint', lambda file: [])
+    try:
+        return sorted(find(file))
+    except Exception:
+        return []
 
-    Returns:
-        str | None: A path; ``None`` if the folder holds no checkpoint and expects none.
+
+def weights_of(checkpoint: Mapping) -> dict[str, torch.Tensor]:
+    """State dict of a checkpoint's content, without the prefix that a model wrapper adds to every name."""
+    return unwrap_state_dict(checkpoint.get('state_dict', checkpoint))
+
+
+def read_weights(path: str) -> dict[str, torch.Tensor]:
+    """Read the state dict of a checkpoint file, a URL or packaged weights, without a model wrapper's prefix.
+
+    Args:
+        path: Value of ``load_from`` or of an ``init_cfg``.
 
     Raises:
-        UserError: ``last_checkpoint`` names a file that is not there, and there is no other.
+        UserError: As :func:`check_readable`.
+    """
+    content = check_readable(path)
+    return weights_of(CheckpointLoader.load_checkpoint(path, map_location='cpu') if content is None else content)
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """Find the checkpoint to resume from: the one that ``last_checkpoint`` names, else the newest numbered one.
+
+    MMEngine writes ``last_checkpoint`` in place, after the checkpoint itself. A kill can leave it empty, missing or out
+    of date.
+
+    Returns:
+        str | None: A path; ``None`` if the directory has neither a checkpoint nor a ``last_checkpoint``.
+
+    Raises:
+        UserError: ``last_checkpoint`` names a file that does not exist, and the directory has no other checkpoint.
     """
     pointer = Path(work_dir) / 'last_checkpoint'
     named = pointer.read_text().strip() if pointer.is_file() else ''
@@ -116,9 +149,9 @@ def latest_checkpoint(work_dir: str) -> str | None:
         return None
     if not numbered:
         raise UserError(
-            f'{pointer}: names {named or "nothing"}, which is not there, and {work_dir} has no other checkpoint; '
-            'remove the file to start anew, or name a checkpoint with --resume PATH.'
+            f'{pointer}: names {named or "nothing"}, which does not exist, and {work_dir} has no other checkpoint; '
+            'remove the file to start from the beginning, or name a checkpoint with --resume PATH.'
         )
     newest = str(numbered[max(numbered)])
-    print_log(f'{pointer}: names no file that is there; resuming from {newest}.', 'current', WARNING)
+    print_log(f'{pointer}: does not name an existing file; resuming from {newest}.', 'current', WARNING)
     return newest

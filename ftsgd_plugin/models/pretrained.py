@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..checkpoint.compatibility import in_words, misfits
+from ..checkpoint.compatibility import misfits, summarise
 from ..layers import unwrap_state_dict
 from ..utils.errors import UserError
 
@@ -72,7 +72,7 @@ def fill(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, expecte
     """
     found = misfits(model, tensors)
     if found:
-        raise UserError(f'{path}: does not fit: {in_words(found)}; expected {expected}.')
+        raise UserError(f'{path}: does not fit: {summarise(found)}; expected {expected}.')
     model.load_state_dict(tensors, strict=True)
 
 

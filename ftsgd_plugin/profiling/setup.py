@@ -4,13 +4,13 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
-from mmengine.runner import CheckpointLoader, Runner, set_random_seed
+from mmengine.runner import Runner, set_random_seed
 from mmpretrain.registry import MODELS
 from torch.utils.data import DataLoader
 
-from ..checkpoint.compatibility import check_pretrained, in_words, misfits
-from ..checkpoint.io import check_readable
-from ..layers import unwrap_state_dict
+from ..checkpoint.compatibility import check_pretrained, misfits, of_backbone, summarise
+from ..checkpoint.io import read_weights
+from ..runner.build import without_init_log
 from ..runner.sampling import make_reproducible
 from ..utils.errors import UserError
 
@@ -36,9 +36,9 @@ def pretrained_model(cfg: Config, device: str = 'cpu') -> BaseModel:
     if cfg.get('data_preprocessor') is not None:
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = MODELS.build(model_cfg)
-    model._dump_init_info = lambda *args, **kwargs: None  # three log lines per parameter
     check_pretrained(model)
-    model.init_weights()
+    with without_init_log(model):
+        model.init_weights()
     if cfg.get('load_from'):
         _load_backbone(model, cfg.load_from)
     try:
@@ -76,11 +76,7 @@ def seed_of(cfg: Config) -> int:
 
 
 def _load_backbone(model: BaseModel, path: str) -> None:
-    check_readable(path)
-    content = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    weights = unwrap_state_dict(content.get('state_dict', content))
-    weights = {name: value for name, value in weights.items() if name.startswith('backbone.')}
-    found = [phrase for phrase in misfits(model, weights) if phrase.startswith('backbone.')]
-    if found:
-        raise UserError(f'{path}: does not fit the backbone: {in_words(found)}; correct load_from or the model.')
+    weights = {name: value for name, value in read_weights(path).items() if name.startswith('backbone.')}
+    if found := of_backbone(misfits(model, weights)):
+        raise UserError(f'{path}: does not fit the backbone: {summarise(found)}; correct load_from or the model.')
     model.load_state_dict(weights, strict=False)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
 from torch import nn
 
 from ..checkpoint.compatibility import misfits
-from ..checkpoint.io import check_readable
-from ..layers import unwrap_state_dict
+from ..checkpoint.io import read_weights
 from ..runner.build import build_runner, read_config
 from ..utils.errors import UserError
 
@@ -87,7 +86,7 @@ def end_points(runner: Runner, cfg: Config, checkpoint: str | Path) -> tuple[Sta
     Raises:
         UserError: The checkpoint does not fit the model, or its backbone starts from random weights.
     """
-    tuned = _weights(checkpoint)
+    tuned = read_weights(str(checkpoint))
     wrong = misfits(runner.model, tuned)
     if wrong:
         raise UserError(
@@ -107,12 +106,6 @@ def end_points(runner: Runner, cfg: Config, checkpoint: str | Path) -> tuple[Sta
     return {name: tuned[name] if name in own else value for name, value in first.items()}, tuned
 
 
-def _weights(path: str | Path) -> State:
-    content = check_readable(str(path))
-    content = CheckpointLoader.load_checkpoint(str(path), map_location='cpu') if content is None else content
-    return unwrap_state_dict(content.get('state_dict', content))
-
-
 def _initial_state(runner: Runner, cfg: Config, seed: int) -> State:
     """The state that training started from, with random parts by the seed."""
     torch.manual_seed(seed)
@@ -120,7 +113,7 @@ def _initial_state(runner: Runner, cfg: Config, seed: int) -> State:
     model.init_weights()
     state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     if cfg.get('load_from') and not cfg.get('resume'):
-        loaded = _weights(cfg.load_from)
+        loaded = read_weights(cfg.load_from)
         state.update({name: value for name, value in loaded.items() if name in state})
     return state
 

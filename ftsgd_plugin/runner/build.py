@@ -1,13 +1,14 @@
-"""What ``tools/train.py`` and ``tools/test.py`` share: options, reading a config, building the runner."""
+"""From a config file and options to a runner."""
 
-import argparse
 import os
 from copy import deepcopy
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import Hook
+from mmengine.model import BaseModule
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -16,59 +17,10 @@ from ..evaluation import check_evaluated_splits
 from ..hooks import CheckpointFitHook
 from ..layers import unwrap
 from ..utils.errors import UserError
+from ..utils.patching import replaced
 from .process_group import init_cpu_group
 
-
-class _KeyValue(DictAction):
-    """MMEngine's ``DictAction``, with a usage error for words without ``=``."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        for word in values:
-            if '=' not in word:
-                parser.error(f'{option_string}: {word!r} is not KEY=VALUE')
-        super().__call__(parser, namespace, values, option_string)
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """The options that MMPretrain's train and test have in common."""
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/CONFIG_NAME)')
-    parser.add_argument('--no-pin-memory', action='store_true', help='do not pin memory in the data loaders')
-    add_cfg_options(parser)
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    # torch.distributed.launch passes --local-rank, torchrun sets LOCAL_RANK.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-
-
-def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """``--cfg-options KEY=VALUE ...``, for :func:`merge_cfg_options`."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_KeyValue,
-        metavar='KEY=VALUE',
-        help='override settings of the config, e.g. optim_wrapper.optimizer.lr=3e-4 randomness.seed=1; '
-        'lists as key="[a,b]"',
-    )
-
-
-def merge_cfg_options(cfg: Config, path: str, options: dict | None) -> None:
-    """Merge ``--cfg-options`` into a config.
-
-    Args:
-        cfg: The config, changed in place.
-        path: Its file, for the message.
-        options: Parsed options; ``None`` for none.
-
-    Raises:
-        UserError: An option does not fit the config.
-    """
-    if options is None:
-        return
-    try:
-        cfg.merge_from_dict(options)
-    except (KeyError, TypeError, IndexError) as error:
-        reason = ' '.join(str(error).split())
-        raise UserError(f'--cfg-options: does not fit {path} ({reason}); check the keys.') from error
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def read_config(path: str) -> Config:
@@ -88,48 +40,78 @@ def read_config(path: str) -> Config:
         raise UserError(f'{path}: not a readable config ({type(error).__name__}: {reason}); correct it.') from error
 
 
-def load_config(path: str, args: argparse.Namespace, dataloader_defaults: dict) -> Config:
-    """Read a config and merge the command line into it, in MMPretrain's order of priority.
+def merge_cfg_options(cfg: Config, path: str, options: dict | None) -> None:
+    """Merge ``--cfg-options`` into a config.
+
+    Args:
+        cfg: The config, changed in place.
+        path: Its file, for the message.
+        options: Values by dotted key; ``None`` for none.
+
+    Raises:
+        UserError: An option does not fit the config.
+    """
+    if options is None:
+        return
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, IndexError) as error:
+        reason = ' '.join(str(error).split())
+        raise UserError(f'--cfg-options: does not fit {path} ({reason}); check the keys.') from error
+
+
+def load_config(
+    path: str,
+    dataloader_defaults: dict,
+    *,
+    work_dir: str | None = None,
+    cfg_options: dict | None = None,
+    launcher: str = 'none',
+    local_rank: int = 0,
+    pin_memory: bool = True,
+    persistent_workers: bool = True,
+) -> Config:
+    """Read a config and merge options into it, in MMPretrain's order of priority.
 
     Args:
         path: Config file.
-        args: Parsed options of :func:`add_common_options`.
         dataloader_defaults: Filled into every data loader that does not set them.
+        work_dir: Directory for logs and checkpoints. Default: the config's, else ``./work_dirs/CONFIG_NAME``.
+        cfg_options: Values by dotted key; see :func:`merge_cfg_options`.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        local_rank: Rank on this machine, unless the environment variable ``LOCAL_RANK`` gives it.
+        pin_memory: Whether the data loaders may pin memory; without a GPU none does.
+        persistent_workers: Whether data workers may be kept between epochs.
 
     Raises:
         UserError: The file does not exist, cannot be parsed, or an option does not fit it.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
     cfg = read_config(path)
-    cfg.launcher = args.launcher
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = os.path.join('./work_dirs', Path(path).stem)
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    for name in _LOADERS:
+        if cfg.get(name) is not None:
+            cfg[name] = {**deepcopy(dataloader_defaults), **cfg[name]}
+    merge_cfg_options(cfg, path, cfg_options)
+    for name in _LOADERS:
         if cfg.get(name) is None:
             continue
-        cfg[name] = {**deepcopy(dataloader_defaults), **cfg[name]}
-    merge_cfg_options(cfg, path, args.cfg_options)
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        if cfg.get(name) is not None:
-            _fit_loader_to_machine(cfg[name], args)
+        if not pin_memory or not torch.cuda.is_available():
+            cfg[name]['pin_memory'] = False
+        if not persistent_workers or not cfg[name].get('num_workers', 0):  # torch refuses persistence without workers
+            cfg[name]['persistent_workers'] = False
     return cfg
-
-
-def _fit_loader_to_machine(loader: dict, args: argparse.Namespace) -> None:
-    if args.no_pin_memory or not torch.cuda.is_available():
-        loader['pin_memory'] = False
-    # torch refuses persistent workers where there are none
-    if getattr(args, 'no_persistent_workers', False) or not loader.get('num_workers', 0):
-        loader['persistent_workers'] = False
 
 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, ready to train or test.
 
     On a machine without a GPU the ranks of a distributed run meet over gloo. A checkpoint that is to be loaded is
-    opened first and later compared with the model. MMEngine's three log lines per initialised parameter are left out.
+    opened first and later compared with the model. The log does not list how each parameter was initialised.
 
     Raises:
         UserError: The checkpoint cannot be read, an evaluated split is misspelt, or mixed precision has no GPU.
@@ -138,7 +120,7 @@ def build_runner(cfg: Config) -> Runner:
         check_evaluated_splits(cfg.get(f'{loop}_evaluator'), cfg.get(f'{loop}_dataloader'), loop)
     if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise UserError(
-            'optim_wrapper.type: AmpOptimWrapper (--amp) needs a GPU and this machine shows none; '
+            'optim_wrapper.type: AmpOptimWrapper (--amp) needs a GPU and this machine has none; '
             "use type='OptimWrapper' (leave out --amp)."
         )
     if cfg.get('resume') and not cfg.get('load_from'):
@@ -149,12 +131,29 @@ def build_runner(cfg: Config) -> Runner:
         _choose_model_wrapper(cfg)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.register_hook(CheckpointFitHook())
-    unwrap(runner.model)._dump_init_info = _skip_init_info
+    runner.register_hook(_ShortLogHook())
     return runner
 
 
+def without_init_log(model: BaseModule) -> replaced:
+    """Suppress the three lines per parameter that MMEngine logs at the end of ``init_weights``, until undone."""
+    return replaced(model, '_dump_init_info', lambda *args, **kwargs: None)
+
+
+class _ShortLogHook(Hook):
+    """:func:`without_init_log` while the runner initialises the model."""
+
+    def before_run(self, runner: Runner) -> None:
+        self._patch = without_init_log(unwrap(runner.model))
+
+    def before_train(self, runner: Runner) -> None:
+        self._patch.undo()
+
+    before_val = before_test = before_train
+
+
 def _choose_model_wrapper(cfg: Config) -> None:
-    """Join the ranks where there is no GPU, and wrap the model in what its optimizer wrapper can work with."""
+    """Join the ranks if the machine has no GPU, and choose a model wrapper that suits the optimizer wrapper."""
     if not torch.cuda.is_available():
         init_cpu_group(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
     if (
@@ -171,7 +170,3 @@ def _choose_model_wrapper(cfg: Config) -> None:
             **wrapper,
             'device_ids': None,
         }
-
-
-def _skip_init_info(*args, **kwargs) -> None:
-    """Takes the place of ``BaseModule._dump_init_info``."""

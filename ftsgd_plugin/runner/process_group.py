@@ -3,9 +3,10 @@
 import logging
 import os
 import sys
-from unittest import mock
 
 import torch
+
+from ..utils.patching import replaced
 
 
 def init_cpu_group(launcher: str, **dist_cfg) -> None:
@@ -21,7 +22,7 @@ def init_cpu_group(launcher: str, **dist_cfg) -> None:
 
     if torch.multiprocessing.get_start_method(allow_none=True) is None:
         torch.multiprocessing.set_start_method('fork')  # MMEngine's default for workers; init_dist would choose spawn
-    with mock.patch('torch.cuda.set_device'):
+    with replaced(torch.cuda, 'set_device', lambda device: None):
         init_dist(launcher, **{**dist_cfg, 'backend': 'gloo'})
 
 

@@ -27,8 +27,9 @@ def die() -> None:
 
 
 def fsync_or_die_half_way(descriptor: int) -> None:
-    if is_due('half', os.readlink(f'/proc/self/fd/{descriptor}')):
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+    path = os.readlink(f'/proc/self/fd/{descriptor}')
+    if is_due('half', path):
+        os.truncate(path, os.fstat(descriptor).st_size // 2)
         die()
     fsync(descriptor)
 

@@ -5,7 +5,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 from mmpretrain.registry import MODELS
 
-from ftsgd_plugin.checkpoint.compatibility import check_pretrained, misfits
+from ftsgd_plugin.checkpoint.compatibility import Misfit, check_pretrained, misfits
 from ftsgd_plugin.utils.errors import UserError
 
 
@@ -16,7 +16,7 @@ def test_misfits_name_tensor_and_shapes(vit):
     del weights['backbone.cls_token']
     weights['head.fc.weight'] = torch.zeros(5, 16)
     weights['extra'] = torch.zeros(1)
-    assert misfits(model, weights) == [
+    assert list(map(str, misfits(model, weights))) == [
         'backbone.cls_token is missing',
         'extra belongs to another model',
         'head.fc.weight is (5, 16) instead of (3, 16)',
@@ -38,7 +38,7 @@ def test_positions_that_the_model_resizes_itself_fit(vit):
     large.load_state_dict(weights)  # what MMEngine will do
     assert large.pos_embed.shape == before.shape and not torch.equal(large.pos_embed, before)
     weights['cls_token'] = torch.zeros(1, 1, 8)
-    assert misfits(large, weights) == ['cls_token is (1, 1, 8) instead of (1, 1, 16)']
+    assert misfits(large, weights) == [Misfit('cls_token', found=(1, 1, 8), expected=(1, 1, 16))]
 
 
 def test_looking_for_misfits_changes_neither_model_nor_weights(vit):

@@ -84,7 +84,7 @@ def test_safetensors_are_refused_with_what_to_do(tmp_path):
     from safetensors.torch import save_file
 
     save_file({'w': torch.zeros(1)}, tmp_path / 'a.safetensors')
-    with pytest.raises(UserError, match=r'a\.safetensors: safetensors is not a format MMEngine loads; name a \.pth'):
+    with pytest.raises(UserError, match=r'a\.safetensors: MMEngine does not load safetensors files; name a \.pth'):
         check_readable(str(tmp_path / 'a.safetensors'))
 
 
@@ -113,5 +113,7 @@ def test_folder_without_a_checkpoint_starts_anew_unless_one_was_expected(tmp_pat
     (tmp_path / 'best_id_accuracy_epoch_1.pth').touch()  # holds no training state
     assert latest_checkpoint(str(tmp_path)) is None
     (tmp_path / 'last_checkpoint').write_text('gone/epoch_1.pth')
-    with pytest.raises(UserError, match=r'last_checkpoint: names gone/epoch_1\.pth, which is not there.*--resume PATH'):
+    with pytest.raises(
+        UserError, match=r'last_checkpoint: names gone/epoch_1\.pth, which does not exist.*--resume PATH'
+    ):
         latest_checkpoint(str(tmp_path))

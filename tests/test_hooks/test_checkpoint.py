@@ -1,7 +1,6 @@
 """SafeCheckpointHook: a kill, a full disk and accumulation leave whole checkpoints that can be resumed exactly."""
 
 import errno
-import io
 import os
 import re
 import signal
@@ -90,24 +89,21 @@ def test_kill_leaves_whole_checkpoints_and_resuming_equals_no_kill(
     assert best[0] == best[1]
 
 
-class FullDisk(io.FileIO):
-    """A file on a disk with room for three bytes."""
-
-    def write(self, data):
-        super().write(data[:3])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 def fill_disk(monkeypatch, moment: str) -> None:
-    """Disks say that they are full when written to, or (delayed allocation) when asked to finish."""
-    if moment == 'write':
-        monkeypatch.setattr('ftsgd_plugin.hooks.checkpoint.open', FullDisk, raising=False)
-        return
+    """A full disk raises when written to, or (delayed allocation) when flushed."""
 
-    def full(descriptor):
+    def no_space(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, 'fsync', full)
+    def write_three_bytes(path, data):
+        with open(path, 'wb') as file:
+            file.write(data[:3])
+        no_space()
+
+    if moment == 'write':
+        monkeypatch.setattr(Path, 'write_bytes', write_three_bytes)
+    else:
+        monkeypatch.setattr(os, 'fsync', no_space)
 
 
 @pytest.mark.parametrize('moment', ['write', 'fsync'])

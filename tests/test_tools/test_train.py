@@ -1,6 +1,5 @@
 """The programs end to end: train, resume, test, launch, and the one line that bad input gets."""
 
-import argparse
 import json
 import os
 import re
@@ -431,15 +430,12 @@ def test_options_that_do_not_fit_this_machine(inside, run_tool, tmp_path):
 
 def test_workers_are_fitted_after_the_options_are_merged():
     """Persistent workers where there are none are refused by torch."""
-    args = argparse.Namespace(
-        work_dir=None, launcher='none', local_rank=0, no_pin_memory=False, no_persistent_workers=True,
-        cfg_options={'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True},
-    )  # fmt: skip
-    assert load_config(str(CONFIG), args, {}).train_dataloader.persistent_workers is False
-    args.no_persistent_workers = False
-    assert load_config(str(CONFIG), args, {}).train_dataloader.persistent_workers is True
-    args.cfg_options['train_dataloader.num_workers'] = 0
-    assert load_config(str(CONFIG), args, {}).train_dataloader.persistent_workers is False
+    options = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
+    cfg = load_config(str(CONFIG), {}, cfg_options=options, persistent_workers=False)
+    assert cfg.train_dataloader.persistent_workers is False
+    assert load_config(str(CONFIG), {}, cfg_options=options).train_dataloader.persistent_workers is True
+    options['train_dataloader.num_workers'] = 0
+    assert load_config(str(CONFIG), {}, cfg_options=options).train_dataloader.persistent_workers is False
 
 
 @pytest.mark.parametrize('argv', [[], ['config.py']])
