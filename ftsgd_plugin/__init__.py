@@ -3,19 +3,17 @@
 Importing the package registers its components in MMPretrain's registries::
 
     custom_imports = dict(imports=['ftsgd_plugin'])
+
+Public names, listed in ``__init__.pyi``, are imported on first use. In a process without MMEngine the import itself
+loads neither torch nor MMEngine, see :mod:`ftsgd_plugin.registration`.
 """
 
-from .utils.environment import require_stack
+import lazy_loader
 
-require_stack()
+from .registration import register_components
+from .utils.environment import explain_import_errors
 
-from . import datasets, evaluation, hooks, models, optim  # noqa: E402, F401
-from .checkpoint import io as checkpoints  # noqa: E402
-from .evaluation import group_accuracy  # noqa: E402, F401
-from .runner import loops  # noqa: E402, F401
-from .utils.paths import config_path  # noqa: E402
-from .utils.version import __version__  # noqa: E402
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__ = explain_import_errors(__getattr__)
 
-checkpoints.allow_mmengine_globals()
-
-__all__ = ['__version__', 'config_path']
+register_components()

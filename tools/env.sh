@@ -49,7 +49,7 @@ _venv_works() {
 # Make .venv with the pinned requirements and the package in editable mode, unless it is there and up to date.
 ensure_environment() {
     local wanted stamp="$VENV/.ftsgd-installed" interpreter
-    wanted="$(cat "$ROOT"/requirements/*.txt "$ROOT/setup.py" | cksum)"
+    wanted="$(cat "$ROOT"/requirements/*.txt "$ROOT/pyproject.toml" "$ROOT/setup.py" | cksum)"
     if ! _venv_works; then
         interpreter="$(_pick_interpreter)" || return
         if [ -e "$VENV" ]; then
@@ -73,6 +73,6 @@ ensure_environment() {
     "${pip[@]}" --no-deps --no-build-isolation -r "$ROOT/requirements/mim.txt" || return
     echo "[set-up] installing ftsgd_plugin in editable mode"
     "${pip[@]}" --no-deps --no-build-isolation -e "$ROOT" || return
-    "$VENV/bin/python" -c 'import ftsgd_plugin' || return
+    "$VENV/bin/python" -c 'import mmengine, ftsgd_plugin' || return
     echo "$wanted" > "$stamp"
 }

@@ -19,6 +19,7 @@ from mmengine.evaluator import DumpResults
 
 from ftsgd_plugin.evaluation.wilds import WildsPredictions
 from ftsgd_plugin.runner.build import build_runner, load_config
+from ftsgd_plugin.runner.process_group import leave_group
 from ftsgd_plugin.utils.cli import one_line_errors
 from ftsgd_plugin.utils.errors import UserError
 from ftsgd_plugin.utils.options import add_common_options
@@ -73,6 +74,7 @@ def main() -> None:
         unfinished = Path(args.out).with_name(f'.{Path(args.out).name}.tmp{Path(args.out).suffix}')
         mmengine.dump(metrics, str(unfinished))
         os.replace(unfinished, args.out)
+    leave_group()
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ import argparse
 
 from ftsgd_plugin.checkpoint.io import latest_checkpoint
 from ftsgd_plugin.runner.build import build_runner, load_config
+from ftsgd_plugin.runner.process_group import leave_group
 from ftsgd_plugin.utils.cli import one_line_errors
 from ftsgd_plugin.utils.errors import UserError
 from ftsgd_plugin.utils.options import add_common_options
@@ -71,6 +72,7 @@ def main() -> None:
             raise UserError(f'{args.config}: --auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) there.')
         cfg.auto_scale_lr.enable = True
     build_runner(cfg).train()
+    leave_group()
 
 
 if __name__ == '__main__':

@@ -155,3 +155,6 @@ def latest_checkpoint(work_dir: str) -> str | None:
     newest = str(numbered[max(numbered)])
     print_log(f'{pointer}: does not name an existing file; resuming from {newest}.', 'current', WARNING)
     return newest
+
+
+allow_mmengine_globals()

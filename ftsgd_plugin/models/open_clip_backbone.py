@@ -3,10 +3,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import open_clip
 import torch
 from mmpretrain.registry import MODELS
-from open_clip.model import _build_vision_tower, resize_pos_embed
 
 from ..utils.errors import UserError
 from .base import PooledBackbone
@@ -45,6 +43,9 @@ class OpenCLIPVisionTower(PooledBackbone):
         grad_checkpointing: bool = False,
         compile: bool | dict = False,
     ) -> None:
+        import open_clip  # imports timm and huggingface_hub
+        from open_clip.model import _build_vision_tower
+
         cfg = open_clip.get_model_config(model_name)
         if cfg is None:
             known = ', '.join(name for name in open_clip.list_models() if name.endswith('quickgelu')) or 'none'
@@ -65,6 +66,8 @@ class OpenCLIPVisionTower(PooledBackbone):
 
     def load_pretrained(self) -> None:
         """Fill every tensor of the vision tower from the hub's file or the local one."""
+        import open_clip
+
         source = open_clip.get_pretrained_cfg(self.model_name, self.tag)
         place = source.get('url') or source.get('hf_hub') or 'open_clip'
         expected = f'the {self.tag} weights of {self.model_name} ({place})'
@@ -96,6 +99,8 @@ class OpenCLIPVisionTower(PooledBackbone):
                 f'{path}: does not fit: positional_embedding is {tuple(position.shape)} instead of '
                 f'{tuple(self.net.positional_embedding.shape)}; expected {expected}.'
             )
+        from open_clip.model import resize_pos_embed
+
         resize_pos_embed(visual, SimpleNamespace(visual=self.net))
 
     @staticmethod
@@ -107,4 +112,6 @@ class OpenCLIPVisionTower(PooledBackbone):
             return hf_hub_download(repository, 'open_clip_model.safetensors', local_files_only=local_only)
         if local_only:
             raise FileNotFoundError(f'{source} is not on the hub')
+        import open_clip
+
         return open_clip.download_pretrained(source)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from mmpretrain.registry import MODELS
 
@@ -44,6 +43,8 @@ class TimmPooledBackbone(PooledBackbone):
         compile: bool | dict = False,
         **kwargs,
     ) -> None:
+        import timm  # more than 200 modules
+
         if not timm.is_model(model_name):
             close = (
                 ', '.join(timm.list_models(f'*{model_name.split(".")[0].split("_")[0]}*')[:5]) or 'timm.list_models()'

@@ -1,83 +1,174 @@
-"""The stack below: MMEngine, MMCV, MMPretrain (or forks under the same import names), torch and the model libraries."""
+"""Are the packages below this one installed, in versions that work? MMEngine, MMCV and MMPretrain may be forks.
 
-import importlib
-import os
-import sys
-import time
+The ranges are stated once, in ``pyproject.toml``, and read from the metadata of the installed package. A checkout that
+is only on ``PYTHONPATH`` has none and is not checked.
+"""
+
+import functools
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-TRIO = "pip install 'mmengine>=0.10.7,<1.0' 'mmcv-lite>=2.0.1,<2.4' 'mmpretrain>=1.2.0,<2.0' 'setuptools<82'"
-TORCH = "pip install 'torch>=2.1' 'torchvision>=0.16'"
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+# The extra with the official packages and the one with the forks; both own the same import names.
+OFFICIAL, FORK = 'mim', 'onedl'
+# Import name -> distributions that provide it, the preferred one first.
+MM_PACKAGES = {
+    'mmengine': ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
+    'mmcv': ('mmcv-lite', 'mmcv', 'onedl-mmcv-lite', 'onedl-mmcv'),
+    'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
+}
+# Where the import name is not the name of the distribution.
+IMPORT_NAMES = {
+    'open-clip-torch': 'open_clip',
+    'pillow': 'PIL',
+    'huggingface-hub': 'huggingface_hub',
+    'lazy-loader': 'lazy_loader',
+}
 # opencv-python, which MMEngine asks for, needs libGL and X11; the headless build provides the same module without them.
 HEADLESS = 'pip uninstall -y opencv-python && pip install opencv-python-headless'
 
-# Import name -> oldest version that works, version that is too new, and the command that mends it.
-REQUIRED = {
-    'torch': ('2.1.0', None, TORCH),
-    'torchvision': ('0.16.0', None, TORCH),
-    'mmengine': ('0.10.7', '1.0.0', TRIO),
-    'mmcv': ('2.0.1', '2.4.0', TRIO),
-    'mmpretrain': ('1.2.0', '2.0.0', TRIO),
-    'timm': ('1.0.0', None, "pip install 'timm>=1.0'"),
-    'open_clip': ('2.24.0', None, "pip install 'open_clip_torch>=2.24'"),
-}
-SAME_ERROR_SECONDS = 5
-
 
 class StackError(ImportError):
-    """The stack is missing, broken or of the wrong age; one line that names the command that mends it."""
-
-
-def require_stack() -> None:
-    """:func:`check_stack`; a program of ``tools/`` ends here with the line on stderr and exit code 2.
-
-    The programs cannot catch the error: what they share is in this package, which does not import without its stack.
-
-    Raises:
-        StackError: In any other process, e.g. a Python session.
-    """
-    try:
-        check_stack()
-    except StackError as error:
-        if not _in_our_program():
-            raise
-        if int(os.environ.get('LOCAL_RANK', 0)) > 0:
-            time.sleep(SAME_ERROR_SECONDS)  # local rank 0 says the same; the launcher ends this rank meanwhile
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-
-
-def _in_our_program() -> bool:
-    """Whether this process runs a file of ``tools/``, in a checkout or in an installed wheel."""
-    program = getattr(sys.modules['__main__'], '__file__', None)
-    package = Path(__file__).resolve().parents[1]
-    return program is not None and Path(program).resolve().parent in (package.parent / 'tools', package / '.mim/tools')
+    """A requirement is missing, broken or of an unsupported version; one line with the command that fixes it."""
 
 
 def check_stack() -> None:
-    """Import the stack and compare versions.
+    """Compare the installed versions with the requirements, without importing anything.
 
     Raises:
-        StackError: One line that names the package, what is wrong with it and the command that mends it.
+        StackError: One line that names the package, what is wrong with it and the command that fixes it.
     """
-    for name, (oldest, too_new, mend) in REQUIRED.items():
+    always, mm_required = _requirements()
+    for requirement in always:
+        _check(requirement, _import_name(requirement), requirement.name, _install(requirement))
+    for import_name, distributions in MM_PACKAGES.items() if mm_required else ():
+        found = next((name for name in distributions if _installed(name)), distributions[0])
+        # A distribution without a range, such as the full mmcv, has that of the one that the extra names.
+        fitting = [*(r for r in mm_required if r.name == found), *(r for r in mm_required if r.name in distributions)]
+        extra = FORK if found.startswith(FORK) else OFFICIAL
+        _check(fitting[0], import_name, found, _install(*(r for r in mm_required if _extra(r) == extra)))
+
+
+def _check(requirement: Requirement, import_name: str, distribution: str, remedy: str) -> None:
+    version = _installed(distribution)
+    wanted = f'{import_name}{_range(requirement)}'
+    if version is None:
+        # Some builds of a package come without metadata: then its version is unknown and taken to work.
+        if importlib.util.find_spec(import_name) is None:
+            raise StackError(f'ftsgd_plugin needs {wanted} and it is not installed; run: {remedy}')
+    elif not requirement.specifier.contains(version, prereleases=True):
+        raise StackError(f'ftsgd_plugin needs {wanted} and found {version}; run: {remedy}')
+
+
+@functools.lru_cache
+def _requirements() -> tuple[list[Requirement], list[Requirement]]:
+    """The package's requirements, and those of the extras with the MM packages."""
+    try:
+        requirements = list(map(Requirement, importlib.metadata.requires('ftsgd_plugin') or ()))
+    except importlib.metadata.PackageNotFoundError:
+        return [], []
+    always = [requirement for requirement in requirements if _applies(requirement)]
+    return always, [requirement for requirement in requirements if _extra(requirement) is not None]
+
+
+def _applies(requirement: Requirement, extra: str = '') -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({'extra': extra})
+
+
+def _extra(requirement: Requirement) -> str | None:
+    """Which of :data:`OFFICIAL` and :data:`FORK` a requirement belongs to."""
+    extras = (OFFICIAL, FORK) if not _applies(requirement) else ()
+    return next((extra for extra in extras if _applies(requirement, extra)), None)
+
+
+def _import_name(requirement: Requirement) -> str:
+    name = canonicalize_name(requirement.name)
+    return IMPORT_NAMES.get(name, name)
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _install(*requirements: Requirement) -> str:
+    return 'pip install ' + ' '.join(f"'{r.name}{_range(r)}'" for r in requirements)
+
+
+def _range(requirement: Requirement) -> str:
+    """``>=2.1,<3``: the lower bound first."""
+    return ','.join(sorted(map(str, requirement.specifier), reverse=True))
+
+
+def import_failure(error: BaseException) -> StackError | None:
+    """Say what is wrong with the environment if an exception comes from importing a requirement.
+
+    Args:
+        error: Any exception: a broken installation fails in many ways (missing shared libraries, version assertions).
+
+    Returns:
+        StackError | None: One line with the remedy; ``None`` for an exception with another cause.
+    """
+    if isinstance(error, StackError):
+        return error
+    package = next(filter(None, map(_failed_import, _chain(error))), None)
+    if package is None:
+        return None
+    try:
+        check_stack()
+    except StackError as unfit:
+        return unfit
+    always, mm_required = _requirements()
+    if package == 'cv2':
+        remedy = HEADLESS
+    elif not always:
+        remedy = f"pip install -e '{Path(__file__).parents[2]}[{OFFICIAL}]'"
+    elif package in MM_PACKAGES:
+        remedy = _install(*(r for r in mm_required if _extra(r) == OFFICIAL))
+    else:
+        remedy = _install(*(r for r in always if _import_name(r) == package))
+    reason = ' '.join(str(error).split())
+    return StackError(f'ftsgd_plugin needs {package} and cannot import it ({reason}); run: {remedy}')
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that it was raised from: a failed ``custom_imports`` arrives as MMEngine's own error."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _failed_import(error: BaseException) -> str | None:
+    """The requirement whose import raised an exception: it is missing, or its module level is on the traceback."""
+    names = {_import_name(r) for r in _requirements()[0]} | {'torch', *MM_PACKAGES, 'cv2'}
+    if isinstance(error, ModuleNotFoundError) and error.name in names:
+        return error.name
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        package = trace.tb_frame.f_globals.get('__name__', '').partition('.')[0]
+        if trace.tb_frame.f_code.co_name == '<module>' and package in names:
+            found = package
+        trace = trace.tb_next
+    return found
+
+
+def explain_import_errors(function: Callable) -> Callable:
+    """Decorate a function so that an import that fails in it is a :class:`StackError`."""
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
         try:
-            module = importlib.import_module(name)
-        except Exception as error:  # a broken install fails in many ways (version asserts, missing shared libraries)
-            reason = ' '.join(str(error).split())
-            mend = HEADLESS if 'cannot open shared object file' in reason and name.startswith('mm') else mend
-            # The chain would put pages of traceback above the line.
-            raise StackError(f'ftsgd_plugin needs {name} and cannot import it ({reason}); run: {mend}') from None
-        version = getattr(module, '__version__', '0')
-        if _numbers(version) < _numbers(oldest) or (too_new and _numbers(version) >= _numbers(too_new)):
-            wanted = f'>={oldest}' + (f',<{too_new}' if too_new else '')
-            raise StackError(f'ftsgd_plugin needs {name}{wanted} and found {version}; run: {mend}')
+            return function(*args, **kwargs)
+        except Exception as error:
+            failure = import_failure(error)
+            if failure is None:
+                raise
+            raise failure from None  # the chain would put pages of traceback above the line
 
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """``'2.11.0+cu130'`` -> ``(2, 11, 0)``; a release candidate counts as its release."""
-    numbers = []
-    for part in version.split('+')[0].split('.')[:3]:
-        digits = ''.join(char if char.isdigit() else ' ' for char in part).split()
-        numbers.append(int(digits[0]) if digits else 0)
-    return tuple(numbers)
+    return wrapped

@@ -1,3 +1,16 @@
-"""The one place that holds the version."""
+"""The version, which pyproject.toml states."""
 
-__version__ = '0.1.0'
+import importlib.metadata
+import re
+from pathlib import Path
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version('ftsgd_plugin')
+    except importlib.metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
+        project = (Path(__file__).parents[2] / 'pyproject.toml').read_text()
+        return re.search(r'^version = "(.+)"$', project, re.MULTILINE).group(1)
+
+
+__version__ = _version()

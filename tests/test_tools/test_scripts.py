@@ -59,7 +59,8 @@ def checkout(tmp_path):
 
     shutil.copytree(ROOT / 'tools', Checkout.root / 'tools', ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copytree(ROOT / 'requirements', Checkout.root / 'requirements')
-    shutil.copy(ROOT / 'setup.py', Checkout.root)
+    for name in ('pyproject.toml', 'setup.py'):
+        shutil.copy(ROOT / name, Checkout.root)
     return Checkout()
 
 

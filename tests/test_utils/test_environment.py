@@ -1,62 +1,173 @@
-"""One clear line at import when the stack is missing, broken or of the wrong age."""
+"""A missing, broken or unsupported requirement is one line with the command that fixes it."""
 
-import importlib
-import types
+import importlib.metadata
+import re
+import sys
 
 import pytest
 
-from ftsgd_plugin.utils import environment as stack
+from ftsgd_plugin.utils import environment
+from ftsgd_plugin.utils.environment import StackError, check_stack, explain_import_errors, import_failure
+from ftsgd_plugin.utils.errors import UserError
+
+OFFICIAL = (
+    r"pip install 'mmengine>=0\.10\.7,<1\.0' 'mmcv-lite>=2\.0\.1,<2\.4' 'mmpretrain>=1\.2\.0,<2\.0' 'setuptools<82'"
+)
+REQUIRES = [  # as pip records pyproject.toml
+    'torch>=2.1',
+    'open_clip_torch>=2.24',
+    'tomli>=2.0; python_version < "3"',
+    'mmengine<1.0,>=0.10.7; extra == "mim"',
+    'mmcv-lite<2.4,>=2.0.1; extra == "mim"',
+    'mmpretrain<2.0,>=1.2.0; extra == "mim"',
+    'setuptools<82; extra == "mim"',
+    'onedl-mmengine>=0.10.12; extra == "onedl"',
+    'mmcv-lite<2.4,>=2.0.1; extra == "onedl"',
+    'onedl-mmpretrain>=1.3.6; extra == "onedl"',
+    'ray>=2.9; extra == "sweep"',
+]
 
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Replace what is installed: name -> version, or an exception that importing raises."""
+    """Replace what is installed: ``installed(torch='2.1', mmcv=None)``; ``None`` for a missing distribution."""
+    versions = {'torch': '2.11.0+cu130', 'open_clip_torch': '3.3.0', 'mmengine': '0.10.7', 'mmcv-lite': '2.2.0'}
+    versions['mmpretrain'] = '1.2.0'
+
+    def version(name):
+        if versions.get(name) is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
 
     def replace(**found):
-        def import_module(name):
-            answer = found.get(name)
-            if isinstance(answer, Exception):
-                raise answer
-            if isinstance(answer, str):
-                return types.SimpleNamespace(__version__=answer)
-            return importlib.__import__(name)
+        versions.update({name.replace('__', '-'): value for name, value in found.items()})
 
-        monkeypatch.setattr(stack.importlib, 'import_module', import_module)
-
-    return replace
+    monkeypatch.setattr(importlib.metadata, 'version', version)
+    monkeypatch.setattr(importlib.metadata, 'requires', lambda name: REQUIRES)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    environment._requirements.cache_clear()
+    yield replace
+    environment._requirements.cache_clear()
 
 
-def test_this_stack_passes():
-    stack.check_stack()
+def test_this_environment_passes():
+    check_stack()
 
 
 @pytest.mark.parametrize(
     'found, message',
     [
+        (dict(mmengine=None), rf'needs mmengine>=0\.10\.7,<1\.0 and it is not installed; run: {OFFICIAL}$'),
+        (dict(mmengine='0.9.1'), rf'needs mmengine>=0\.10\.7,<1\.0 and found 0\.9\.1; run: {OFFICIAL}$'),
+        (dict(mmpretrain='2.0.0'), r'needs mmpretrain>=1\.2\.0,<2\.0 and found 2\.0\.0'),
+        (dict(mmcv__lite=None, mmcv='1.7.2'), r'needs mmcv>=2\.0\.1,<2\.4 and found 1\.7\.2'),
+        (dict(torch='1.13.1+cu117'), r"needs torch>=2\.1 and found 1\.13\.1\+cu117; run: pip install 'torch>=2\.1'$"),
+        (dict(open_clip_torch=None), r"needs open_clip>=2\.24 .* run: pip install 'open_clip_torch>=2\.24'$"),
         (
-            dict(mmengine=ModuleNotFoundError("No module named 'mmengine'")),
-            r"ftsgd_plugin needs mmengine and cannot import it \(No module named 'mmengine'\); "
-            r"run: pip install 'mmengine>=0\.10\.7,<1\.0' 'mmcv-lite>=2\.0\.1,<2\.4' 'mmpretrain>=1\.2\.0,<2\.0'",
-        ),
-        (dict(mmpretrain=AssertionError('MMCV==1.7 is used\nbut incompatible')), 'MMCV==1.7 is used but incompatible'),
-        (dict(mmengine='0.9.1'), r"needs mmengine>=0\.10\.7,<1\.0\.0 and found 0\.9\.1; run: pip install 'mmengine>=0"),
-        (dict(mmpretrain='2.0.0'), r'needs mmpretrain>=1\.2\.0,<2\.0\.0 and found 2\.0\.0'),
-        (dict(torch='1.13.1+cu117'), r'needs torch>=2\.1\.0 and found 1\.13\.1'),
-        (dict(timm=ModuleNotFoundError("No module named 'timm'")), r"run: pip install 'timm>=1\.0'"),
-        (
-            dict(mmcv=ImportError('libGL.so.1: cannot open shared object file: No such file')),
-            r'libGL\.so\.1.*run: pip uninstall -y opencv-python && pip install opencv-python-headless',
+            dict(mmengine=None, onedl__mmengine='0.10.9'),
+            r"needs mmengine>=0\.10\.12 and found 0\.10\.9; run: pip install 'onedl-mmengine>=0\.10\.12' 'mmcv-lite",
         ),
     ],
 )
-def test_unfit_stack_is_one_line_with_the_command(installed, found, message):
+def test_unfit_version_is_one_line_with_the_command(installed, found, message):
     installed(**found)
-    with pytest.raises(ImportError, match=message) as caught:
-        stack.check_stack()
+    with pytest.raises(StackError, match=message) as caught:
+        check_stack()
     assert '\n' not in str(caught.value)
 
 
-@pytest.mark.parametrize('version', ['0.10.7', '0.10.12', '0.11.0rc3'])
-def test_newer_and_forked_mmengine_pass(installed, version):
-    installed(mmengine=version)
-    stack.check_stack()
+@pytest.mark.parametrize(
+    'found',
+    [
+        dict(mmengine='0.10.12'),
+        dict(mmengine='0.11.0rc3'),
+        dict(mmcv__lite=None, mmcv='2.2.0'),
+        dict(mmengine=None, onedl__mmengine='0.10.12', mmpretrain=None, onedl__mmpretrain='1.3.6'),
+    ],
+)
+def test_newer_and_forked_packages_pass(installed, found):
+    installed(**found)
+    check_stack()
+
+
+def test_package_without_metadata_is_taken_to_work(installed, monkeypatch):
+    installed(torch=None)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: object())
+    check_stack()
+
+
+def test_checkout_without_metadata_is_not_checked(installed, monkeypatch):
+    def requires(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, 'requires', requires)
+    installed(torch='1.0')
+    check_stack()
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """Import a package whose ``__init__.py`` holds ``text``; return the exception."""
+
+    def fail(name: str, text: str) -> Exception:
+        (tmp_path / f'{name}.py').write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        for module in [module for module in sys.modules if module.split('.')[0] == name]:
+            monkeypatch.delitem(sys.modules, module)
+        with pytest.raises(Exception) as caught:
+            __import__(name)
+        return caught.value
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    'name, text, message',
+    [
+        (
+            'torch',
+            'raise OSError("libc10.so: not there")',
+            r'torch and cannot import it \(libc10\.so: not there\); run: ',
+        ),
+        ('mmpretrain', 'assert False, "MMCV==1.7 is used\\nbut"', rf'\(MMCV==1\.7 is used but\); run: {OFFICIAL}'),
+        (
+            'cv2',
+            'raise ImportError("libGL.so.1")',
+            r'run: pip uninstall -y opencv-python && pip install opencv-python-h',
+        ),
+    ],
+)
+def test_broken_import_is_one_line_with_the_command(installed, broken, name, text, message):
+    failure = import_failure(broken(name, text))
+    assert str(failure).startswith(f'ftsgd_plugin needs {name} and cannot import it (')
+    assert re.search(message, str(failure)) and '\n' not in str(failure)
+
+
+def test_failed_custom_import_is_explained_by_its_cause(installed):
+    error = ImportError('Failed to import ftsgd_plugin')
+    error.__context__ = ModuleNotFoundError("No module named 'torch'", name='torch')
+    installed(torch=None)
+    assert 'needs torch>=2.1 and it is not installed' in str(import_failure(error))
+
+
+@pytest.mark.parametrize('name, text', [('mine', 'raise OSError("disk")'), ('mine', 'import no_such_package')])
+def test_other_imports_are_not_explained(installed, broken, name, text):
+    assert import_failure(broken(name, text)) is None
+
+
+def test_explained_error_has_no_chain(installed):
+    @explain_import_errors
+    def use():
+        raise ModuleNotFoundError("No module named 'torch'", name='torch')
+
+    installed(torch=None)
+    with pytest.raises(StackError) as caught:
+        use()
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+    @explain_import_errors
+    def refuse():
+        raise UserError('no')
+
+    with pytest.raises(UserError):
+        refuse()

@@ -1,0 +1,14 @@
+"""Importing this module registers every component of the package; :mod:`ftsgd_plugin.registration` says when.
+
+Raises:
+    StackError: A requirement is missing or of an unsupported version.
+"""
+
+from .utils.environment import check_stack
+
+check_stack()
+
+from . import datasets, hooks, models, optim  # noqa: E402, F401
+from .checkpoint import io  # noqa: E402, F401
+from .evaluation import group_accuracy  # noqa: E402, F401
+from .runner import loops  # noqa: E402, F401

@@ -1,0 +1,65 @@
+"""Which dict of a config MMEngine cannot build, and why."""
+
+import inspect
+import sys
+
+
+def build_failure(error: BaseException) -> str | None:
+    """Explain an exception that MMEngine's ``build_from_cfg`` let out because of what a config says.
+
+    MMEngine raises the same types for a mistake in a config and for a bug in a class; only the text differs. Here the
+    innermost frame of ``build_from_cfg`` on the traceback decides: it holds the class and its arguments.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        str | None: One line that names the type and the key; ``None`` for an exception with another cause.
+    """
+    build_functions = sys.modules.get('mmengine.registry.build_functions')
+    if build_functions is None:
+        return None
+    building, raised_here, trace = None, False, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is build_functions.build_from_cfg.__code__:
+            building, raised_here = trace.tb_frame.f_locals, trace.tb_next is None
+        trace = trace.tb_next
+    if building is None:
+        return None
+    cls, name = building.get('obj_cls'), building.get('obj_type')
+    if cls is None and raised_here and isinstance(error, KeyError) and isinstance(name, str):
+        registry = building['registry']
+        return (
+            f'type={name!r} is not in the {registry.scope}::{registry.name} registry; '
+            'correct the name or add custom_imports.'
+        )
+    if not inspect.isclass(cls):
+        return None
+    if isinstance(error, TypeError) and (mismatch := _mismatch(cls, building['args'])):
+        return f'type={cls.__name__!r}: {mismatch}; correct the keys of that dict in the config.'
+    if isinstance(error, ValueError) and _is_optimizer(cls):
+        return f'optim_wrapper.optimizer: {" ".join(str(error).split())}; correct the value.'
+    return None
+
+
+def _mismatch(cls: type, arguments: dict) -> str | None:
+    """How arguments do not fit a constructor, or the constructors that it passes its ``**kwargs`` on to."""
+    try:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        return str(error)
+    known: set[str] = set()
+    for owner in cls.__mro__:
+        if '__init__' not in vars(owner):
+            continue
+        parameters = inspect.signature(owner.__init__).parameters.values()
+        known |= {parameter.name for parameter in parameters}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    unknown = [key for key in arguments if key not in known]
+    return f'got an unexpected keyword argument {unknown[0]!r}' if unknown else None
+
+
+def _is_optimizer(cls: type) -> bool:
+    optim = getattr(sys.modules.get('torch'), 'optim', None)
+    return optim is not None and issubclass(cls, optim.Optimizer)
