@@ -20,6 +20,7 @@ from mmengine.optim import build_optim_wrapper
 from torch.nn.functional import cross_entropy
 
 import ftsgd_plugin  # noqa: F401
+from ftsgd_plugin.freezing import set_trainable
 from ftsgd_plugin.layers import list_layers
 from ftsgd_plugin.optim.schedule import trains
 
@@ -30,9 +31,7 @@ def open_top(model: torch.nn.Module, opened: int | None, blocks: int) -> None:
     """Let the top blocks train, or, for ``None``, everything (full fine-tuning)."""
     for layer in list_layers(model):
         wanted = opened is None or (layer.role != 'embed' and trains(layer.role, layer.block, opened, blocks))
-        for param in layer.params.values():
-            param.requires_grad_(wanted)
-            param.grad = None
+        set_trainable(layer.params.values(), wanted)
 
 
 def step_seconds(model, optim_wrapper, images, labels) -> float:

@@ -1,7 +1,7 @@
-"""Make exactly these layers train.
+"""Make exactly these layers train; the only module that writes ``requires_grad``.
 
-Frozen means: ``requires_grad=False``, ``grad is None``, in no optimizer group, eval mode after every ``train()``.
-Never a zero learning rate or a zero gradient: momentum and weight decay still move such weights.
+Frozen means ``requires_grad=False``, ``grad is None``, in no optimizer group, and eval mode after every ``train()``.
+Never a learning rate of zero or a zero gradient: momentum and weight decay still move such weights.
 """
 
 import difflib
@@ -9,29 +9,31 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from types import MethodType
 
+import torch
 from torch import nn
 
-from .layers import Layer, unwrap
+from .layers import Layer, list_layers, unwrap
 from .utils.errors import UserError
 
 Freeze = str | Sequence[str]
-_FROZEN_NAMES = '_ftsgd_frozen'  # names of the parameters that this module froze, kept on the model
+_FROZEN_NAMES = '_ftsgd_frozen'  # on the model: names of the parameters that freeze_layers froze
+_TRAINED = '_ftsgd_trained'  # on the model: ids of the parameters that trained when eval mode was last updated
 
 
 def select_layers(layers: Sequence[Layer], freeze: Freeze = 'embed') -> list[Layer]:
-    """The layers that ``freeze`` names, in order.
+    """Select the layers that ``freeze`` names, in the order of the list.
 
     Args:
         layers: Output of :func:`ftsgd_plugin.layers.list_layers`.
         freeze: ``'embed'``, the paper's choice (patch convolution and ``ln_pre``; stem and first stage of a convnet);
             ``'stem'``, the first layer alone; ``'none'``; or a list of layer names and globs (``['pos_embed',
-            'blocks.0.*']``).
+            'blocks.0.*']``). Defaults to ``'embed'``.
 
     Returns:
         list[Layer]: The selected layers.
 
     Raises:
-        UserError: A name or glob matches no layer, ``freeze`` is of another type, or nothing would be left to train.
+        UserError: A name or glob matches no layer, ``freeze`` has another type, or nothing would be left to train.
     """
     if freeze == 'none':
         return []
@@ -61,10 +63,30 @@ def _suggest(pattern: str, layers: Sequence[Layer]) -> str:
     return f'the layers run from {names[0]!r}, {names[1]!r} to {names[-1]!r}.'
 
 
+def set_trainable(params: Iterable[nn.Parameter], wanted: bool) -> bool:
+    """Let parameters train, or freeze them and drop their gradients. Repeated calls are fine.
+
+    Args:
+        params: The parameters.
+        wanted: Whether they train from now on.
+
+    Returns:
+        bool: Whether any parameter changed.
+    """
+    changed = False
+    for param in params:
+        if param.requires_grad != wanted:
+            param.requires_grad_(wanted)
+            changed = True
+        if not wanted:
+            param.grad = None
+    return changed
+
+
 def freeze_layers(model: nn.Module, layers: Iterable[Layer]) -> None:
     """Freeze exactly these layers and let the others train; may be called again with other layers.
 
-    A parameter that the model itself holds fixed (``frozen_stages``, a sine-cosine ``pos_embed``) stays so.
+    A parameter that the model itself holds fixed (``frozen_stages``, a sine-cosine ``pos_embed``) stays fixed.
 
     Args:
         model: The model, wrapped or not.
@@ -72,30 +94,44 @@ def freeze_layers(model: nn.Module, layers: Iterable[Layer]) -> None:
     """
     model, layers = unwrap(model), list(layers)
     earlier = getattr(model, _FROZEN_NAMES, ())
-    for name, param in model.named_parameters():
-        if name in earlier:
-            param.requires_grad_(True)
+    set_trainable((param for name, param in model.named_parameters() if name in earlier), True)
     frozen = {name: param for layer in layers for name, param in layer.params.items() if param.requires_grad}
-    for param in frozen.values():
-        param.requires_grad_(False)
-        param.grad = None
+    set_trainable(frozen.values(), False)
     setattr(model, _FROZEN_NAMES, tuple(frozen))
+    _set_eval_mode(model, layers)
 
-    _keep_in_eval_mode(model, layers)
 
+def keep_eval_mode(model: nn.Module) -> None:
+    """Keep layers in eval mode while none of their parameters trains, and release them when one does.
 
-def keep_closed_layers_in_eval_mode(model: nn.Module, layers: Sequence[Layer]) -> None:
-    """Put the modules of layers of which nothing trains into eval mode for good, and release the others.
+    A forward pre-hook of the model compares what trains with the last training step, so a scheduler that knows only
+    parameters (:class:`~ftsgd_plugin.optim.GradualUnfreezingLR`) may open and close layers. Repeated calls are fine.
 
     Args:
-        model: The model, not wrapped.
-        layers: ``list_layers(model)``.
+        model: The model, not wrapped, with a registered layer list.
     """
-    closed = [layer for layer in layers if not any(param.requires_grad for param in layer.params.values())]
-    _keep_in_eval_mode(model, closed)
+    if not hasattr(model, _TRAINED):
+        model.register_forward_pre_hook(_update_eval_mode)
+        setattr(model, _TRAINED, None)
 
 
-def _keep_in_eval_mode(model: nn.Module, layers: Iterable[Layer]) -> None:
+@torch._dynamo.disable
+def _update_eval_mode(model: nn.Module, args: tuple = ()) -> None:
+    if not model.training:
+        return
+    trained = [id(param) for param in model.parameters() if param.requires_grad]
+    if trained != getattr(model, _TRAINED):
+        layers = list_layers(model)  # listed here: a deep copy of the model (EMA) shares the hook, not the layers
+        _set_eval_mode(model, [x for x in layers if not any(param.requires_grad for param in x.params.values())])
+        setattr(model, _TRAINED, trained)
+
+
+def _set_eval_mode(model: nn.Module, layers: Iterable[Layer]) -> None:
+    """Put the modules of these layers into eval mode, to stay there, and release all others.
+
+    A held module has its own ``train``, as a backbone with ``frozen_stages`` overrides it in its class. What is held
+    is read from the modules, not from handles, because copies of the model (EMA, pickles) carry the override along.
+    """
     keep_eval = {id(module) for layer in layers for module in layer.modules.values()}
     for module in model.modules():
         held = isinstance(module.__dict__.get('train'), MethodType) and module.train.__func__ is _stay_in_eval_mode
@@ -114,5 +150,5 @@ def _stay_in_eval_mode(self: nn.Module, mode: bool = True) -> nn.Module:
     return self  # MMPretrain's backbones return None
 
 
-# Pickling a bound method stores its name: a module saved whole must come back with its class's own ``train``.
+# Pickling a bound method stores its name: a module saved whole must load with the ``train`` of its class.
 _stay_in_eval_mode.__name__ = 'train'

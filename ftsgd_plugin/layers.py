@@ -1,9 +1,9 @@
 """A classifier as an ordered list of named layers, from pixels to logits.
 
-This is the only file that knows architectures; freezing, unfreezing, gradient norms and cost reports all ask this list.
+This is the only file that knows architectures; freezing, unfreezing, gradient norms and cost reports all use this list.
 The names follow the layer lists of the paper's authors (arXiv 2211.09359, ``get_layers`` in their code).
 
-To teach it another backbone, write one function and register it::
+To add another backbone, write one function and register it::
 
     from ftsgd_plugin.layers import Entry, register_layer_list
 
@@ -14,7 +14,7 @@ To teach it another backbone, write one function and register it::
             yield Entry(f'blocks.{i}', 'block', f'blocks.{i}', block=i)
         yield Entry('post_norm', 'norm', 'norm')
 
-The last strings are attribute paths inside the backbone: modules or parameters. Whatever of the model lies outside the
+The last strings are attribute paths inside the backbone, of modules or parameters. Everything in the model outside the
 backbone is its head and needs no entry.
 """
 
@@ -43,7 +43,7 @@ class Layer:
         block: Index of the block from the input, or ``None`` outside blocks.
         group: The authors' coarser name, for figures, e.g. ``'trans0_attn'`` or ``'stage1'``.
         params: Full parameter name -> parameter, in the model's order. Never empty.
-        modules: Full module name -> module, the modules that belong wholly to this layer.
+        modules: Full module name -> module, for the modules all of whose parameters are in this layer.
     """
 
     name: str
@@ -66,15 +66,18 @@ class Layer:
 
 @dataclass(frozen=True, init=False)
 class Entry:
-    """A line of a layer list: a layer's name and role, and the attribute paths of its parts inside the backbone.
+    """One layer in a layer list: its name, its role, and the attribute paths of its parts inside the backbone.
 
     Args:
         name: Layer name.
         role: One of ``ROLES``.
         *members: Attribute paths (``'patch_embed.proj'``, ``'pos_embed'``) of modules or parameters. Paths that do not
-            exist, or hold no parameter, are skipped; an entry without any parameter is no layer.
+            exist or have no parameter are skipped, and so is an entry without any parameter.
         block: Block index, from the input; ``None`` outside blocks.
         group: The authors' coarser name. Defaults to ``name``.
+
+    Raises:
+        ValueError: ``role`` is not one of ``ROLES``.
     """
 
     name: str
@@ -99,7 +102,7 @@ def register_layer_list(*backbones: str | type[nn.Module]) -> Callable[[LayerLis
     """Register the layer list of one or more backbone classes (subclasses included).
 
     Args:
-        *backbones: Classes, or their import paths (``'package.module.Class'``), which keeps this file import-free.
+        *backbones: Classes, or their import paths (``'package.module.Class'``), which are not imported.
 
     Returns:
         Callable: Decorator for a generator function ``backbone -> Entry, Entry, ...`` in order from input to output.
@@ -116,9 +119,9 @@ def register_layer_list(*backbones: str | type[nn.Module]) -> Callable[[LayerLis
 def list_layers(model: nn.Module) -> list[Layer]:
     """List the layers of a classifier from input to output.
 
-    The model may be wrapped (``DistributedDataParallel``) and may hold its backbone at any depth
-    (``ImageClassifier.backbone``, a bare timm model). Works on the meta device. Layers share no parameter; a shared
-    parameter belongs to the layer that names it first.
+    The model may be wrapped (``DistributedDataParallel``), and its backbone may be at any depth
+    (``ImageClassifier.backbone``, or the model itself as in timm). Works on the meta device. A shared parameter belongs
+    to the layer that names it first.
 
     Args:
         model: A classifier whose backbone class is registered.
@@ -127,7 +130,7 @@ def list_layers(model: nn.Module) -> list[Layer]:
         list[Layer]: The layers. Every parameter of ``model`` is in exactly one of them.
 
     Raises:
-        UserError: No registered backbone is inside, or its list leaves out a parameter.
+        UserError: The model contains no registered backbone, or the list leaves out a parameter.
     """
     model = unwrap(model)
     prefix, backbone, entries = _find_backbone(model)
@@ -145,13 +148,13 @@ def list_layers(model: nn.Module) -> list[Layer]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside ``DistributedDataParallel`` or another wrapper with a ``module`` attribute."""
+    """Return the model inside ``DistributedDataParallel`` or another wrapper with a ``module`` attribute."""
     inner = getattr(model, 'module', None)
     return inner if isinstance(inner, nn.Module) else model
 
 
 def unwrap_state_dict(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """The state dict under the names of the model itself: without the ``module.`` that a wrapper puts before each."""
+    """Return a state dict under the names of the model itself, without the prefix ``module.`` that a wrapper adds."""
     return {name.removeprefix('module.'): value for name, value in state_dict.items()}
 
 
@@ -160,7 +163,7 @@ def _path(cls: type) -> str:
 
 
 def _find_backbone(model: nn.Module) -> tuple[str, nn.Module, LayerList]:
-    """The outermost module with a registered layer list: its name, itself, its list."""
+    """Find the outermost module with a registered layer list; return its name, the module and the list."""
     for name, module in model.named_modules():
         for cls in type(module).__mro__:
             if _path(cls) in _LAYER_LISTS:
@@ -174,7 +177,7 @@ def _find_backbone(model: nn.Module) -> tuple[str, nn.Module, LayerList]:
 
 
 def _resolve(entry: Entry, prefix: str, backbone: nn.Module, names: dict[int, str]) -> Layer:
-    """Turn an entry into a layer, taking its parameters out of ``names`` (id -> full name)."""
+    """Turn an entry into a layer and remove its parameters from ``names`` (id -> full name)."""
     params, modules = {}, {}
     for path in entry.members:
         member = backbone
@@ -190,7 +193,7 @@ def _resolve(entry: Entry, prefix: str, backbone: nn.Module, names: dict[int, st
 
 
 def _with_outer_head(layers: list[Layer], model: nn.Module, prefix: str, names: dict[int, str]) -> list[Layer]:
-    """Append what lies outside the backbone as the layer ``head`` (joined with the backbone's own head, if any)."""
+    """Append everything outside the backbone as the layer ``head``, merged with the head of the backbone."""
     params = {name: param for name, param in model.named_parameters() if id(param) in names}
     if not params:
         return layers
@@ -206,12 +209,12 @@ def _with_outer_head(layers: list[Layer], model: nn.Module, prefix: str, names: 
 
 
 def weight_norms(layers: Sequence[Layer]) -> torch.Tensor:
-    """L2 norms of the weights of all layers (L,), on the device."""
+    """Return the L2 norms of the weights of all layers (L,), on the device."""
     return stacked_norms([list(layer.params.values()) for layer in layers])
 
 
 def paper_parts(layers: Sequence[Layer]) -> dict[str, str]:
-    """Which part of the paper's gradient figure each group of layers is (section 3; the authors' notebooks).
+    """Map each group of layers to its part of the paper's gradient figure (section 3; the authors' notebooks).
 
     Their figure has one point for the embedding layer (patch convolution and ``ln_pre``; stem and first stage), one for
     the head (BiT's with the norm before it), and the layers between. It leaves out positional embedding, class token
@@ -221,10 +224,10 @@ def paper_parts(layers: Sequence[Layer]) -> dict[str, str]:
         layers: Output of :func:`ftsgd_plugin.layers.list_layers`.
 
     Returns:
-        dict: Group name -> ``'embed'``, ``'middle'``, ``'head'``, or ``''`` for what the figure leaves out; from input
-        to output.
+        dict: Group name -> ``'embed'``, ``'middle'``, ``'head'``, or ``''`` if the figure leaves it out; from input to
+        output.
     """
-    roles = {layer.group: layer.role for layer in layers}  # of a group's last layer: BiT's head holds its final norm
+    roles = {layer.group: layer.role for layer in layers}  # of a group's last layer: BiT's head includes the final norm
     names = {'embed': 'embed', 'block': 'middle', 'norm': 'middle', 'head': 'head'}
     parts = {group: names.get(role, '') for group, role in roles.items()}
     if 'position' in roles.values():
@@ -254,7 +257,7 @@ def _timm_vit(vit: nn.Module) -> Iterator[Entry]:
 
 @register_layer_list('open_clip.transformer.VisionTransformer')
 def _open_clip_vit(vit: nn.Module) -> Iterator[Entry]:
-    """open_clip's vision tower. The authors' lists leave out ``proj``, which therefore always trains."""
+    """open_clip's vision tower. The authors' lists leave out ``proj``, so it always trains."""
     yield from _vit_embedding('conv1', 'ln_pre', 'positional_embedding', 'class_embedding')
     for i in range(len(vit.transformer.resblocks)):
         path = f'transformer.resblocks.{i}'
@@ -277,7 +280,7 @@ def _timm_convnext(net: nn.Module) -> Iterator[Entry]:
 
 @register_layer_list('timm.models.resnetv2.ResNetV2')
 def _timm_resnetv2(net: nn.Module) -> Iterator[Entry]:
-    """timm's ``ResNetV2`` (BiT). The authors count the last norm to the head."""
+    """timm's ``ResNetV2`` (BiT). The authors count the last norm as part of the head."""
     stages = [[[f'stages.{k}.blocks.{j}'] for j in range(len(stage.blocks))] for k, stage in enumerate(net.stages)]
     yield from _convnet(['stem'], stages, 'conv-block-')
     yield Entry('post_norm', 'norm', 'norm', group='head')
@@ -309,7 +312,7 @@ def _mmpretrain_swin(net: nn.Module) -> Iterator[Entry]:
     block = 0
     for k, stage in enumerate(net.stages):
         for j in range(len(stage.blocks)):
-            merging = [f'stages.{k - 1}.downsample'] if j == 0 else []  # stored with the stage it leaves
+            merging = [f'stages.{k - 1}.downsample'] if j == 0 else []  # stored in the stage before it
             members = [*merging, f'stages.{k}.blocks.{j}']
             yield Entry(f'stages.{k}.blocks.{j}', 'block', *members, block=block, group=f'stage{k}')
             block += 1
@@ -325,19 +328,19 @@ def _vit_embedding(patch: str, ln_pre: str, pos_embed: str, *tokens: str) -> Ite
 
 
 def _transformer_block(i: int, path: str, *parts: Sequence[str]) -> Iterator[Entry]:
-    """The four layers of transformer block ``i`` at ``path``: the block's attributes of each."""
+    """The four layers of transformer block ``i`` at ``path``; ``parts`` are the block's attributes of each layer."""
     for name, attributes in zip(('norm1', 'attn', 'norm2', 'mlp'), parts):
         members = [f'{path}.{attribute}' for attribute in attributes]
         yield Entry(f'blocks.{i}.{name}', 'block', *members, block=i, group=f'trans{i}_{name}')
 
 
 def _convnet(stem: Sequence[str], stages: Sequence[Sequence[Sequence[str]]], group: str) -> Iterator[Entry]:
-    """Stem and stages of a convnet, block by block; the stem and the whole first stage are the embedding.
+    """Stem and stages of a convnet, block by block; the stem and the first stage are the embedding.
 
     Args:
         stem: Paths of the stem.
         stages: The paths of every block of every stage.
-        group: The authors' name of a stage, before its number.
+        group: The authors' name of a stage, without its number.
     """
     yield Entry('stem', 'embed', *stem)
     block = 0

@@ -1,15 +1,15 @@
-"""The promises of freezing, one by one."""
+"""Freezing, promise by promise."""
 
 import copy
 import io
 
 import pytest
 import torch
+from helpers.small_models import trained
 from torch import nn
 
-from ftsgd_plugin.freezing import freeze_layers, select_layers
+from ftsgd_plugin.freezing import freeze_layers, keep_eval_mode, select_layers, set_trainable
 from ftsgd_plugin.layers import list_layers
-from ftsgd_plugin.optim.report import FreezeReport, optimizer_state_bytes, predict_state_bytes
 from ftsgd_plugin.utils.errors import UserError
 
 
@@ -23,10 +23,6 @@ def freeze(model, choice):
     return layers
 
 
-def trained(model) -> set[str]:
-    return {name for name, param in model.named_parameters() if param.requires_grad}
-
-
 def test_embed_is_patch_convolution_and_ln_pre(vit):
     assert names(select_layers(list_layers(vit(pre_norm=True)), 'embed')) == ['patch_embed', 'ln_pre']
     assert names(select_layers(list_layers(vit(pre_norm=False)), 'embed')) == ['patch_embed']
@@ -36,7 +32,7 @@ def test_stem_none_names_and_globs(vit):
     layers = list_layers(vit(pre_norm=True))
     assert names(select_layers(layers, 'stem')) == ['patch_embed']
     assert select_layers(layers, 'none') == []
-    # The order is the list's, whatever the order of the patterns.
+    # Patterns in another order than the layers.
     assert names(select_layers(layers, ['blocks.0.*', 'pos_embed'])) == [
         'pos_embed',
         'blocks.0.norm1',
@@ -147,7 +143,7 @@ def test_deep_copy_freezes_its_own_modules(vit):
     twin = copy.deepcopy(model)
     twin.train()
     assert not twin.backbone.patch_embed.training
-    model.backbone.patch_embed.projection.training = True  # the copy must not reach back into the original
+    model.backbone.patch_embed.projection.training = True  # must not be reset through the copy
     twin.eval()
     assert model.backbone.patch_embed.projection.training
 
@@ -163,51 +159,36 @@ def test_a_model_saved_whole_loads_again(vit):
     loaded.train()
 
 
-@pytest.mark.parametrize(
-    'make',
-    [
-        lambda params: torch.optim.SGD(params, lr=0.1),
-        lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1),
-        lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, fused=True),
-        lambda params: torch.optim.AdamW(params, lr=0.1),
-        lambda params: torch.optim.AdamW(params, lr=0.1, amsgrad=True),
-        lambda params: torch.optim.RMSprop(params, lr=0.1),
-    ],
-    ids=['sgd', 'momentum', 'fused', 'adamw', 'amsgrad', 'rmsprop'],
-)
-def test_predicted_state_is_the_state_after_a_step(vit, make):
+def test_set_trainable_drops_gradients_and_returns_whether_anything_changed():
+    params = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2), requires_grad=False)]
+    for param in params:
+        param.grad = torch.ones(2)
+    assert set_trainable(params, False) and not set_trainable(params, False)
+    assert [param.grad for param in params] == [None, None]
+    assert set_trainable(params, True) and not set_trainable(params, True)
+    assert all(param.requires_grad for param in params)
+    assert not set_trainable([], True)
+
+
+def test_eval_mode_follows_parameters_that_are_frozen_without_the_model(vit):
     model = vit()
-    freeze(model, 'embed')
-    optimizer = make([param for param in model.parameters() if param.requires_grad])
-    predicted = predict_state_bytes(optimizer)
-    assert optimizer_state_bytes(optimizer) == 0
-    model(torch.randn(2, 3, 16, 16)).sum().backward()
-    optimizer.step()
-    assert predicted == optimizer_state_bytes(optimizer)
+    keep_eval_mode(model)
+    keep_eval_mode(model)
+    assert len(model._forward_pre_hooks) == 1
+    images = torch.randn(2, 3, 16, 16)
+    model.train()
+    for wanted in (False, True):
+        set_trainable(model.backbone.layers[1].parameters(), wanted)
+        model(images)
+        model.train()
+        assert {module.training for module in model.backbone.layers[1].ffn.modules()} == {wanted}
+        assert model.backbone.layers[0].ffn.training
 
 
-def test_an_optimizer_that_cannot_step_on_meta_is_unknown_not_fatal():
-    class Odd(torch.optim.SGD):
-        def step(self, closure=None):
-            raise RuntimeError('needs real tensors')
-
-    optimizer = Odd([nn.Parameter(torch.ones(2))], lr=0.1)
-    assert predict_state_bytes(optimizer) is None
-
-
-def test_report_counts_layers_parameters_and_bytes(vit):
+def test_eval_mode_follows_in_a_deep_copy_without_reaching_the_original(vit):
     model = vit()
-    model.backbone.cls_token.requires_grad = False
-    layers = freeze(model, 'embed')
-    groups = [param for param in model.parameters() if param.requires_grad]
-    report = FreezeReport.of(layers, 'embed', torch.optim.SGD(groups, lr=0.1, momentum=0.9))
-    patch = 16 * 3 * 8 * 8 + 16
-    total = sum(param.numel() for param in model.parameters())
-    assert report.frozen == (2, patch + 16, 4 * (patch + 16))
-    assert report.trained == (11, total - patch - 16, 4 * (total - patch - 16))
-    assert report.state_bytes == 4 * (total - patch - 16)
-    assert report.self_frozen == 16
-    text = str(report)
-    assert f'frozen      2 layers         {patch + 16:,} parameters' in text
-    assert 'of these 16 parameters are held fixed by the model itself' in text
-    assert f'{report.state_bytes / total:.2f} bytes per parameter' in text
+    keep_eval_mode(model)
+    twin = copy.deepcopy(model)
+    set_trainable(twin.backbone.layers[1].parameters(), False)
+    twin.train()(torch.randn(2, 3, 16, 16))
+    assert not twin.backbone.layers[1].ffn.training and model.train().backbone.layers[1].ffn.training

@@ -1,12 +1,14 @@
 """The layer list against the paper's counts (protocol of arXiv 2211.09359) and against the models themselves."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import timm
 import torch
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ftsgd_plugin.layers import ROLES, Entry, list_layers, register_layer_list
+from ftsgd_plugin.layers import ROLES, Entry, list_layers, register_layer_list, unwrap, unwrap_state_dict
 from ftsgd_plugin.utils.errors import UserError
 
 BLOCK = ['norm1', 'attn', 'norm2', 'mlp']
@@ -98,15 +100,15 @@ def test_convnets_are_listed_block_by_block_with_the_first_stage_as_embedding():
     assert layers[4].group == 'conv-block-1' and layers[-2].group == 'head'
 
 
-def test_downsampling_belongs_to_the_first_block_of_its_stage():
-    for net, first, names in (
-        (backbone(type='ConvNeXt', arch='atto'), 'stages.1.blocks.0', 'downsample_layers.1.'),
-        (timm.create_model('convnext_atto', num_classes=0), 'stages.1.blocks.0', 'stages.1.downsample.'),
-        (backbone(type='ResNet', depth=18), 'stages.1.blocks.0', 'layer2.0.downsample.'),
-        (backbone(type='SwinTransformer', arch='tiny'), 'stages.1.blocks.0', 'stages.0.downsample.'),
-    ):
-        owners = {layer.name for layer in list_layers(net) if any(name.startswith(names) for name in layer.params)}
-        assert owners == {first}
+@pytest.mark.parametrize('net, prefix', [
+    (lambda: backbone(type='ConvNeXt', arch='atto'), 'downsample_layers.1.'),
+    (lambda: timm.create_model('convnext_atto', num_classes=0), 'stages.1.downsample.'),
+    (lambda: backbone(type='ResNet', depth=18), 'layer2.0.downsample.'),
+    (lambda: backbone(type='SwinTransformer', arch='tiny'), 'stages.0.downsample.'),
+], ids=['mmpretrain convnext', 'timm convnext', 'resnet', 'swin'])  # fmt: skip
+def test_downsampling_belongs_to_the_first_block_of_its_stage(net, prefix):
+    owners = {layer.name for layer in list_layers(net()) if any(name.startswith(prefix) for name in layer.params)}
+    assert owners == {'stages.1.blocks.0'}
 
 
 def test_position_embedding_of_swin_is_a_position():
@@ -173,7 +175,7 @@ def test_timm_backbone_inside_mmpretrain():
 
 
 class Stem(nn.Module):
-    """A backbone nobody registered."""
+    """A backbone that is not registered."""
 
     def __init__(self):
         super().__init__()
@@ -201,7 +203,7 @@ def _forgetful_stem(net):
     yield Entry('stem', 'embed', 'conv')
 
 
-def test_unknown_backbone_is_told_how_to_register():
+def test_error_for_an_unknown_backbone_names_the_remedy():
     with pytest.raises(UserError, match=r"no layer list for Stem; register one with .*'Stem'.*Entry\(name, role"):
         list_layers(Stem())
 
@@ -216,5 +218,21 @@ def test_forgotten_parameter_is_an_error():
 
 
 def test_unknown_role_is_refused():
-    with pytest.raises(ValueError, match='embedding'):
+    with pytest.raises(ValueError, match="layer 'stem': role 'embedding' is not one of embed, position"):
         Entry('stem', 'embedding', 'conv')
+
+
+def test_entries_are_values_that_cannot_change():
+    entry = Entry('blocks.0', 'block', 'attn', 'mlp', block=0)
+    assert (entry.members, entry.block, entry.group) == (('attn', 'mlp'), 0, 'blocks.0')
+    assert entry == Entry('blocks.0', 'block', 'attn', 'mlp', block=0, group='blocks.0') != Entry('blocks.0', 'block')
+    with pytest.raises(FrozenInstanceError):
+        entry.role = 'norm'
+
+
+def test_state_dicts_of_wrapped_models_get_the_names_inside(vit):
+    wrapper = nn.Module()
+    wrapper.module = model = vit()
+    assert unwrap(wrapper) is model and unwrap(model) is model
+    expected = list(model.state_dict())
+    assert list(unwrap_state_dict(wrapper.state_dict())) == list(unwrap_state_dict(model.state_dict())) == expected

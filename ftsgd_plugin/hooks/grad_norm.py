@@ -1,9 +1,10 @@
-"""The gradient norm of every layer, during any training run."""
+"""Hook that records the gradient norm of every layer during training."""
 
 import csv
 import functools
 import io
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import nn
 from ..layers import list_layers, paper_parts, weight_norms
 from ..utils.errors import UserError
 from ..utils.norms import stacked_norms
+from ..utils.patching import replaced
 
 FILE_NAME = 'layer_grad_norms.csv'
 QUANTITIES = ('norm', 'norm_per_sqrt_n', 'norm_per_weight_norm')
@@ -29,9 +31,9 @@ class _Segment:
     """Sums over the steps of an interval in which the same layers had gradients.
 
     Attributes:
-        layers: Their indices.
+        layers: Indices of these L layers.
         total: Sums of their norms over the updates, then the number of updates (L + 1,); on the device.
-        steps: Calls of ``step``; more than the updates where the loss scaler skipped some.
+        steps: Number of calls of ``step``; more than updates if the loss scaler skipped some.
     """
 
     layers: tuple[int, ...]
@@ -45,18 +47,19 @@ class LayerGradNormHook(Hook):
 
     The gradients are those of the update: all accumulated batches, reduced over the ranks, divided by the loss scale,
     before clipping. No MMEngine hook sees them (``OptimWrapper.update_params`` steps and zeroes them), and torch's
-    hooks on ``Optimizer.step`` run after clipping; so ``optim_wrapper.step`` is called through this hook. A step that
-    the loss scaler skips is no update and is counted apart. Wrappers that update during the backward pass hand over
-    their gradients through ``optim_wrapper.observe_gradients(callback)``.
+    hooks on ``Optimizer.step`` run after clipping. So ``optim_wrapper.step`` is replaced during training and restored
+    afterwards. A step that the loss scaler skips is not an update and is counted separately. Wrappers that update
+    during the backward pass provide ``optim_wrapper.observe_gradients(callback)``, which calls ``callback(param,
+    grad)`` for each gradient and returns a handle with ``remove()``.
 
-    Norms stay on the device; they are fetched once per interval. Three quantities per layer: ``norm`` (L2, over all
+    Norms stay on the device and are fetched once per interval. Three quantities per layer: ``norm`` (L2, over all
     parameters of the layer), ``norm_per_sqrt_n`` (``norm`` over the square root of the layer's number of parameters)
     and ``norm_per_weight_norm`` (``norm`` over the L2 norm of the layer's weights at the start of the interval).
 
-    - ``layer_grad_norms.csv`` in the run's log folder (``work_dir/timestamp``, a new one when a run is resumed): per
+    - ``layer_grad_norms.csv`` in the run's log directory (``work_dir/timestamp``, a new one when a run is resumed): per
       interval a line for each layer with a gradient, in the order of the network. Columns: ``iter`` (iterations done),
       ``layer``, ``role``, ``block`` (empty outside blocks), ``parameters``, ``updates`` (in the mean), ``skipped``
-      (steps of the loss scaler), and the three quantities (empty where there is none: no update, or zero weights).
+      (steps that the loss scaler skipped), and the three quantities (empty without an update or with zero weights).
     - Every visualizer backend: ``norm/<layer>``, ``norm_per_sqrt_n/<layer>``, ``norm_per_weight_norm/<layer>``.
     - The log: ``grad/embed``, ``grad/middle`` (the largest of the layers between) and ``grad/head``, the paper's three
       parts of a network; a part without a gradient is absent. With a loss scaler also ``grad/skipped``.
@@ -64,10 +67,10 @@ class LayerGradNormHook(Hook):
     Frozen layers are absent, also those that open or close during training.
 
     Args:
-        interval (int): Iterations between two records. Defaults to 50, as the log's of this project's configs.
+        interval (int): Iterations between two records. Defaults to 50, the log interval of this project's configs.
 
     Raises:
-        UserError: ``interval`` is no positive whole number, or the run has several optimizers.
+        UserError: ``interval`` is not a positive whole number, or the run has several optimizers.
 
     Examples:
         >>> custom_hooks = [dict(type='LayerGradNormHook', interval=50)]
@@ -79,68 +82,71 @@ class LayerGradNormHook(Hook):
         if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
             raise UserError(f'LayerGradNormHook: interval={interval!r} is not a positive whole number of iterations.')
         self.interval = interval
-        self._optim_wrapper: OptimWrapper | None = None
+        self._undo = ExitStack()  # removes what before_train has put on the optimizer wrapper
         self._segments: list[_Segment] = []
         self._weights: torch.Tensor | None = None  # at the start of the interval (L,)
-        self._seen: dict[int, list[torch.Tensor]] = {}  # layer -> norms handed over during this backward pass
+        self._observed: dict[int, list[torch.Tensor]] = {}  # layer -> norms observed during this backward pass
         self._stepped: bool | torch.Tensor = False
 
     def before_train(self, runner: Runner) -> None:
-        """Find the layers, and stand between the run and ``optim_wrapper.step``."""
+        """List the layers and start to observe the updates."""
         self._layers = list_layers(runner.model)
         self._parts = paper_parts(self._layers)
         self._index = {id(param): i for i, layer in enumerate(self._layers) for param in layer.params.values()}
-        if self._optim_wrapper is runner.optim_wrapper:  # a second train() of the same runner
-            return
-        self._optim_wrapper = runner.optim_wrapper
-        if hasattr(self._optim_wrapper, 'observe_gradients'):
-            self._optim_wrapper.observe_gradients(self._see)
-        elif hasattr(self._optim_wrapper, 'optim_wrappers'):
-            raise UserError('LayerGradNormHook: knows runs with one optimizer only; take it out of custom_hooks.')
+        optim_wrapper = runner.optim_wrapper
+        self._scaled = hasattr(optim_wrapper, 'loss_scaler')
+        self._undo.close()  # of a run that ended with an exception
+        if hasattr(optim_wrapper, 'observe_gradients'):
+            self._undo.callback(optim_wrapper.observe_gradients(self._observe).remove)
+        elif hasattr(optim_wrapper, 'optim_wrappers'):
+            raise UserError(
+                'LayerGradNormHook: supports runs with one optimizer only; remove the hook from custom_hooks.'
+            )
         else:
-            self._stand_before_step(self._optim_wrapper)
+            self._measure_before_step(optim_wrapper)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        """At the start of an interval, the norms of the weights."""
+        """Compute the norms of the weights at the start of an interval."""
         if self._weights is None:
             self._weights = weight_norms(self._layers)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Close the update that happened during the backward pass, and record if it is time."""
-        if self._seen:
-            layers = tuple(sorted(self._seen))
-            self._add(layers, stacked_norms([self._seen[i] for i in layers]), True)
-            self._seen.clear()
+        """Add an update that happened during the backward pass, and record at the end of an interval."""
+        if self._observed:
+            layers = tuple(sorted(self._observed))
+            self._add(layers, stacked_norms([self._observed[i] for i in layers]), True)
+            self._observed.clear()
         if self.every_n_train_iters(runner, self.interval):
             self._record(runner, runner.iter + 1)
 
     def after_train(self, runner: Runner) -> None:
-        """Record what is left of the last interval."""
+        """Record the rest of the last interval and stop observing."""
         self._record(runner, runner.iter)
+        self._undo.close()
 
-    def _stand_before_step(self, optim_wrapper: OptimWrapper) -> None:
+    def _measure_before_step(self, optim_wrapper: OptimWrapper) -> None:
         step = optim_wrapper.step
-        if hasattr(optim_wrapper, 'loss_scaler'):
-            optim_wrapper.optimizer.register_step_post_hook(self._note_step)
+        if self._scaled:
+            self._undo.callback(optim_wrapper.optimizer.register_step_post_hook(self._note_step).remove)
 
-        @functools.wraps(step)  # with the mark by which MMEngine's schedulers know that they count its calls
+        @functools.wraps(step)  # keeps the mark by which MMEngine's schedulers know that they count its calls
         def measured_step(**kwargs) -> None:
             layers, norms = self._measure(optim_wrapper)
-            self._stepped = not hasattr(optim_wrapper, 'loss_scaler')
+            self._stepped = not self._scaled
             step(**kwargs)
             self._add(layers, norms, self._stepped)
 
-        optim_wrapper.step = measured_step
+        self._undo.enter_context(replaced(optim_wrapper, 'step', measured_step))
 
     def _note_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        """The loss scaler has let the optimizer step; a fused one decides itself and is told so on the device."""
+        """Note that the loss scaler has called the optimizer; a fused one reads on the device whether to skip."""
         found_inf = getattr(optimizer, 'found_inf', None)
         self._stepped = True if found_inf is None else found_inf == 0
 
     @torch._dynamo.disable
     def _measure(self, optim_wrapper: OptimWrapper) -> tuple[tuple[int, ...], torch.Tensor]:
-        """Layers with a gradient, and its norm in each."""
-        # What no optimizer holds is never zeroed: its gradient belongs to no update.
+        """Indices of the layers with a gradient, and its norm in each."""
+        # Gradients of parameters outside the optimizer are never zeroed and belong to no update.
         held = {id(param) for group in optim_wrapper.optimizer.param_groups for param in group['params']}
         grads = {}
         for i, layer in enumerate(self._layers):
@@ -150,14 +156,14 @@ class LayerGradNormHook(Hook):
         if not grads:
             return (), torch.zeros(0)
         norms = stacked_norms(list(grads.values()))
-        if hasattr(optim_wrapper, 'loss_scaler'):
+        if self._scaled:
             norms = norms / optim_wrapper.loss_scaler.scale(torch.ones_like(norms))  # get_scale() would synchronise
         return tuple(grads), norms
 
     @torch._dynamo.disable
-    def _see(self, param: nn.Parameter, grad: torch.Tensor) -> None:
-        """A parameter's gradient, before its update in the backward pass."""
-        self._seen.setdefault(self._index[id(param)], []).append(stacked_norms([[grad]])[0])
+    def _observe(self, param: nn.Parameter, grad: torch.Tensor) -> None:
+        """Note the norm of a gradient before its update in the backward pass."""
+        self._observed.setdefault(self._index[id(param)], []).append(stacked_norms([[grad]])[0])
 
     @torch._dynamo.disable
     def _add(self, layers: tuple[int, ...], norms: torch.Tensor, stepped: bool | torch.Tensor) -> None:
@@ -166,7 +172,7 @@ class LayerGradNormHook(Hook):
         Args:
             layers: Indices of the layers.
             norms: Their norms (L,).
-            stepped: Whether it was an update; a scalar tensor if only the device knows.
+            stepped: Whether it was an update; a scalar tensor if only the device has the answer.
         """
         row = torch.cat((norms, torch.ones_like(norms[:1])))
         if not self._segments or self._segments[-1].layers != layers:
@@ -220,17 +226,17 @@ class LayerGradNormHook(Hook):
         scalars = {part: math.hypot(*norms[part]) for part in ('embed', 'head') if norms[part]}
         if norms['middle']:
             scalars['middle'] = max(norms['middle'])
-        if hasattr(self._optim_wrapper, 'loss_scaler'):
+        if self._scaled:
             scalars['skipped'] = max(row['skipped'] for row in rows)
         for part in (*norms, 'skipped'):
             if part in scalars:
                 runner.message_hub.update_scalar(f'train/grad/{part}', scalars[part])
-            else:  # or the log would repeat the last value of a part that has closed
+            else:  # otherwise the log would repeat the last value of a part that was frozen
                 runner.message_hub.log_scalars.pop(f'train/grad/{part}', None)
 
 
 def _append(path: Path, rows: list[dict]) -> None:
-    """Append whole lines in one piece, below a header."""
+    """Append whole lines in a single write, below a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Optimizer wrapper constructors and wrappers, and the schedule of gradual unfreezing."""
+"""Optimizer wrapper constructor, SGD in the backward pass, and gradual unfreezing."""
 
 from .constructor import FreezeEmbedOptimWrapperConstructor
 from .data_parallel import InBackwardDataParallel
 from .gradual_unfreezing import GradualUnfreezingLR
-from .sgd_in_backward import SGDInBackwardOptimWrapper
+from .sgd_in_backward import InBackwardDataParallel, SGDInBackwardOptimWrapper
 
 __all__ = [
     'FreezeEmbedOptimWrapperConstructor',

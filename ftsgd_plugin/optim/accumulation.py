@@ -1,11 +1,11 @@
-"""Where gradient accumulation stands."""
+"""Gradient accumulation: is a window open?"""
 
 from mmengine.optim import OptimWrapper
 from torch.optim import Optimizer
 
 
 def at_update_boundary(optimizer: OptimWrapper | Optimizer) -> bool:
-    """Whether no accumulated gradient waits for its update.
+    """Whether the last update is complete, so that no accumulated gradient waits for one.
 
     Args:
         optimizer: MMEngine's wrapper (of one optimizer or several), or a bare optimizer, which accumulates nothing.

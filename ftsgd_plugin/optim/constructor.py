@@ -1,16 +1,16 @@
 """The optimizer wrapper constructor of freeze-embed."""
 
 import logging
-from contextlib import contextmanager
 
 from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from ..freezing import freeze_layers, select_layers
+from ..freezing import freeze_layers, keep_eval_mode, select_layers
 from ..layers import Layer, list_layers, unwrap
 from ..utils.errors import UserError
+from ..utils.patching import replaced
 from .ddp import follow_trained_parameters
 from .report import FreezeReport
 from .sgd_in_backward import SGDInBackwardOptimWrapper, refuse_reducer
@@ -25,6 +25,7 @@ _DEFAULT_KEYS = {
     'flat_decay_mult',
     'norm_decay_mult',
 }
+_NEED_WEIGHT_DECAY = {'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult'}
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -36,8 +37,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Every ``paramwise_cfg`` key of MMEngine's ``DefaultOptimWrapperConstructor`` keeps its meaning. Parameters with the
     same stage (role and block) and the same hyper-parameters share a group, in the order of the layer list; each group
-    carries ``name`` (its first layer), ``role`` and ``block`` (``None`` outside blocks). Frozen parameters are in none.
-    A shared parameter is listed once. Under ``DistributedDataParallel`` the reducer follows what trains.
+    stores ``name`` (its first layer), ``role`` and ``block`` (``None`` outside blocks). Frozen parameters are in no
+    group, a shared parameter is in one. Under ``DistributedDataParallel`` the reducer follows what trains.
 
     Args:
         optim_wrapper_cfg (dict): Config of the optimizer wrapper, with its ``optimizer``.
@@ -48,8 +49,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Raises:
         UserError: ``freeze`` matches nothing or leaves nothing to train, the backbone has no layer list, a decay
-            multiplier is given without the optimizer's ``weight_decay``, or wrapper and model wrapper do not go
-            together.
+            multiplier is given without the optimizer's ``weight_decay``, or the optimizer wrapper and the model
+            wrapper cannot be combined.
 
     Examples:
         >>> optim_wrapper = dict(
@@ -62,15 +63,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if isinstance(paramwise_cfg, dict) or paramwise_cfg is None:
             paramwise_cfg = dict(paramwise_cfg or {})
             paramwise_cfg.setdefault('freeze', 'embed')
-        try:
-            super().__init__(optim_wrapper_cfg, paramwise_cfg)
-        except ValueError as error:
-            if str(error) != 'base_wd should not be None':
-                raise
-            raise UserError(
-                'optim_wrapper: paramwise_cfg multiplies the weight decay but the optimizer has none; '
-                'add weight_decay=0. (or your value) to optim_wrapper.optimizer.'
-            ) from None
+        _require_weight_decay(optim_wrapper_cfg, paramwise_cfg)
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
         self.freeze = self.paramwise_cfg['freeze']
         self.layers: list[Layer] = []
         ignored = sorted(self.paramwise_cfg.keys() - _DEFAULT_KEYS - {'freeze'})
@@ -90,31 +84,44 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         Returns:
             OptimWrapper: The wrapper; the optimizer's groups hold the trained parameters only.
         """
-        self.layers = list_layers(model)
-        freeze_layers(model, select_layers(self.layers, self.freeze))
-        if not any(param.requires_grad for param in model.parameters()):
+        inner = unwrap(model)
+        self.layers = list_layers(inner)
+        frozen = select_layers(self.layers, self.freeze)
+        freeze_layers(inner, frozen)
+        if not any(param.requires_grad for param in inner.parameters()):
             raise UserError(
                 f'freeze={self.freeze!r} leaves nothing to train, as the model holds the rest fixed itself.'
             )
-        follow_trained_parameters(model)
-        with _without_parameter_lines():
-            optim_wrapper = super().__call__(model)
-        self._check(unwrap(model), optim_wrapper)
+        keep_eval_mode(inner)
+        follow_trained_parameters(model, inner)
+        optim_wrapper = super().__call__(model)
+        self._check(inner, optim_wrapper)
         if isinstance(optim_wrapper, SGDInBackwardOptimWrapper):
             refuse_reducer(model)
-        print_log(str(FreezeReport.of(self.layers, self.freeze, optim_wrapper.optimizer)), logger='current')
+        report = FreezeReport.of(self.layers, self.freeze, frozen, optim_wrapper.optimizer)
+        print_log(str(report), logger='current')
         return optim_wrapper
 
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: int | float | None = None
     ) -> None:
-        """MMEngine's rules for every parameter; at the root, merge its one group per parameter into few."""
-        super().add_params(params, module, prefix=prefix, is_dcn_module=is_dcn_module)
-        if not prefix:
-            params[:] = self._merge(params)
+        """Apply MMEngine's rules to every parameter; at the root, merge its one group per parameter into few."""
+        if prefix:
+            super().add_params(params, module, prefix=prefix, is_dcn_module=is_dcn_module)
+            return
+        with replaced(MMLogger.get_current_instance(), 'disabled', True):  # MMEngine logs lines for every parameter
+            super().add_params(params, module, is_dcn_module=is_dcn_module)
+        params[:] = self._merge(params)
+        shared = dict(module.named_parameters(remove_duplicate=False)).keys() - dict(module.named_parameters()).keys()
+        if shared and self.paramwise_cfg.get('bypass_duplicate'):
+            print_log(
+                f'bypass_duplicate: optimised under their first name only: {", ".join(sorted(shared))}.',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def _merge(self, groups: list[dict]) -> list[dict]:
-        """Join the groups (one parameter each) that agree in role, block and every hyper-parameter."""
+        """Merge the groups (one parameter each) that agree in role, block and every hyper-parameter."""
         options = {}
         for group in groups:
             (param,) = group['params']
@@ -132,22 +139,23 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         return list(merged.values())
 
     def _check(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
-        """Every trained parameter is in exactly one group, and no frozen one in any."""
+        """Assert that every trained parameter is in exactly one group, and no frozen one in any."""
         held = [id(param) for group in optim_wrapper.optimizer.param_groups for param in group['params']]
         trained = {id(param) for param in model.parameters() if param.requires_grad}
         assert len(held) == len(set(held)) and set(held) == trained, 'optimizer groups and trained parameters differ'
 
 
-@contextmanager
-def _without_parameter_lines():
-    """Silence MMEngine's line per parameter and option; warnings about duplicates still pass."""
-    logger = MMLogger.get_current_instance()
-
-    def keep(record: logging.LogRecord) -> bool:
-        return 'paramwise_options -- ' not in record.msg and 'is skipped since its requires_grad' not in record.msg
-
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
+def _require_weight_decay(optim_wrapper_cfg: dict, paramwise_cfg: dict | None) -> None:
+    """Refuse multipliers of a weight decay that the optimizer does not set; other mistakes are MMEngine's to report."""
+    optimizer = optim_wrapper_cfg.get('optimizer') if isinstance(optim_wrapper_cfg, dict) else None
+    if not isinstance(optimizer, dict) or optimizer.get('weight_decay') is not None:
+        return
+    if not isinstance(paramwise_cfg, dict):
+        return
+    custom = paramwise_cfg.get('custom_keys')
+    in_custom = isinstance(custom, dict) and any('decay_mult' in options for options in custom.values())
+    if in_custom or _NEED_WEIGHT_DECAY & paramwise_cfg.keys():
+        raise UserError(
+            'optim_wrapper: paramwise_cfg multiplies the weight decay but the optimizer has none; '
+            'add weight_decay=0. (or your value) to optim_wrapper.optimizer.'
+        )

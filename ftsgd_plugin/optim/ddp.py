@@ -1,74 +1,64 @@
-"""``torch.distributed`` and freezing: the reducer must believe what trains.
+"""Keep the reducer of ``DistributedDataParallel`` in step with what trains.
 
-MMEngine wraps the model before the optimizer constructor runs, so ``DistributedDataParallel`` waits for the gradients
-of layers that were frozen afterwards, and never reduces those that were unfrozen. Both are mended here: whenever the
-set of trained parameters has changed, the wrapper's reducer is built anew, just before the next forward pass.
+MMEngine wraps the model before the optimizer constructor runs, so the reducer waits for the gradients of layers that
+were frozen afterwards, and never reduces those of layers that were unfrozen. Whenever the set of trained parameters has
+changed, the reducer is rebuilt just before the next forward pass.
 """
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..freezing import keep_closed_layers_in_eval_mode
-from ..layers import list_layers, unwrap
 from ..utils.errors import UserError
-from .data_parallel import InBackwardDataParallel
+from .sgd_in_backward import InBackwardDataParallel
 
-_TRAINED = '_ftsgd_trained'  # ids of the parameters a wrapper's reducer was built for, kept on the wrapper
+_REDUCED = '_ftsgd_reduced'  # on the wrapper: ids of the parameters that its reducer was built for
 
 
-def follow_trained_parameters(model: nn.Module) -> None:
-    """Keep a model in step with the ``requires_grad`` of its parameters, from one forward pass to the next.
+def follow_trained_parameters(wrapped: nn.Module, model: nn.Module) -> None:
+    """Rebuild the reducers of a model whenever the ``requires_grad`` of its parameters has changed.
 
-    The reducer of every ``DistributedDataParallel`` in it is rebuilt for what trains; layers of which nothing trains
-    stay in eval mode. All ranks must freeze the same parameters at the same step.
+    All ranks must freeze the same parameters at the same step. Repeated calls are fine.
 
     Args:
-        model: The model as the runner holds it, wrapped or not.
+        wrapped: The model as the runner holds it; may be ``model`` itself.
+        model: The model inside, ``unwrap(wrapped)``.
 
     Raises:
         UserError: The model is wrapped in something whose reduction cannot follow (FSDP, DeepSpeed). Raised by a
             forward pass: what trains has changed under ``static_graph=True`` after the first backward pass; or the
-            model was wrapped after this call, so that nobody would rebuild the reducer.
+            model was wrapped after this call, so that nothing would rebuild the reducer.
     """
     # MMSeparateDistributedDataParallel is a DistributedDataParallel by name only: its children have the reducers.
-    wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel) and hasattr(m, 'reducer')]
-    inner = unwrap(model)
-    followed = bool(wrappers) or isinstance(model, InBackwardDataParallel)
-    if inner is not model and not followed and torch.distributed.is_initialized():
+    wrappers = [m for m in wrapped.modules() if isinstance(m, DistributedDataParallel) and hasattr(m, 'reducer')]
+    followed = bool(wrappers) or isinstance(wrapped, InBackwardDataParallel)
+    if model is not wrapped and not followed and torch.distributed.is_initialized():
         raise UserError(
-            f'model_wrapper_cfg: freezing under {type(model).__name__} is not supported; '
+            f'model_wrapper_cfg: freezing under {type(wrapped).__name__} is not supported; '
             "use model_wrapper_cfg=dict(type='MMDistributedDataParallel')."
         )
     for wrapper in wrappers:
-        if not hasattr(wrapper, _TRAINED):
+        if not hasattr(wrapper, _REDUCED):
             wrapper.register_forward_pre_hook(_rebuild_reducer_if_stale)
         _rebuild_reducer_if_stale(wrapper)
-    if not hasattr(inner, _TRAINED):
-        inner.register_forward_pre_hook(_close_layers_if_changed)
-        setattr(inner, _TRAINED, None)
+    if _refuse_late_wrapper not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_refuse_late_wrapper)
 
 
 @torch._dynamo.disable
-def _close_layers_if_changed(model: nn.Module, args: tuple = ()) -> None:
-    if not model.training:
-        return
+def _refuse_late_wrapper(model: nn.Module, args: tuple = ()) -> None:
     wrapper = getattr(DistributedDataParallel, '_active_ddp_module', None)
-    if wrapper is not None and not hasattr(wrapper, _TRAINED):
+    if model.training and wrapper is not None and not hasattr(wrapper, _REDUCED):
         raise UserError(
             'the model was wrapped in DistributedDataParallel after its optimizer had been built, so gradients of '
             'layers that open later would not be reduced; wrap the model first, then build the optimizer.'
         )
-    trained = [id(param) for param in model.parameters() if param.requires_grad]
-    if trained != getattr(model, _TRAINED):
-        keep_closed_layers_in_eval_mode(model, list_layers(model))
-        setattr(model, _TRAINED, trained)
 
 
 @torch._dynamo.disable
 def _rebuild_reducer_if_stale(wrapper: DistributedDataParallel, args: tuple = ()) -> None:
     trained = [id(param) for param in wrapper.module.parameters() if param.requires_grad]
-    if trained == getattr(wrapper, _TRAINED, None) or not trained:
+    if trained == getattr(wrapper, _REDUCED, None) or not trained:
         return
     if wrapper.static_graph and wrapper._static_graph_delay_allreduce_enqueued:  # set by the first backward pass
         raise UserError(
@@ -85,4 +75,4 @@ def _rebuild_reducer_if_stale(wrapper: DistributedDataParallel, args: tuple = ()
         wrapper.logger._set_static_graph()
     for hook, state in wrapper._comm_hooks:
         torch.distributed._register_comm_hook(wrapper.reducer, state, hook)
-    setattr(wrapper, _TRAINED, trained)
+    setattr(wrapper, _REDUCED, trained)

@@ -1,6 +1,5 @@
 """Exponential gradual unfreezing as a parameter scheduler."""
 
-from collections.abc import Callable
 from functools import wraps
 
 import torch
@@ -10,7 +9,9 @@ from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
 from mmpretrain.registry import PARAM_SCHEDULERS
 from torch.optim import Optimizer
 
+from ..freezing import set_trainable
 from ..utils.errors import UserError
+from ..utils.patching import replaced
 from .accumulation import at_update_boundary
 from .schedule import lr_factor, open_blocks, trains
 
@@ -20,33 +21,32 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
     """Open the blocks from the top, one after another, while the learning rate decays exponentially.
 
     Source: "How to Fine-Tune Vision Models with SGD" (arXiv 2211.09359) and its authors' code (``layer-wise-tune``).
-    At step e of E, with W steps of warm-up, C of cool-down, L blocks, ``T = max(1, E - W - C)`` and
-    ``eff = max(0, e - W)``, ``floor(L * eff / (T - 1))`` blocks train (all if ``e >= E - C`` or ``T = 1``) at
-    ``base * exp(decay * (1 - eff / (T - 1)))``: 41.68 times the base at first, the base at the end.
+    The formulas, with example values, are in :mod:`ftsgd_plugin.optim.schedule`: the head trains first, at 41.68 times
+    the base learning rate; at the end everything trains at the base learning rate.
 
-    The scheduler sets ``requires_grad`` itself, of the parameters in the optimizer's groups, by the ``role`` and
-    ``block`` that ``FreezeEmbedOptimWrapperConstructor`` stores there. It needs no runner and no hook. What trains is
-    a function of the step alone, so that loading a state restores it. Inside an accumulation window a change waits for
-    the window's update. Code compiled by ``torch.compile`` is compiled anew at a change.
+    The scheduler sets ``requires_grad`` of the parameters in the optimizer's groups, by the ``role`` and ``block`` that
+    ``FreezeEmbedOptimWrapperConstructor`` stores there. It needs no runner and no hook. What trains is a function of
+    the step alone, so loading a state restores it. Inside an accumulation window a change waits for the update of the
+    window. Code compiled by ``torch.compile`` is recompiled at a change.
 
-    The learning rate is applied as a factor to whatever it is, so that other schedulers compose: before ``begin`` it
-    is left to them (a linear warm-up), and a rate that another scheduler has brought to zero stays zero.
+    The learning rate is multiplied by a factor, so other schedulers compose: before ``begin`` the rate is left to them
+    (a linear warm-up), and a rate that another scheduler has set to zero stays zero.
 
     Args:
         optimizer (OptimWrapper | Optimizer): Wrapper or optimizer with named groups.
         decay (float): Exponent of the learning rate at the start. Defaults to 3.73.
         warmup (int): Steps at the start with the head alone, at the first learning rate. Defaults to 0.
         cooldown (int): Steps at the end with everything open, at the base learning rate. Defaults to 0.
-        begin (int): Step at which it starts; before, only the head trains. Defaults to 0.
-        end (int): Step at which it ends; from there on everything trains. The runner fills in the length of the run.
+        begin (int): Step at which it starts; before it only the head trains. Defaults to 0.
+        end (int): Step at which it ends; from it on everything trains. The runner fills in the length of the run.
         last_step (int): Must be -1: a state is resumed by ``load_state_dict``.
         by_epoch (bool): Steps are epochs, otherwise iterations. ``convert_to_iter_based=True`` in a config turns
             epochs into iterations. Defaults to True.
         verbose (bool): Print every value. Defaults to False.
 
     Raises:
-        UserError: The groups carry no roles, there is no block to open, ``end`` is missing, or ``warmup`` or
-            ``cooldown`` is not a whole number from 0 on.
+        UserError: The groups have no roles, no block can be opened, ``end`` is missing, or ``warmup`` or ``cooldown``
+            is not a whole number from 0 on.
 
     Examples:
         >>> param_scheduler = dict(type='GradualUnfreezingLR', by_epoch=True)
@@ -75,20 +75,17 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         groups = _groups(optimizer)
         if not groups or any('role' not in group for group in groups):
             raise UserError(
-                'GradualUnfreezingLR: the optimizer groups do not say which layer they belong to; set '
+                'GradualUnfreezingLR: the optimizer groups do not name their layers; set '
                 "optim_wrapper.constructor='FreezeEmbedOptimWrapperConstructor'."
             )
         indices = [group['block'] for group in groups if group['block'] is not None]
         if not indices:
             raise UserError('GradualUnfreezingLR: no block trains, so there is none to open; freeze fewer layers.')
         self.blocks = max(indices) + 1
-        self._outer: list[float] = []  # what the other schedulers make of each learning rate
-        self._applied: list[float] = []  # what this one left there
-        self._waiting = False
+        self._outer: list[float] = []  # learning rates as the other schedulers set them
+        self._applied: list[float] = []  # learning rates as this scheduler set them last
+        self._waiting: replaced | None = None  # while a change waits for the end of an accumulation window
         super().__init__(optimizer, begin=begin, end=end, last_step=last_step, by_epoch=by_epoch, verbose=verbose)
-        if isinstance(optimizer, BaseOptimWrapper):
-            # The end of every window, also of one whose update a loss scaler skips.
-            optimizer.zero_grad = _then(optimizer.zero_grad, self._open_what_waits)
 
     @classmethod
     def build_iter_from_epoch(
@@ -118,15 +115,19 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         return open_blocks(step, self.blocks, self.end - self.begin, self.warmup, self.cooldown)
 
     def step(self) -> None:
-        """Go on by one step: learning rates and what trains."""
+        """Advance by one step: learning rates and what trains."""
         super().step()
         if at_update_boundary(self.optimizer):
             self._open()
-        else:
-            self._waiting = True
+        elif self._waiting is None:
+            self._open_after_window()
+
+    def state_dict(self) -> dict:
+        """Everything but the optimizer and a pending change: accumulated gradients are not saved either."""
+        return {key: value for key, value in super().state_dict().items() if key != '_waiting'}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load a state and let train what trains at its step.
+        """Load a state and let exactly those parameters train that train at its step.
 
         Raises:
             UserError: It belongs to a model with another number of blocks.
@@ -136,17 +137,17 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
                 f'GradualUnfreezingLR: the state is of a model with {state_dict["blocks"]} blocks, this one has '
                 f'{self.blocks}; resume with the model it was written for.'
             )
-        super().load_state_dict(state_dict)
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != '_waiting'})
         self._open()
 
     def _get_value(self) -> list[float]:
-        """The learning rates of this step, from what the other schedulers make of them."""
+        """The learning rates of this step, from those that the other schedulers set."""
         factor = lr_factor(self.last_step, self.end - self.begin, self.warmup, self.cooldown, self.decay)
         rates = [group['lr'] for group in self.optimizer.param_groups]
         if not self._outer:
             self._outer = rates
         else:
-            # Where nobody else has changed it, not rate * factor / previous: thousands of steps would add up rounding.
+            # If no other scheduler has changed the rate, do not divide: rounding would add up over thousands of steps.
             before = lr_factor(self.last_step - 1, self.end - self.begin, self.warmup, self.cooldown, self.decay)
             self._outer = [
                 outer if rate == applied else rate / before
@@ -155,33 +156,30 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         self._applied = [outer * factor for outer in self._outer]
         return list(self._applied)
 
-    def _open_what_waits(self) -> None:
-        if self._waiting and at_update_boundary(self.optimizer):
-            self._open()
+    def _open_after_window(self) -> None:
+        """Open when the window ends. Its last call is ``zero_grad``, even if a loss scaler skips the update."""
+        zero_grad = self.optimizer.zero_grad
+
+        @wraps(zero_grad)
+        def zero_grad_and_open(*args, **kwargs) -> None:
+            zero_grad(*args, **kwargs)
+            if at_update_boundary(self.optimizer):
+                self._open()
+
+        self._waiting = replaced(self.optimizer, 'zero_grad', zero_grad_and_open)
 
     def _open(self) -> None:
         """Let exactly those parameters train that train at this step."""
-        self._waiting, opened, changed = False, self.open_blocks, False
-        for group in _groups(self.optimizer):
-            wanted = trains(group['role'], group['block'], opened, self.blocks)
-            for param in group['params']:
-                if param.requires_grad != wanted:
-                    changed = True
-                    param.requires_grad_(wanted)
-                if not wanted:
-                    param.grad = None
-        if changed:
+        if self._waiting is not None:
+            self._waiting.undo()
+            self._waiting = None
+        opened = self.open_blocks
+        changed = [
+            set_trainable(group['params'], trains(group['role'], group['block'], opened, self.blocks))
+            for group in _groups(self.optimizer)
+        ]
+        if any(changed):
             torch._dynamo.reset()  # compiled code keeps the backward pass it was compiled with
-
-
-def _then(method: Callable, callback: Callable[[], None]) -> Callable:
-    @wraps(method)
-    def both(*args, **kwargs):
-        result = method(*args, **kwargs)
-        callback()
-        return result
-
-    return both
 
 
 def _optimizers(optimizer: BaseOptimWrapper | Optimizer) -> list[Optimizer]:
@@ -191,5 +189,5 @@ def _optimizers(optimizer: BaseOptimWrapper | Optimizer) -> list[Optimizer]:
 
 
 def _groups(optimizer: BaseOptimWrapper | Optimizer) -> list[dict]:
-    """The real groups; MMEngine's wrapper shows one more."""
+    """The real groups; ``OptimWrapper.param_groups`` has an additional one."""
     return [group for inner in _optimizers(optimizer) for group in inner.param_groups]

@@ -1,4 +1,4 @@
-"""What was decided at the start of a run, as counts."""
+"""Counts of what trains, and the size of the optimizer state, at the start of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..freezing import Freeze, select_layers
+from ..freezing import Freeze
 from ..layers import Layer
+from ..utils.format import format_bytes
 
 
 def optimizer_state_bytes(optimizer: Optimizer) -> int:
-    """Bytes of optimizer state that exist now (0 before the first step)."""
+    """Bytes of optimizer state allocated so far (0 before the first step)."""
     return sum(
         value.numel() * value.element_size()
         for state in optimizer.state.values()
@@ -22,7 +23,7 @@ def optimizer_state_bytes(optimizer: Optimizer) -> int:
 
 
 def predict_state_bytes(optimizer: Optimizer) -> int | None:
-    """Bytes of state the optimizer will keep, found by one step of its twin on the meta device.
+    """Bytes of state that the optimizer will keep, from one step of a copy on the meta device.
 
     Returns:
         int | None: Bytes, or ``None`` for an optimizer that cannot step on meta tensors.
@@ -37,14 +38,14 @@ def predict_state_bytes(optimizer: Optimizer) -> int | None:
     try:
         twin_optimizer = type(optimizer)(groups, lr=optimizer.param_groups[0].get('lr', 1e-3))
         twin_optimizer.step()
-    except Exception:  # any optimizer may be configured; the report is no reason to stop a run
+    except Exception:  # any optimizer may be configured; a missing number must not stop the run
         return None
     return optimizer_state_bytes(twin_optimizer)
 
 
 @dataclass(frozen=True)
 class FreezeReport:
-    """What was decided at the start of a run, as counts.
+    """Counts of layers, parameters and bytes that train and that are frozen.
 
     Attributes:
         freeze: The ``freeze`` option.
@@ -64,10 +65,19 @@ class FreezeReport:
     self_frozen: int = 0
 
     @classmethod
-    def of(cls, layers: Sequence[Layer], freeze: Freeze, optimizer: Optimizer) -> 'FreezeReport':
-        """Count what trains now. A layer counts as frozen when none of its parameters trains."""
+    def of(
+        cls, layers: Sequence[Layer], freeze: Freeze, selected: Sequence[Layer], optimizer: Optimizer
+    ) -> 'FreezeReport':
+        """Count what trains now. A layer counts as frozen when none of its parameters trains.
+
+        Args:
+            layers: All layers of the model.
+            freeze: The ``freeze`` option.
+            selected: The layers that it selected.
+            optimizer: The optimizer over the trained parameters.
+        """
         trained, frozen, self_frozen = [0, 0, 0], [0, 0, 0], 0
-        chosen = {layer.name for layer in select_layers(layers, freeze)}
+        chosen = {layer.name for layer in selected}
         for layer in layers:
             trains = any(param.requires_grad for param in layer.params.values())
             (trained if trains else frozen)[0] += 1
@@ -91,15 +101,12 @@ class FreezeReport:
         total = self.trained[1] + self.frozen[1]
         lines = [f'freeze={self.freeze!r}']
         for word, (count, params, size) in (('trained', self.trained), ('frozen', self.frozen)):
-            lines.append(f'  {word:<8} {count:>4} layers {params:>13,} parameters {params / total:>8.2%} {_mb(size)}')
+            share = f'{params:>13,} parameters {params / total:>8.2%}'
+            lines.append(f'  {word:<8} {count:>4} layers {share} {format_bytes(size)}')
         if self.self_frozen:
             lines.append(f'           of these {self.self_frozen:,} parameters are held fixed by the model itself')
         state = 'unknown before the first step'
         if self.state_bytes is not None:
-            state = f'{_mb(self.state_bytes)} of state, {self.state_bytes / total:.2f} bytes per parameter'
+            state = f'{format_bytes(self.state_bytes)} of state, {self.state_bytes / total:.2f} bytes per parameter'
         lines.append(f'  {self.optimizer}: {self.groups} parameter groups, {state}')
         return '\n'.join(lines)
-
-
-def _mb(size: int) -> str:
-    return f'{size / 1e6:,.2f} MB'

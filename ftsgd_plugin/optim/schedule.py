@@ -1,7 +1,15 @@
-"""Gradual unfreezing as pure functions of the step (paper's code: ``layer-wise-tune``).
+"""Gradual unfreezing as pure functions of the step: the only copy of the formula.
 
-A step is an epoch or an iteration. Of ``total`` steps the first ``warmup`` train the head only and the last
-``cooldown`` everything; between them blocks open from the top, one after another.
+Source: the code of the paper's authors (arXiv 2211.09359, ``layer-wise-tune``). A step is an epoch or an iteration. Of
+``total`` steps the first ``warmup`` train the head only, at the first learning rate, and the last ``cooldown`` train
+everything at the base learning rate. Between them blocks open from the top, one after another:
+
+    T         = max(1, total - warmup - cooldown)
+    eff       = max(0, step - warmup)
+    open      = floor(blocks * eff / (T - 1))
+    lr / base = exp(decay * (1 - eff / (T - 1)))
+
+Everything trains at the base rate if ``step >= total - cooldown`` or ``T = 1``.
 """
 
 import math
@@ -12,13 +20,20 @@ def _span(total: int, warmup: int, cooldown: int) -> int:
 
 
 def open_blocks(step: int, blocks: int, total: int, warmup: int = 0, cooldown: int = 0) -> int:
-    """How many blocks train, counted from the head: ``floor(blocks * eff / (T - 1))``.
+    """Return how many blocks train, counted from the head.
 
     Args:
-        step: Counted from 0; before 0 nothing is open, from ``total`` on everything.
+        step: Counted from 0. Before 0 no block is open, from ``total`` on all are.
         blocks: Number of blocks of the model.
-        total: Steps of the schedule.
-        warmup, cooldown: Steps at its ends; ``T = max(1, total - warmup - cooldown)``, ``eff = max(0, step - warmup)``.
+        total: Number of steps of the schedule.
+        warmup: Steps at the start with no block open. Defaults to 0.
+        cooldown: Steps at the end with all blocks open. Defaults to 0.
+
+    Examples:
+        >>> [open_blocks(step, blocks=12, total=20) for step in range(20)]
+        [0, 0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 6, 7, 8, 8, 9, 10, 10, 11, 12]
+        >>> [open_blocks(step, blocks=12, total=8, warmup=1, cooldown=2) for step in range(8)]
+        [0, 0, 3, 6, 9, 12, 12, 12]
     """
     if step < 0:
         return 0
@@ -29,11 +44,20 @@ def open_blocks(step: int, blocks: int, total: int, warmup: int = 0, cooldown: i
 
 
 def lr_factor(step: int, total: int, warmup: int = 0, cooldown: int = 0, decay: float = 3.73) -> float:
-    """The learning rate as a multiple of the base: ``exp(decay * (1 - eff / (T - 1)))``, 1 at the end.
+    """Return the learning rate as a multiple of the base rate.
 
     Args:
-        step, total, warmup, cooldown: As in :func:`open_blocks`.
-        decay: Exponent at the start; 3.73 gives 41.68.
+        step: Counted from 0.
+        total: Number of steps of the schedule.
+        warmup: Steps at the start at the first rate. Defaults to 0.
+        cooldown: Steps at the end at the base rate. Defaults to 0.
+        decay: Exponent at the start. Defaults to 3.73, that is 41.68 times the base rate.
+
+    Examples:
+        >>> [round(lr_factor(step, total=5), 2) for step in range(5)]
+        [41.68, 16.4, 6.46, 2.54, 1.0]
+        >>> [round(lr_factor(step, total=8, warmup=1, cooldown=2), 2) for step in range(8)]
+        [41.68, 41.68, 16.4, 6.46, 2.54, 1.0, 1.0, 1.0]
     """
     span = _span(total, warmup, cooldown)
     if step >= total - cooldown or span == 1:
@@ -42,10 +66,22 @@ def lr_factor(step: int, total: int, warmup: int = 0, cooldown: int = 0, decay: 
 
 
 def trains(role: str, block: int | None, opened: int, blocks: int) -> bool:
-    """Whether a layer trains while the top ``opened`` of ``blocks`` blocks are open.
+    """Return whether a layer trains while the top ``opened`` of ``blocks`` blocks are open.
 
-    Nothing open: head and CLIP's projection. Some: the final norm too. All: everything, the position embedding and the
-    class token included (and the embedding, unless the constructor froze it for good).
+    With none open the head and CLIP's projection train; with some open the final norm too; with all open everything,
+    the position embedding and class token included (and the embedding, unless the constructor froze it permanently).
+
+    Args:
+        role: The layer's role, one of :data:`ftsgd_plugin.layers.ROLES`.
+        block: The layer's block, counted from the input; ``None`` outside blocks.
+        opened: Number of open blocks, from :func:`open_blocks`.
+        blocks: Number of blocks of the model.
+
+    Examples:
+        >>> [trains('block', block, opened=1, blocks=3) for block in range(3)]
+        [False, False, True]
+        >>> [trains(role, None, opened=1, blocks=3) for role in ('embed', 'position', 'norm', 'head')]
+        [False, False, True, True]
     """
     if role in ('head', 'projection'):
         return True

@@ -1,16 +1,19 @@
 """SGD whose updates happen inside the backward pass, so that gradients never exist together."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import broadcast, get_world_size
 from mmengine.optim import OptimWrapper
+from mmengine.registry import MODEL_WRAPPERS  # the runner looks in the root registry only
 from mmengine.runner.amp import autocast
 from mmpretrain.registry import OPTIM_WRAPPERS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.sgd import sgd
+from torch.utils.hooks import RemovableHandle
 
 from ..utils.errors import UserError
 
@@ -21,8 +24,8 @@ _NAME = "optim_wrapper.type='SGDInBackwardOptimWrapper'"
 class SGDInBackwardOptimWrapper(OptimWrapper):
     """Update each parameter, and free its gradient, as soon as the gradient is complete.
 
-    The numbers are those of ``torch.optim.SGD`` without momentum, bit by bit in float32. Memory is 4 bytes per
-    parameter and the gradient of the largest layer, instead of 8 per parameter. Learning rates are read at the time of
+    Results are bit-identical to ``torch.optim.SGD`` without momentum in float32. Memory is 4 bytes per parameter plus
+    the gradient of the largest layer, instead of 8 bytes per parameter. Learning rates are read at the time of
     the update, so schedulers work as usual; frozen parameters get no gradient and no update.
 
     With several processes the gradient is averaged over the ranks before the update, parameter by parameter in the
@@ -68,18 +71,23 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
             )
         super().__init__(optimizer)
         self.dtype = dtype
-        self._observers: list[Callable[[nn.Parameter, torch.Tensor], None]] = []
+        self._observers: OrderedDict[int, Callable[[nn.Parameter, torch.Tensor], None]] = OrderedDict()
         # By index: loading a state replaces the groups.
         self._group_of = {param: i for i, group in enumerate(optimizer.param_groups) for param in group['params']}
         for param in self._group_of:
             param.register_post_accumulate_grad_hook(self._update)
 
-    def observe_gradients(self, callback: Callable[[nn.Parameter, torch.Tensor], None]) -> None:
+    def observe_gradients(self, callback: Callable[[nn.Parameter, torch.Tensor], None]) -> RemovableHandle:
         """Call ``callback(param, grad)`` for each gradient, averaged over the ranks, before its update.
 
         The gradient is freed afterwards: keep a norm or a copy, not the tensor.
+
+        Returns:
+            RemovableHandle: Its ``remove()`` ends the calls.
         """
-        self._observers.append(callback)
+        handle = RemovableHandle(self._observers)
+        self._observers[handle.id] = callback
+        return handle
 
     @torch.no_grad()
     def _update(self, param: nn.Parameter) -> None:
@@ -87,7 +95,7 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         if world > 1:
             param.grad.div_(world)
             torch.distributed.all_reduce(param.grad)
-        for callback in self._observers:
+        for callback in self._observers.values():
             callback(param, param.grad)
         group = self.optimizer.param_groups[self._group_of[param]]
         sgd(
@@ -106,7 +114,7 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast, if asked for.
+        """Autocast if ``dtype`` is set.
 
         Raises:
             UserError: ``model`` is wrapped in ``DistributedDataParallel``.
@@ -118,9 +126,53 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
 
 
 def refuse_reducer(model: nn.Module) -> None:
-    """Refuse a model whose gradients ``DistributedDataParallel`` reduces, late and all together."""
+    """Raise a ``UserError`` if ``DistributedDataParallel``, which keeps all gradients, reduces those of the model."""
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise UserError(
             f'{_NAME} cannot be combined with model_wrapper_cfg.type={type(model).__name__!r}, which keeps every '
             "gradient and reduces it after the update; use model_wrapper_cfg=dict(type='InBackwardDataParallel')."
         )
+
+
+@MODEL_WRAPPERS.register_module()
+class InBackwardDataParallel(nn.Module):
+    """Model wrapper of ``SGDInBackwardOptimWrapper`` for several processes; it does not reduce gradients itself.
+
+    All ranks start with the weights of rank 0; the optimizer wrapper averages the gradients. There are no buckets, so
+    gradients never exist together.
+
+    Args:
+        module (BaseModel): The model; its parameters and buffers are broadcast from rank 0.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        for tensor in [*module.parameters(), *module.buffers()]:
+            broadcast(tensor.data, src=0)
+
+    def train_step(self, data: dict | tuple | list, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
+        """Run the training step of the module.
+
+        Raises:
+            UserError: ``optim_wrapper`` leaves the reduction to the model wrapper, and this one does none.
+        """
+        if not hasattr(optim_wrapper, 'observe_gradients'):
+            raise UserError(
+                f"model_wrapper_cfg.type='InBackwardDataParallel' cannot be combined with optim_wrapper.type="
+                f'{type(optim_wrapper).__name__!r}: the gradients of the ranks would not be averaged; use '
+                "type='SGDInBackwardOptimWrapper', or remove model_wrapper_cfg."
+            )
+        return self.module.train_step(data, optim_wrapper)
+
+    def val_step(self, data: dict | tuple | list) -> list:
+        """Run the validation step of the module."""
+        return self.module.val_step(data)
+
+    def test_step(self, data: dict | tuple | list) -> list:
+        """Run the test step of the module."""
+        return self.module.test_step(data)
+
+    def forward(self, *args, **kwargs):
+        """Run the forward pass of the module."""
+        return self.module(*args, **kwargs)

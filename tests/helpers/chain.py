@@ -1,4 +1,4 @@
-"""A network with a layer list of its own, for runs in two processes."""
+"""A tiny network with its own layer list, for runs in two processes."""
 
 import torch
 from torch import nn
@@ -28,3 +28,9 @@ def _chain(net):
     for i in range(len(net.blocks)):
         yield Entry(f'blocks.{i}', 'block', f'blocks.{i}', block=i)
     yield Entry('head', 'head', 'head')
+
+
+def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs (8, 8) and labels (8,) of a step."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(8, 8, generator=generator), torch.randint(3, (8,), generator=generator)

@@ -1,4 +1,7 @@
-"""The seven backbones, small: the same classes of timm and open_clip with few or narrow blocks."""
+"""The one table of tiny models: the seven backbones of the paper with few or narrow blocks, and MMPretrain's ViT.
+
+All are the same classes of timm, open_clip and MMPretrain as at full size, and train within milliseconds.
+"""
 
 from unittest import mock
 
@@ -8,42 +11,64 @@ from mmpretrain.registry import MODELS
 
 from ftsgd_plugin.layers import list_layers
 
-_VIT = dict(type='TimmPooledBackbone', model_name='vit_base_patch16_224.augreg_in21k', img_size=32, patch_size=8)
-_CLIP = dict(type='OpenCLIPVisionTower', model_name='ViT-B-16-quickgelu', image_size=32)
+_VIT = dict(type='TimmPooledBackbone', model_name='vit_base_patch16_224.augreg_in21k')
+_DINO = {**_VIT, 'model_name': 'vit_base_patch16_224.dino'}
+_CLIP = dict(type='OpenCLIPVisionTower', model_name='ViT-B-16-quickgelu')
+_CONVNEXT = dict(type='TimmPooledBackbone', model_name='convnext_base.fb_in22k')
 _BIT = dict(type='TimmPooledBackbone', stem_chs=32, channels=(128, 128, 128, 128))
+_BIT_R50 = dict(**_BIT, model_name='resnetv2_50x1_bit.goog_in21k')
+_AT_32 = dict(img_size=32, patch_size=8, embed_dim=32, num_heads=2)
 
 # name -> (backbone config, blocks)
 SMALL = {
-    'clip-vit-b16': (dict(**_CLIP, vision_cfg=dict(layers=3, width=64, patch_size=8)), 3),
-    'clip-vit-l14': (dict(**{**_CLIP, 'image_size': 28}, vision_cfg=dict(layers=4, width=64, patch_size=14)), 4),
-    'vit-b16': (dict(**_VIT, embed_dim=32, depth=3, num_heads=2), 3),
-    'dino-vit-b16': (
-        dict(**{**_VIT, 'model_name': 'vit_base_patch16_224.dino'}, embed_dim=32, depth=2, num_heads=2),
-        2,
-    ),
-    'convnext-b': (
-        dict(type='TimmPooledBackbone', model_name='convnext_base.fb_in22k', depths=(1, 1, 2, 1), dims=(8, 16, 16, 32)),
-        4,
-    ),
-    'bit-r50': (dict(**_BIT, model_name='resnetv2_50x1_bit.goog_in21k'), 13),
+    'clip-vit-b16': (dict(**_CLIP, image_size=32, vision_cfg=dict(layers=3, width=64, patch_size=8)), 3),
+    'clip-vit-l14': (dict(**_CLIP, image_size=28, vision_cfg=dict(layers=4, width=64, patch_size=14)), 4),
+    'vit-b16': (dict(**_VIT, **_AT_32, depth=3), 3),
+    'dino-vit-b16': (dict(**_DINO, **_AT_32, depth=2), 2),
+    'convnext-b': (dict(**_CONVNEXT, depths=(1, 1, 2, 1), dims=(8, 16, 16, 32)), 4),
+    'bit-r50': (_BIT_R50, 13),
     'bit-r101': (dict(**_BIT, model_name='resnetv2_101x1_bit.goog_in21k'), 30),
 }
+
+# Narrow, but with the images (224 px) and patches (16 px) of the published weight files. name -> backbone config
+PUBLISHED = {
+    'vit-b16': dict(**_VIT, depth=2, embed_dim=64, num_heads=2),
+    'dino-vit-b16': dict(**_DINO, depth=2, embed_dim=64, num_heads=2),
+    'clip-vit-b16': dict(**_CLIP, vision_cfg=dict(layers=2, width=64)),
+    'convnext-b': dict(**_CONVNEXT, depths=(1, 1, 2, 1), dims=(8, 16, 32, 64)),
+    'bit-r50': _BIT_R50,
+}
+
+# MMPretrain's own ViT: 2 blocks, images of 16 px, 13 layers (14 with pre_norm).
+MMPRETRAIN_VIT = dict(
+    type='mmpretrain.VisionTransformer',
+    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+    img_size=16,
+    patch_size=8,
+)
 CLASSES = 3
 
 
-def small_classifier(name: str, seed: int = 0) -> torch.nn.Module:
-    """One of the seven with random weights, none of them zero."""
-    init_default_scope('mmpretrain')
-    torch.manual_seed(seed)
-    backbone = MODELS.build(SMALL[name][0].copy())
-    model = MODELS.build(
+def classifier(backbone: dict, num_features: int, num_classes: int = CLASSES, std: float = 1.0) -> torch.nn.Module:
+    """An ImageClassifier around a backbone config; weights as built, not initialised."""
+    return MODELS.build(
         dict(
-            type='ImageClassifier',
-            data_preprocessor=dict(mean=[0.0] * 3, std=[1.0] * 3),
-            backbone=SMALL[name][0].copy(),
-            head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=backbone.num_features, init_cfg=None),
+            type='mmpretrain.ImageClassifier',
+            data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor', mean=[0.0] * 3, std=[std] * 3),
+            backbone=backbone.copy(),
+            head=dict(
+                type='mmpretrain.LinearClsHead', num_classes=num_classes, in_channels=num_features, init_cfg=None
+            ),
         )
     )
+
+
+def small_classifier(name: str, seed: int = 0) -> torch.nn.Module:
+    """One of ``SMALL`` with random weights, none of them zero."""
+    init_default_scope('mmpretrain')
+    torch.manual_seed(seed)
+    backbone = SMALL[name][0]
+    model = classifier(backbone, MODELS.build(backbone.copy()).num_features)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for param_name, param in model.named_parameters():
@@ -52,10 +77,18 @@ def small_classifier(name: str, seed: int = 0) -> torch.nn.Module:
     return model
 
 
+def mmpretrain_vit(pre_norm: bool = False, num_classes: int = CLASSES, seed: int = 0, **backbone) -> torch.nn.Module:
+    """An initialised classifier with ``MMPRETRAIN_VIT``; more keys override the backbone's."""
+    torch.manual_seed(seed)
+    model = classifier({**MMPRETRAIN_VIT, 'pre_norm': pre_norm, **backbone}, 16, num_classes, std=255.0)
+    model.init_weights()
+    return model
+
+
 def batch(name: str, step: int, size: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random pictures and labels of a step."""
+    """Random images (size, 3, H, W) and labels (size,) of a step."""
     generator = torch.Generator().manual_seed(step)
-    # A last stage of one pixel would leave group norm almost nothing to pass gradients through.
+    # With a last stage of one pixel, group norm would pass on almost no gradient.
     pixels = 64 if name.startswith('bit') else SMALL[name][0].get('image_size', 32)
     return (
         torch.randn(size, 3, pixels, pixels, generator=generator),
@@ -74,7 +107,7 @@ def trained(model: torch.nn.Module) -> set[str]:
 
 
 def expected_names(model: torch.nn.Module, opened: int, frozen=('embed',)) -> set[str]:
-    """What trains with that many blocks open; from the paper's code, independently of the schedule's own rule."""
+    """Names of what trains with that many blocks open, from the paper's code and not by the schedule's own rule."""
     layers = list_layers(model)
     count = len({layer.block for layer in layers if layer.role == 'block'})
     names = set()
@@ -90,7 +123,7 @@ def expected_names(model: torch.nn.Module, opened: int, frozen=('embed',)) -> se
 
 
 def amp_wrapper():
-    """``AmpOptimWrapper`` asserts a GPU; its CPU twin has the same code with a CPU scaler and no device check."""
+    """Let ``AmpOptimWrapper`` run on the CPU: a CPU scaler in place of CUDA's, and no check of the device."""
     module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
     return mock.patch.multiple(
         module, is_cuda_available=lambda: True, GradScaler=lambda **kw: torch.amp.GradScaler('cpu', **kw)

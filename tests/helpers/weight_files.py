@@ -1,34 +1,25 @@
-"""Small backbones, the layouts in which their weights are published, and a loader: for the tests beside it."""
+"""Small backbones with weight files in the layouts in which the weights of the full-size ones are published."""
 
 import re
+from functools import partial
 
 import numpy as np
 import torch
+from mmpretrain.registry import MODELS
 from safetensors.torch import save_file
 from torch import nn
 
-from ftsgd_plugin.models import OpenCLIPVisionTower, TimmPooledBackbone
-
-SMALL_VIT = dict(depth=2, embed_dim=64, num_heads=2)
-SMALL_CONVNEXT = dict(depths=(1, 1, 2, 1), dims=(8, 16, 32, 64))
-SMALL_CLIP = dict(layers=2, width=64)
+from helpers.small_models import PUBLISHED
 
 
-def vit(name='vit_base_patch16_224.augreg_in21k', **options):
-    return TimmPooledBackbone(name, **{**SMALL_VIT, **options})
+def build(name: str, **options) -> nn.Module:
+    """One of the backbones of ``PUBLISHED``; more options override those of the table."""
+    return MODELS.build({**PUBLISHED[name], **options})
 
 
-def convnext(**options):
-    return TimmPooledBackbone('convnext_base.fb_in22k', **SMALL_CONVNEXT, **options)
-
-
-def bit(**options):
-    small = dict(channels=(128, 128, 128, 128), stem_chs=32)
-    return TimmPooledBackbone('resnetv2_50x1_bit.goog_in21k', **small, **options)
-
-
-def clip(**options):
-    return OpenCLIPVisionTower('ViT-B-16-quickgelu', vision_cfg=SMALL_CLIP, **options)
+vit, dino, clip, convnext, bit = (
+    partial(build, name) for name in ('vit-b16', 'dino-vit-b16', 'clip-vit-b16', 'convnext-b', 'bit-r50')
+)
 
 
 def randomised(net: nn.Module) -> dict[str, torch.Tensor]:
@@ -162,7 +153,7 @@ def write_open_clip_bin(path, weights) -> None:
 FORMATS = {
     'augreg.npz': (vit, write_augreg_npz),
     'augreg.safetensors': (vit, write_timm_safetensors),
-    'dino.pth': (lambda **kw: vit('vit_base_patch16_224.dino', **kw), write_dino_pth),
+    'dino.pth': (dino, write_dino_pth),
     'convnext.pth': (convnext, write_convnext_pth),
     'bit.npz': (bit, write_bit_npz),
     'ViT-B-16.pt': (clip, write_openai_archive),

@@ -117,6 +117,17 @@ def test_shared_parameter_is_optimised_once(vit):
     assert len(held) == len(set(held)) == len([p for p in model.parameters() if p.requires_grad])
 
 
+def test_bypassed_duplicates_are_named_in_one_warning(vit, caplog):
+    model, logger = vit(), MMLogger.get_current_instance()
+    model.backbone.layers[1].ln1.weight = model.backbone.layers[0].ln1.weight
+    logger.addHandler(caplog.handler)
+    build(model, bypass_duplicate=True)
+    logger.removeHandler(caplog.handler)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning == 'bypass_duplicate: optimised under their first name only: backbone.layers.1.ln1.weight.'
+    assert not logger.disabled
+
+
 def test_parameters_the_model_holds_fixed_are_in_no_group(vit):
     model = vit(frozen_stages=1)
     trained = hyper_parameters(model, build(model, freeze='none'))
@@ -217,9 +228,27 @@ def test_optimizer_state_survives_a_save_and_load(vit):
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters()))
 
 
-def test_decay_multiplier_without_weight_decay_names_the_mend(vit):
+@pytest.mark.parametrize('paramwise', [
+    dict(norm_decay_mult=0.0),
+    dict(bias_decay_mult=0.0),
+    dict(dwconv_decay_mult=0.0),
+    dict(custom_keys={'head': dict(lr_mult=1.0), '.cls_token': dict(decay_mult=0.0)}),
+], ids=lambda options: next(iter(options)))  # fmt: skip
+def test_decay_multiplier_without_weight_decay_names_the_remedy(vit, paramwise):
     with pytest.raises(UserError, match=r'add weight_decay=0\. \(or your value\) to optim_wrapper\.optimizer'):
-        build(vit(), dict(type='SGD', lr=0.1), norm_decay_mult=0.0)
+        build(vit(), dict(type='SGD', lr=0.1), **paramwise)
+    build(vit(), dict(type='SGD', lr=0.1, weight_decay=0.0), **paramwise)
+
+
+def test_what_needs_no_weight_decay_is_accepted_without_and_other_mistakes_are_mmengines(vit):
+    build(vit(), dict(type='SGD', lr=0.1), flat_decay_mult=0.0, custom_keys={'head': dict(lr_mult=10.0)})
+    for paramwise in ('embed', dict(custom_keys=['head'])):
+        with pytest.raises(TypeError):
+            build_optim_wrapper(vit(), dict(
+                optimizer=dict(type='SGD', lr=0.1),
+                constructor='mmpretrain.FreezeEmbedOptimWrapperConstructor',
+                paramwise_cfg=paramwise,
+            ))  # fmt: skip
 
 
 def test_bad_freeze_is_refused_before_anything_is_frozen(vit):
@@ -229,7 +258,7 @@ def test_bad_freeze_is_refused_before_anything_is_frozen(vit):
     assert all(param.requires_grad for param in model.parameters())
 
 
-def test_the_log_has_the_counts_and_no_line_per_parameter(vit, caplog):
+def test_the_log_has_counts_and_no_line_per_parameter(vit, caplog):
     model, logger = vit(), MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     with caplog.at_level(logging.INFO):
@@ -253,4 +282,4 @@ def test_foreign_wrapper_is_refused(vit):
         mock.patch('torch.distributed.is_initialized', return_value=True),
         pytest.raises(UserError, match='freezing under ShardedModel is not supported'),
     ):
-        follow_trained_parameters(model)
+        follow_trained_parameters(model, model.module)

@@ -33,7 +33,7 @@ CASES = {
 
 
 class Witness(Hook):
-    """Compare the weights around every iteration."""
+    """Compare the weights before and after every iteration."""
 
     priority = 'VERY_HIGH'
 

@@ -1,4 +1,4 @@
-"""GradualUnfreezingLR without a runner: what trains and how fast, on seven backbones and beside other schedulers."""
+"""GradualUnfreezingLR without a runner: what trains and how fast, on seven backbones and with other schedulers."""
 
 import io
 import itertools
@@ -38,7 +38,7 @@ def test_opens_block_by_block_and_moves_exactly_what_is_open(name):
     optim_wrapper = build(model)
     scheduler = GradualUnfreezingLR(optim_wrapper, end=total)
     assert scheduler.blocks == blocks
-    frozen_for_good = {key for layer in list_layers(model) if layer.role == 'embed' for key in layer.params}
+    frozen_permanently = {key for layer in list_layers(model) if layer.role == 'embed' for key in layer.params}
     for step in range(total):
         opened = blocks * step // (total - 1)
         assert trained(model) == expected_names(model, opened), f'step {step}'
@@ -50,7 +50,7 @@ def test_opens_block_by_block_and_moves_exactly_what_is_open(name):
             assert torch.equal(param, before[key]) != (key in trained(model)), f'{key} at step {step}'
             assert param.requires_grad or (param.grad is None and param not in optim_wrapper.optimizer.state)
         scheduler.step()
-    assert trained(model) == {key for key, _ in model.named_parameters()} - frozen_for_good
+    assert trained(model) == {key for key, _ in model.named_parameters()} - frozen_permanently
 
 
 def test_registered_under_its_name():
@@ -68,7 +68,7 @@ def test_bare_optimizer_works_too():
     assert trained(model) == expected_names(model, 3)
 
 
-def test_what_is_frozen_for_good_is_the_constructors_decision():
+def test_only_the_constructor_freezes_permanently():
     model = small_classifier('vit-b16')
     optim_wrapper = build(model, freeze='none')
     scheduler = GradualUnfreezingLR(optim_wrapper, end=3)
@@ -94,8 +94,8 @@ def factor(step: int, total: int) -> float:
 
 
 @pytest.mark.parametrize('first', ['warm-up', 'unfreezing'])
-def test_composes_with_a_linear_warm_up_before_it(first):
-    """Before ``begin`` the rate is the other scheduler's and the head alone trains."""
+def test_composes_with_a_linear_warm_up(first):
+    """Before ``begin`` the other scheduler sets the rate and only the head trains."""
     model = small_classifier('vit-b16')
     optim_wrapper = build(model)
     make = {
@@ -174,20 +174,22 @@ def test_converted_to_iterations():
 
 @pytest.mark.parametrize('accumulate', [1, 2, 3])
 def test_inside_an_accumulation_window_a_change_waits_for_the_update(accumulate):
-    """The schedule steps after every fifth backward pass; the windows straddle that."""
+    """The schedule steps after every fifth backward pass, inside some of the windows."""
     model = small_classifier('vit-b16')
     optim_wrapper = build(model, accumulate=accumulate)
     optim_wrapper.initialize_count_status(model, 0, 20)
     scheduler = GradualUnfreezingLR(optim_wrapper, end=4)
     for iteration in range(20):
         window_start = iteration - iteration % accumulate
-        in_force = window_start // 5  # epochs that were over when this window began
+        in_force = window_start // 5  # epochs completed when this window began
         assert trained(model) == expected_names(model, in_force), f'iteration {iteration}'
         with optim_wrapper.optim_context(model):
             loss = loss_of(model, *batch('vit-b16', iteration))
         optim_wrapper.update_params(loss)
         if iteration % 5 == 4:
             scheduler.step()
+        if iteration % accumulate == accumulate - 1:
+            assert 'zero_grad' not in vars(optim_wrapper)  # replaced only while a change waits
 
 
 def test_amp_opens_at_the_end_of_the_window_also_if_its_update_is_skipped():
@@ -304,7 +306,7 @@ def test_compiled_code_follows():
 
 
 def test_model_wrapped_after_its_optimizer_is_refused():
-    """Such a reducer would never learn of the layers that open later."""
+    """Its reducer would never reduce the layers that open later."""
     model = small_classifier('vit-b16')
     build(model)
     model.train()
@@ -313,7 +315,7 @@ def test_model_wrapped_after_its_optimizer_is_refused():
         pytest.raises(UserError, match='wrap the model first, then build the optimizer'),
     ):
         model(batch('vit-b16', 0)[0])
-    follow_trained_parameters(model)
+    follow_trained_parameters(model, model)
     model(batch('vit-b16', 0)[0])
 
 
@@ -337,7 +339,7 @@ def saved_bytes(model, name: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize('name', ['vit-b16', 'clip-vit-b16'])
 def test_closed_blocks_keep_no_activations_and_receive_no_gradient(name, capsys):
-    """Activations fall by one block's share for every closed block: what remains is proportional to what is open."""
+    """Every closed block saves the same number of bytes of activations."""
     model = small_classifier(name)
     blocks = SMALL[name][1]
     optim_wrapper = build(model)

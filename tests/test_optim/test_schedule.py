@@ -1,10 +1,12 @@
-"""Gradual unfreezing as functions of the step, against the formulas in exact arithmetic and the paper's own table."""
+"""Gradual unfreezing as functions of the step, against the formulas in exact arithmetic and the paper's table."""
 
+import doctest
 import math
 from fractions import Fraction
 
 import pytest
 
+from ftsgd_plugin.optim import schedule
 from ftsgd_plugin.optim.schedule import lr_factor, open_blocks, trains
 
 # The authors' values for L = 12: total steps -> blocks at each.
@@ -14,6 +16,11 @@ PAPER = {
     5: [0, 3, 6, 9, 12],
     3: [0, 6, 12],
 }
+
+
+def test_the_values_in_the_docstrings_are_those_that_are_returned():
+    result = doctest.testmod(schedule)
+    assert result.attempted == 6 and result.failed == 0
 
 
 @pytest.mark.parametrize('total', PAPER)
@@ -41,7 +48,7 @@ def test_learning_rates_equal_the_papers_table(total, multiples):
 @pytest.mark.parametrize('total', [1, 2, 3, 5, 20, 50])
 @pytest.mark.parametrize('blocks', [6, 12, 13, 24, 30, 33])
 def test_every_step_equals_the_formulas(total, blocks):
-    """All warm-ups and cool-downs that fit, and one that does not (T = 1: everything trains at the base rate)."""
+    """All warm-ups and cool-downs that fit, also those that leave nothing between (T = 1)."""
     for warmup in range(total + 1):
         for cooldown in range(total + 1 - warmup):
             span = max(1, total - warmup - cooldown)

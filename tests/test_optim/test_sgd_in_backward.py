@@ -1,4 +1,4 @@
-"""SGD in the backward pass against torch.optim.SGD: the same bits, and never more than one layer's gradient alive."""
+"""SGD in the backward pass: bit-identical to torch.optim.SGD, with at most one layer's gradient in memory."""
 
 from contextlib import nullcontext
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from ftsgd_plugin.layers import list_layers
 from ftsgd_plugin.optim import GradualUnfreezingLR, SGDInBackwardOptimWrapper
-from ftsgd_plugin.optim.data_parallel import InBackwardDataParallel
+from ftsgd_plugin.optim.sgd_in_backward import InBackwardDataParallel
 from ftsgd_plugin.utils.errors import UserError
 
 STEPS = 20
@@ -42,16 +42,16 @@ def train(name: str, wrapper: str, schedule=None, steps: int = STEPS, autocast: 
     return model, optim_wrapper
 
 
-def assert_same_bits(ours, reference) -> None:
+def assert_bit_identical(ours, reference) -> None:
     for (name, param), expected in zip(ours.named_parameters(), reference.parameters()):
         assert torch.equal(param, expected), name
 
 
 @pytest.mark.parametrize('name', SMALL)
-def test_twenty_steps_are_bit_equal_to_sgd(name):
+def test_twenty_steps_are_bit_identical_to_sgd(name):
     ours, optim_wrapper = train(name, 'SGDInBackwardOptimWrapper', weight_decay=0.1)
     reference, _ = train(name, 'OptimWrapper', weight_decay=0.1)
-    assert_same_bits(ours, reference)
+    assert_bit_identical(ours, reference)
     start = small_classifier(name)
     moved = [not torch.equal(p, q) for p, q in zip(ours.parameters(), start.parameters()) if p.requires_grad]
     assert moved and all(moved)
@@ -59,10 +59,10 @@ def test_twenty_steps_are_bit_equal_to_sgd(name):
 
 
 @pytest.mark.parametrize('foreach', [False, True])
-def test_bit_equal_to_either_implementation_of_sgd(foreach):
+def test_bit_identical_to_either_implementation_of_sgd(foreach):
     ours, _ = train('vit-b16', 'SGDInBackwardOptimWrapper', freeze='none', weight_decay=0.1)
     reference, _ = train('vit-b16', 'OptimWrapper', freeze='none', weight_decay=0.1, foreach=foreach)
-    assert_same_bits(ours, reference)
+    assert_bit_identical(ours, reference)
 
 
 SCHEDULES = {
@@ -73,23 +73,23 @@ SCHEDULES = {
 
 @pytest.mark.parametrize('name', ['clip-vit-b16', 'convnext-b'])
 @pytest.mark.parametrize('schedule', SCHEDULES)
-def test_schedules_give_the_same_bits(name, schedule):
+def test_schedules_are_bit_identical(name, schedule):
     options = dict(schedule=SCHEDULES[schedule], lr=1e-3)
     ours, _ = train(name, 'SGDInBackwardOptimWrapper', **options)
     reference, _ = train(name, 'OptimWrapper', **options)
-    assert_same_bits(ours, reference)
+    assert_bit_identical(ours, reference)
 
 
-def test_bf16_autocast_gives_the_same_bits():
+def test_bf16_autocast_is_bit_identical():
     ours, _ = train('vit-b16', 'SGDInBackwardOptimWrapper', options=dict(dtype='bfloat16'))
     reference, _ = train('vit-b16', 'OptimWrapper', autocast=True)
-    assert_same_bits(ours, reference)
+    assert_bit_identical(ours, reference)
     in_float32, _ = train('vit-b16', 'OptimWrapper')
     assert any(not torch.equal(p, q) for p, q in zip(ours.parameters(), in_float32.parameters()))
 
 
 class Shared(nn.Module):
-    """One weight used twice, with checkpointing around the second use."""
+    """A network that uses one weight twice, the second time under activation checkpointing."""
 
     def __init__(self):
         super().__init__()
@@ -102,7 +102,7 @@ class Shared(nn.Module):
         return self.head(x)
 
 
-def test_shared_weights_and_checkpointing_give_the_same_bits():
+def test_shared_weights_and_checkpointing_are_bit_identical():
     models = Shared(), Shared()
     wrappers = [
         build_optim_wrapper(model, dict(type=kind, optimizer=dict(type='SGD', lr=0.1, weight_decay=0.1)))
@@ -113,12 +113,12 @@ def test_shared_weights_and_checkpointing_give_the_same_bits():
         inputs, labels = torch.randn(4, 8, generator=generator), torch.randint(3, (4,), generator=generator)
         for model, optim_wrapper in zip(models, wrappers):
             optim_wrapper.update_params(nn.functional.cross_entropy(model(inputs), labels))
-    assert_same_bits(*models)
+    assert_bit_identical(*models)
 
 
 @pytest.mark.parametrize('name', SMALL)
 def test_gradients_alive_never_exceed_the_largest_layer(name):
-    """Counted whenever a gradient is complete: its own, and what any other parameter still holds."""
+    """Counted whenever a gradient is complete: this gradient and those of all other parameters."""
     model = small_classifier(name)
     optim_wrapper = build(model, freeze='none')
     alive = []
@@ -139,16 +139,20 @@ def test_gradients_alive_never_exceed_the_largest_layer(name):
 def test_observers_see_every_gradient_of_a_step():
     ours, reference = small_classifier('vit-b16'), small_classifier('vit-b16')
     optim_wrapper, seen = build(ours), {}
-    optim_wrapper.observe_gradients(lambda param, grad: seen.__setitem__(param, grad.norm()))
+    handle = optim_wrapper.observe_gradients(lambda param, grad: seen.__setitem__(param, grad.norm()))
     optim_wrapper.update_params(loss_of(ours, *batch('vit-b16', 0)))
     build(reference, 'OptimWrapper')
     loss_of(reference, *batch('vit-b16', 0)).backward()
     for param, expected in zip(ours.parameters(), reference.parameters()):
         assert (param in seen) == (expected.grad is not None)
         assert param not in seen or torch.equal(seen[param], expected.grad.norm())
+    handle.remove()
+    seen.clear()
+    optim_wrapper.update_params(loss_of(ours, *batch('vit-b16', 1)))
+    assert not seen
 
 
-def test_state_loads_and_training_goes_on_bit_equal():
+def test_training_continues_bit_identically_from_a_loaded_state():
     straight, _ = train('vit-b16', 'SGDInBackwardOptimWrapper', SCHEDULES['unfreezing'])
     model = small_classifier('vit-b16')
     optim_wrapper = build(model)
@@ -165,7 +169,7 @@ def test_state_loads_and_training_goes_on_bit_equal():
             scheduler.load_state_dict(saved[2])
         optim_wrapper.update_params(loss_of(model, *batch('vit-b16', step)))
         scheduler.step()
-    assert_same_bits(model, straight)
+    assert_bit_identical(model, straight)
 
 
 @pytest.mark.parametrize('options, optimizer, keys', [
@@ -176,7 +180,7 @@ def test_state_loads_and_training_goes_on_bit_equal():
     ({}, dict(momentum=0.9), ['optim_wrapper.optimizer.momentum=0.9']),
     ({}, dict(type='AdamW'), ["optim_wrapper.optimizer.type='AdamW'"]),
 ])  # fmt: skip
-def test_what_cannot_work_is_refused_and_both_keys_are_named(options, optimizer, keys):
+def test_impossible_combinations_are_refused_and_both_keys_are_named(options, optimizer, keys):
     with pytest.raises(UserError) as caught:
         build(small_classifier('vit-b16'), options=options, **optimizer)
     message = str(caught.value)
@@ -185,7 +189,7 @@ def test_what_cannot_work_is_refused_and_both_keys_are_named(options, optimizer,
         assert key in message
 
 
-def test_one_accumulation_step_and_no_clipping_are_no_options():
+def test_one_accumulation_step_and_no_clipping_are_accepted():
     options = dict(accumulative_counts=1, clip_grad=None)
     assert isinstance(build(small_classifier('vit-b16'), options=options), SGDInBackwardOptimWrapper)
 

@@ -1,4 +1,4 @@
-"""Norms of layers against double precision."""
+"""Norms of groups of tensors against double precision."""
 
 import math
 
@@ -23,8 +23,8 @@ def test_layers_of_any_shape_and_layout():
     assert norms.tolist() == pytest.approx([exact(own) for own in layers], rel=1e-6)
 
 
-def test_entries_that_are_alike():
-    """One square after the other in float32 would be 2e-3 off."""
+def test_equal_entries():
+    """Adding one square after the other in float32 has an error of 2e-3."""
     same = [torch.full((3072, 768), 0.013)]
     assert stacked_norms([same]).item() == pytest.approx(exact(same), rel=2e-5)
 

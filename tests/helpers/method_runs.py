@@ -1,0 +1,72 @@
+"""Training a tiny ViT by every method part of the configs, alone or on two ranks."""
+
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import PARAM_SCHEDULERS
+
+from ftsgd_plugin.layers import list_layers
+from ftsgd_plugin.optim import InBackwardDataParallel
+from helpers import ROOT
+from helpers.small_models import batch, loss_of, small_classifier, trained
+
+EPOCHS, PER_EPOCH, GLOBAL_BATCH = 4, 3, 8
+LR = {'adamw': 1e-3, 'adamw-freeze-embed': 1e-3, 'gradual-unfreezing': 3e-4}
+METHODS = ['sgd', 'adamw', 'freeze-embed', 'adamw-freeze-embed', 'freeze-embed-no-momentum', 'gradual-unfreezing']
+IN_BACKWARD = ['sgd-in-backward', 'sgd-in-backward gradually']
+RUNS = [(method, accumulate) for method in METHODS for accumulate in (1, 2)] + [(name, 1) for name in IN_BACKWARD]
+
+
+def dtype_of(method: str) -> torch.dtype:
+    """Adam divides by the size of the gradient: rounding noise becomes a full step where the exact gradient is zero."""
+    return torch.float64 if method.startswith('adamw') else torch.float32
+
+
+def train(method: str, accumulate: int, rank: int = 0, world: int = 1) -> dict:
+    """Train with the method's config part; return the weights after every step, and what the ranks must agree on."""
+    init_default_scope('mmpretrain')
+    part = Config.fromfile(ROOT / f'configs/_base_/methods/{method.split()[0]}.py')
+    inner = small_classifier('vit-b16').to(dtype_of(method))
+    model = inner
+    if world > 1:
+        in_backward = part.optim_wrapper.type == 'SGDInBackwardOptimWrapper'
+        model = InBackwardDataParallel(inner) if in_backward else MMDistributedDataParallel(inner, device_ids=None)
+    cfg = part.optim_wrapper
+    cfg.optimizer.lr = LR.get(method, 1e-2)
+    if accumulate > 1:
+        cfg.accumulative_counts = accumulate
+    optim_wrapper = build_optim_wrapper(model, cfg)
+    scheduler_cfg = dict(part.param_scheduler, end=EPOCHS)
+    if method.endswith('gradually'):
+        scheduler_cfg = dict(type='GradualUnfreezingLR', end=EPOCHS)
+    scheduler = PARAM_SCHEDULERS.build(scheduler_cfg, default_args=dict(optimizer=optim_wrapper))
+    optim_wrapper.initialize_count_status(model, 0, EPOCHS * PER_EPOCH)
+    alive = [0]
+    if hasattr(optim_wrapper, 'observe_gradients'):
+        optim_wrapper.observe_gradients(lambda *_: alive.append(_gradient_bytes(inner)))
+    weights, phases = [], []
+    model.train()
+    for iteration in range(EPOCHS * PER_EPOCH):
+        images, labels = (part[rank::world] for part in batch('vit-b16', iteration, GLOBAL_BATCH))
+        phases.append(sorted(trained(inner)))
+        with optim_wrapper.optim_context(model):
+            loss = loss_of(model, images.to(dtype_of(method)), labels)
+        optim_wrapper.update_params(loss)
+        weights.append(torch.cat([param.detach().flatten() for param in inner.parameters()]))
+        if iteration % PER_EPOCH == PER_EPOCH - 1:
+            scheduler.step()
+    largest = max(layer.num_bytes for layer in list_layers(inner))
+    return {'weights': torch.stack(weights), 'phases': phases, 'alive': max(alive), 'largest': largest}
+
+
+def _gradient_bytes(model) -> int:
+    return sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None)
+
+
+def train_every_method(rank: int, directory: Path) -> None:
+    """All of ``RUNS``; saves what :func:`train` returns."""
+    torch.save({run: train(*run, rank, 2) for run in RUNS}, directory / f'{rank}.pt')

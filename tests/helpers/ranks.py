@@ -1,0 +1,25 @@
+"""Two processes that train together over gloo."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+
+
+def run_two_ranks(function: Callable[[int, Path], None], directory: Path) -> None:
+    """Call ``function(rank, directory)`` in two processes of one group.
+
+    Args:
+        function: A function of a module in ``helpers``: the processes cannot import test files.
+        directory: Where the ranks meet and leave their results.
+    """
+    mp.start_processes(_run_rank, (function, directory), nprocs=2, start_method='forkserver')
+
+
+def _run_rank(rank: int, function: Callable[[int, Path], None], directory: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
+    function(rank, directory)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
