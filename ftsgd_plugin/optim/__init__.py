@@ -1,7 +1,6 @@
 """Optimizer wrapper constructor, SGD in the backward pass, and gradual unfreezing."""
 
 from .constructor import FreezeEmbedOptimWrapperConstructor
-from .data_parallel import InBackwardDataParallel
 from .gradual_unfreezing import GradualUnfreezingLR
 from .sgd_in_backward import InBackwardDataParallel, SGDInBackwardOptimWrapper
 
