@@ -1,69 +1,89 @@
-"""Shared fixtures: the digits on disk, tiny classifiers, programs run in this process."""
+"""Shared fixtures: the digits on disk, tiny classifiers, programs run in this process.
+
+Nothing here imports torch before a test needs it: with pytest-xdist the controlling process loads this file too.
+"""
 
 import importlib.util
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-import torch
-from helpers import ROOT, trees, unique_name
-from helpers.digits import load_digits_config
-from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmpretrain.registry import MODELS
+from helpers import ROOT, unique_name
 
-import ftsgd_plugin  # noqa: F401
-from ftsgd_plugin.datasets.digits import write_benchmark
-from ftsgd_plugin.evaluation.wilds import import_wilds
+pytest_plugins = ['helpers.cpu_time']
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # tests run in parallel, and sums depend on the number of threads
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker('gpu'):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip('needs a GPU')
 
 
 @pytest.fixture(scope='session')
 def digits_root(tmp_path_factory) -> Path:
     """The demo's benchmark, written once."""
+    from ftsgd_plugin.datasets.digits import write_benchmark
+
     return write_benchmark(tmp_path_factory.mktemp('data') / 'digits').parent
 
 
 @pytest.fixture(scope='session')
 def wilds():
-    """The wilds package, by our adapter."""
+    """The wilds package, loaded by our adapter."""
+    from ftsgd_plugin.evaluation.wilds import import_wilds
+
     return import_wilds()
 
 
 @pytest.fixture(scope='session')
 def camelyon_root(tmp_path_factory) -> Path:
     """A small Camelyon17 with the real layout."""
+    from helpers import trees
+
     return trees.write_camelyon(tmp_path_factory.mktemp('wilds'))
 
 
 @pytest.fixture(scope='session')
 def fmow_root(tmp_path_factory) -> Path:
     """A small FMoW with the real layout."""
+    from helpers import trees
+
     return trees.write_fmow(tmp_path_factory.mktemp('wilds'))
 
 
 @pytest.fixture(scope='session')
 def waterbirds_root(tmp_path_factory) -> Path:
     """A small Waterbirds with the real layout."""
+    from helpers import trees
+
     return trees.write_waterbirds(tmp_path_factory.mktemp('wilds'))
 
 
 @pytest.fixture(scope='session')
 def imagenet_root(tmp_path_factory) -> Path:
-    """The 68 classes of Living-17 in an ImageNet folder, with few pictures."""
+    """The 68 classes of Living-17 in an ImageNet directory, with few images each."""
+    from helpers import trees
+
     return trees.write_imagenet(tmp_path_factory.mktemp('imagenet'))
 
 
 @pytest.fixture(scope='session')
 def domainnet_root(tmp_path_factory) -> Path:
     """A small DomainNet with 40-class and 345-class lists."""
+    from helpers import trees
+
     return trees.write_domainnet(tmp_path_factory.mktemp('domainnet'))
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """Copy a tree that a test may damage; pictures are linked."""
+    """Copy a tree that a test may damage; images are linked."""
 
     def make(root: Path) -> Path:
         return Path(shutil.copytree(root, tmp_path / root.name, copy_function=link))
@@ -77,14 +97,22 @@ def copy(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def fresh_logger(monkeypatch):
-    """A logger of its own for every test: MMEngine shares one between all runners of a process."""
+def fresh_logger():
+    """A separate logger for every test: MMEngine shares one between all runners of a process."""
+    from mmengine.logging import MMLogger
+
+    import ftsgd_plugin  # noqa: F401  registers what tests build by name
+
     MMLogger.get_instance(unique_name())
 
 
 @pytest.fixture
 def vit():
     """Build a classifier with a two-block MMPretrain ViT."""
+    import torch
+    from mmpretrain.registry import MODELS
+
+    import ftsgd_plugin  # noqa: F401
 
     def build(pre_norm: bool = False, num_classes: int = 3, seed: int = 0, **backbone):
         torch.manual_seed(seed)
@@ -109,12 +137,30 @@ def vit():
 
 @pytest.fixture
 def digits_config(digits_root, tmp_path):
-    """The demo's config of a method on the fixture's digits, in a work dir of its own."""
+    """The demo's config of a method on the fixture's digits, with a work dir for this test."""
+    from helpers.digits import load_digits_config
 
-    def load(method: str = 'freeze-embed', subset: int | None = None, **options) -> Config:
+    def load(method: str = 'freeze-embed', subset: int | None = None, **options):
         return load_digits_config(digits_root, method, subset, **{'work_dir': str(tmp_path / 'work'), **options})
 
     return load
+
+
+@pytest.fixture(scope='session')
+def run_forked():
+    """:func:`helpers.forked.run_forked`, once the server of its children has imported everything."""
+    from helpers import forked
+
+    forked.warm_up()
+    return forked.run_forked
+
+
+@pytest.fixture(scope='session')
+def run_ranks(run_forked):
+    """:func:`helpers.forked.run_ranks`, from the same server."""
+    from helpers import forked
+
+    return forked.run_ranks
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# Run the tests; makes the environment if there is none.
+# Run lint and the tests; makes the environment if it is missing.
 #
-#     bash tools/run_tests.sh                     # lint and all tests
+#     bash tools/run_tests.sh                     # lint and all fast tests
 #     bash tools/run_tests.sh tests/test_layers.py -k shared
+#     bash tools/run_tests.sh -m slow             # the slow tests
+#     bash tools/run_tests.sh --cov               # with line and branch coverage
+#
+# Two tests run at a time (-n 2), and each may take 20 s of CPU time (--cpu-limit); the same options again override both.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 ensure_environment
 cd "$ROOT"
 "$VENV/bin/python" -m ruff check .
 "$VENV/bin/python" -m ruff format --check .
-"$VENV/bin/python" -m pytest "$@"
+"$VENV/bin/python" -m pytest -n 2 --dist loadscope --cpu-limit 20 "$@"

@@ -311,3 +311,27 @@ def test_constraints_are_exact_and_agree_with_the_requirements(version):
     assert read('pinned.txt').items() <= constraints.items()
     assert not constraints.keys() & ({*mim} | {'ftsgd-plugin'})
     assert len(constraints) > 90
+
+
+@pytest.mark.parametrize('argv', [[], ['config.py']])
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
+def test_launchers_print_their_usage(script, argv, tmp_path):
+    result = run_process('bash', ROOT / 'tools' / script, *argv, cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr.startswith(f'usage: bash tools/{script} ')
+
+
+def test_slurm_train_calls_srun(tmp_path):
+    """Without a cluster: a stand-in for srun prints its arguments."""
+    (tmp_path / 'srun').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    result = run_process(
+        'bash', ROOT / 'tools/slurm_train.sh', 'gpu', 'job', 'c.py', 'runs', '--resume', '--cfg-options', 'a=1',
+        cwd=tmp_path, PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='4', SRUN_ARGS='--time=1:00 --exclusive',
+    )  # fmt: skip
+    words = result.stdout.split('\n')
+    assert words[:2] == ['-p', 'gpu']
+    for word in ('--job-name=job', '--ntasks=4', '--gres=gpu:4', '--ntasks-per-node=4', '--time=1:00', '--exclusive'):
+        assert word in words
+    assert words[words.index('-u') + 1 :][:8] == [
+        f'{ROOT}/tools/train.py', 'c.py', '--work-dir=runs', '--launcher=slurm', '--resume', '--cfg-options', 'a=1', '',
+    ]  # fmt: skip

@@ -1,0 +1,141 @@
+"""Programs in forked children: the imports of the stack are paid once per test session, not once per program.
+
+One launch per launcher still starts cold (:func:`helpers.run_process`); everything else about a program that needs a
+process (exit codes, output, several ranks, kills) is the same in a child of this server.
+"""
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from helpers import ROOT, TIMEOUT, free_port, process_environment
+
+_context = multiprocessing.get_context('forkserver')
+_context.set_forkserver_preload(
+    [
+        'pytest',  # a child imports the main module of its parent
+        'matplotlib.pyplot',
+        'mmengine.runner',
+        'mmpretrain.datasets',
+        'mmpretrain.evaluation',
+        'mmpretrain.models',
+        'open_clip',
+        'pandas',
+        'timm',
+        'torchvision',
+        'ftsgd_plugin.runner.build',
+    ]
+)
+
+
+def warm_up() -> None:
+    """Start the server and wait until it has imported everything."""
+    child = _context.Process(target=int)
+    child.start()
+    child.join()
+
+
+class _Child:
+    """A forked child that runs a Python file; its output goes to files."""
+
+    def __init__(self, words: list[str], cwd: Path, environment: dict[str, str], directory: Path) -> None:
+        self.words = words
+        self._outputs = [directory / 'stdout', directory / 'stderr']
+        directory.mkdir()
+        outputs = list(map(str, self._outputs))
+        self._process = _context.Process(target=_run, args=(words, str(cwd), environment, *outputs))
+        self._process.start()
+        self.pid, self.sentinel = self._process.pid, self._process.sentinel
+
+    def end(self) -> None:
+        """End it, with force if it does not follow a request."""
+        self._process.terminate()
+        self._process.join(10)
+        self._process.kill()
+
+    def result(self) -> subprocess.CompletedProcess:
+        """Wait for its end and return what ``subprocess.run`` would."""
+        self._process.join(TIMEOUT)
+        if self._process.exitcode is None:
+            self.end()
+            raise subprocess.TimeoutExpired(self.words, TIMEOUT)
+        output, errors = (path.read_text(errors='replace') for path in self._outputs)
+        return subprocess.CompletedProcess(self.words, self._process.exitcode, output, errors)
+
+
+def run_forked(script, *argv, cwd, **environment) -> subprocess.CompletedProcess:
+    """Run a Python file with arguments in a forked child, as :func:`helpers.run_process` runs it in a cold one.
+
+    Args:
+        script: The file; a relative one is below the checkout.
+        *argv: Its arguments.
+        cwd: Directory to run in.
+        **environment: Variables added to this process's.
+    """
+    words = [str(ROOT / script), *map(str, argv)]
+    with tempfile.TemporaryDirectory() as directory:
+        return _Child(words, cwd, process_environment(**environment), Path(directory) / '0').result()
+
+
+def run_ranks(count: int, script, *argv, cwd, **environment) -> subprocess.CompletedProcess:
+    """Run a program of ``tools/`` as so many ranks on this machine, as ``torchrun`` does, each in a forked child.
+
+    The first rank that fails ends the others; its exit code is the result's, and its output comes last.
+    """
+    words = [str(ROOT / script), *map(str, argv), '--launcher', 'pytorch']
+    shared = dict(WORLD_SIZE=count, LOCAL_WORLD_SIZE=count, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+    with tempfile.TemporaryDirectory() as directory:
+        ranks = [
+            _Child(
+                words,
+                cwd,
+                process_environment(RANK=rank, LOCAL_RANK=rank, **shared, **environment),
+                Path(directory) / str(rank),
+            )
+            for rank in range(count)
+        ]
+        running, results, code = {rank.sentinel: rank for rank in ranks}, [], 0
+        deadline = time.monotonic() + TIMEOUT
+        while running and code == 0 and time.monotonic() < deadline:
+            for sentinel in wait(list(running), timeout=1):
+                results.append(running.pop(sentinel).result())
+                code = code or results[-1].returncode
+        for rank in running.values():
+            rank.end()
+            results.append(rank.result())
+    if running and code == 0:
+        raise subprocess.TimeoutExpired(words, TIMEOUT)
+    results.sort(key=lambda result: result.returncode == code != 0)
+    output, errors = (''.join(getattr(result, name) for result in results) for name in ('stdout', 'stderr'))
+    return subprocess.CompletedProcess(words, code, output, errors)
+
+
+def _run(words: list[str], cwd: str, environment: dict[str, str], stdout: str, stderr: str) -> None:
+    """In the child: run the file as ``python FILE ARGUMENTS`` would."""
+    for descriptor, path in ((0, os.devnull), (1, stdout), (2, stderr)):
+        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    sys.argv = words
+    sys.path.insert(0, str(Path(words[0]).parent))
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(int(environment['OMP_NUM_THREADS']))  # read from the environment at the import only
+    np.random.seed()  # else every child draws the same "random" seeds
+    try:
+        runpy.run_path(words[0], run_name='__main__')
+    except SystemExit:
+        raise  # multiprocessing turns it into the exit code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)

@@ -1,0 +1,109 @@
+"""Training in two processes on the CPU: the numbers of one process, and one line for bad input."""
+
+import pytest
+import torch
+from helpers import ROOT, free_port, run_process
+from helpers.demo_run import CONFIG, scalars
+
+pytestmark = pytest.mark.multiprocess
+
+
+SMALL = (
+    '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=192',
+    'val_dataloader.dataset.datasets.0.indices=98', 'val_dataloader.dataset.datasets.1.indices=99',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def one(project, run_forked):
+    """The work dir of one process."""
+    result = run_forked('tools/train.py', CONFIG, '--work-dir', 'one', *SMALL, cwd=project)
+    assert result.returncode == 0, result.stderr
+    return project / 'one'
+
+
+def test_two_processes_give_the_weights_of_one(one, project):
+    """`tools/dist_train.sh CONFIG 2`, cold, on the CPU with half the batch per process, against one process."""
+    result = run_process(
+        'bash', ROOT / 'tools/dist_train.sh', CONFIG, '2', '--work-dir', 'two', *SMALL,
+        'train_dataloader.batch_size=16', cwd=project, PORT=free_port(),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    two = project / 'two'
+    expected, found = (torch.load(run / 'epoch_1.pth', weights_only=True)['state_dict'] for run in (one, two))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    expected, found = (next(line for line in scalars(run) if 'id/accuracy' in line) for run in (one, two))
+    keys = [key for key in expected if '/' in key]
+    assert len(keys) > 4
+    for key in keys:
+        assert found[key] == pytest.approx(expected[key], abs=0.02), key
+
+
+@pytest.mark.parametrize(
+    'option, message',
+    [
+        ('train_dataloader.dataset.data_root=nowhere', 'nowhere/metadata.csv: not found'),  # once the ranks have met
+        ('load_from=absent.pth', 'absent.pth: no such checkpoint'),  # before
+    ],
+)
+def test_bad_input_of_two_processes_is_one_line(project, run_ranks, option, message):
+    result = run_ranks(2, 'tools/train.py', CONFIG, '--work-dir', 'two_bad', '--cfg-options', option, cwd=project)
+    assert result.returncode == 2
+    lines = result.stderr.splitlines()
+    assert [line for line in lines if line.startswith('error: ')] == [lines[-1]]
+    assert message in lines[-1] and 'Traceback' not in result.stderr
+
+
+def test_missing_image_on_one_of_two_processes_is_one_line(project, run_ranks, digits_root):
+    """The other rank waits in a collective and loses its peer; the user gets the first error only."""
+    rows = (digits_root / 'metadata.csv').read_text().splitlines()
+    root = project / 'second_missing'
+    root.mkdir()
+    training = [row for row in rows[1:] if row.split(',')[1].startswith('train/')][:64]
+    (root / 'metadata.csv').write_text('\n'.join([rows[0], *training]))
+    for row in [*training[:1], *training[2:]]:  # rank 1's first image of the unshuffled split is missing
+        image = root / row.split(',')[1]
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.symlink_to(digits_root / row.split(',')[1])
+    result = run_ranks(
+        2, 'tools/train.py', CONFIG, '--work-dir', 'one_bad', '--cfg-options',
+        f'train_dataloader.dataset.data_root={root}', 'train_dataloader.sampler.shuffle=False', cwd=project,
+    )  # fmt: skip
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1 and training[1].split(',')[1] in lines[0] and 'image not found' in lines[0]
+    assert 'Traceback' not in result.stderr
+
+
+def test_two_processes_resume_within_an_epoch_that_one_has_begun(project, run_forked, run_ranks):
+    """SGD in backward under a schedule of iterations: allowed, as the global batch is the same."""
+    parts = ('models/vit-tiny', 'methods/sgd-in-backward', 'datasets/digits', 'runtime')
+    config = project / 'in_backward.py'
+    config.write_text(
+        f'_base_ = {[str(ROOT / f"configs/_base_/{part}.py") for part in parts]!r}\n'
+        'model = dict(head=dict(num_classes=2))\n'
+        'train_cfg = dict(max_epochs=2)\n'
+        'train_dataloader = dict(dataset=dict(indices=192))\n'
+        'optim_wrapper = dict(optimizer=dict(lr=1e-4))\n'
+        "param_scheduler = dict(_delete_=True, type='GradualUnfreezingLR', by_epoch=True, convert_to_iter_based=True)\n"
+        "custom_hooks = [dict(type='SafeCheckpointHook', by_epoch=False, interval=4)]\n"
+        'val_cfg = val_dataloader = val_evaluator = None\n'
+        'default_hooks = dict(checkpoint=dict(save_best=None))\n'
+    )
+    result = run_forked('tools/train.py', config, '--work-dir', 'in_backward_one', cwd=project)
+    assert result.returncode == 0, result.stderr
+    result = run_ranks(
+        2, 'tools/train.py', config, '--work-dir', 'in_backward_two', '--resume', 'in_backward_one/iter_4.pth',
+        '--cfg-options', 'train_dataloader.batch_size=16', cwd=project,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    begun, one, two = (
+        torch.load(project / f'in_backward_{name}.pth', weights_only=True)
+        for name in ('one/iter_4', 'one/epoch_2', 'two/epoch_2')
+    )
+    assert one['meta']['iter'] == two['meta']['iter'] == 12 and not two['optimizer']['state']
+    for name, value in one['state_dict'].items():
+        torch.testing.assert_close(two['state_dict'][name], value, rtol=1e-4, atol=1e-6, msg=name)
+    assert not torch.equal(one['state_dict']['head.fc.weight'], begun['state_dict']['head.fc.weight'])
