@@ -19,7 +19,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -30,10 +29,11 @@ from ftsgd_plugin.datasets.digits import write_benchmark
 from ftsgd_plugin.profiling.gradients import layer_grad_norms
 from ftsgd_plugin.profiling.plots import draw_comparison
 from ftsgd_plugin.records import read_record
-from ftsgd_plugin.results.summary import Record, format_table, summarise
+from ftsgd_plugin.results.aggregate import method_summary
+from ftsgd_plugin.results.formats import method_table
 from ftsgd_plugin.sweep.driver import run_sweep
 from ftsgd_plugin.sweep.plan import Plan, check_plan, claim_folder, read_plan, write_whole
-from ftsgd_plugin.sweep.runs import Task, run_config, survey
+from ftsgd_plugin.sweep.runs import run_config, survey
 from ftsgd_plugin.utils.cli import one_line_errors
 from ftsgd_plugin.utils.errors import UserError
 
@@ -48,17 +48,6 @@ def first_batch_norms(plan: Plan, folder: Path) -> list[tuple[str, str, float]]:
     runner.model.init_weights()
     batch = next(iter(runner.build_dataloader(runner.cfg.train_dataloader, seed=runner.seed)))
     return [(layer.name, layer.role, norm) for layer, norm in layer_grad_norms(runner.model, batch)]
-
-
-def read_results(tasks: Sequence[Task]) -> list[Record]:
-    """What the table needs of every finished run."""
-    records = []
-    for task in tasks:
-        record = read_record(task.folder)
-        used = record.resources
-        state = used['state_bytes'] / used['parameters']
-        records.append(Record(record.method, record.lr, record.seed, record.epochs, state, used['seconds']))
-    return records
 
 
 def make_pages(out: Path, data: str) -> list[Path]:
@@ -122,14 +111,14 @@ def main() -> None:
         name, line = failures[0]
         others = f' (and {len(failures) - 1} more)' if len(failures) > 1 else ''
         raise UserError(f'{name}: {line}{others}; its log is in {out}/runs/{name}.')
-    records = read_results(survey(plan, out))
-    summary = summarise(records)
+    records = [read_record(task.folder) for task in survey(plan, out)]
+    summary = method_summary(records)
     draw_comparison(summary, first_batch_norms(plan, out / 'gradients'), out / 'demo.png')
     write_whole(out / 'records.json', json.dumps([asdict(record) for record in records], indent=1) + '\n')
     write_whole(out / 'summary.json', json.dumps(summary, indent=1) + '\n')
     pages = make_pages(out, args.data)
     names = ', '.join(map(str, pages))
-    print(f'\n{format_table(summary)}\n\nwritten: {out}/summary.json, {out}/demo.png, {names}')
+    print(f'\n{method_table(summary)}\n\nwritten: {out}/summary.json, {out}/demo.png, {names}')
 
 
 if __name__ == '__main__':

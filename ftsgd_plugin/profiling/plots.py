@@ -16,7 +16,7 @@ def draw_comparison(summary: Sequence[dict], norms: Sequence[tuple[str, str, flo
     """Draw accuracies by method beside the gradient norm of every layer; written whole or not at all.
 
     Args:
-        summary: Output of :func:`ftsgd_plugin.results.summary.summarise`.
+        summary: Output of :func:`ftsgd_plugin.results.aggregate.method_summary`.
         norms: ``(layer name, role, gradient norm)`` from input to output.
         path: PNG file.
     """
@@ -39,7 +39,7 @@ def draw_comparison(summary: Sequence[dict], norms: Sequence[tuple[str, str, flo
         )
         left.bar_label(bars, fmt='%.0f' if len(summary) > 4 else '%.1f', fontsize=8, padding=2)
     seeds = len(summary[0]['seeds'])
-    left.set(ylabel='accuracy (%)', ylim=(0, 100), title=f'Mean ± standard error of {seeds} seeds, lr chosen by ID')
+    left.set(ylabel='accuracy (%)', ylim=(0, 100), title=f'Mean ± 90 % interval over {seeds} seeds, lr selected by ID')
     left.set_yticks(range(0, 101, 20))
     left.set_xticks(range(len(measures)), measures.values())
     left.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.07), ncols=2, frameon=False)

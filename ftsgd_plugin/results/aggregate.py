@@ -1,37 +1,87 @@
-"""From run records to the cells of the tables: select, average over seeds, compare with the paper."""
+"""The one path from run records to numbers: select, average over seeds, compare with the paper.
+
+Every ``ci90`` is the half-width of a 90 % interval of a mean over seeds, 1.645 sd / sqrt(n), as in the paper. A single
+seed has none (NaN).
+"""
 
 import math
+import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pandas as pd
 
 from ..evaluation.selection import ID_METRIC, Z90, mean_and_ci90, select_epoch, select_lr
 from ..paper.published import PaperResult, ood_metric, paper_results
 from ..records import RunRecord
+from .collect import Collection, collect
 
 CELL = ['model', 'method', 'dataset']
+WORST_GROUP = 'ood/worst_group'
+_RESOURCES = ['peak_bytes', 'seconds', 'state_bytes_per_param']
+_MEASURES = ['id', 'ood', 'ood_worst']
+_SELECTED = ['lr', 'n_seeds', 'n_lrs', 'at_edge', 'uneven']
+# Of a cell, in the comparison with the paper and in its CSV file.
+_COMPARED = [*CELL, *_SELECTED, 'id', 'id_ci90', 'ood', 'ood_ci90', 'peak_bytes']
 WITHIN, OUTSIDE, UNKNOWN, NO_RUN = 'within the interval', 'outside', 'no interval known', 'no run yet'
 UNPUBLISHED, OTHER_RULE = 'not published', 'other rule than the paper'
 _ROUNDING = 5e-5  # the published numbers have four decimals, in percent
 
 
+@dataclass(frozen=True)
+class Results:
+    """The runs below some directories under one selection rule.
+
+    Attributes:
+        rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
+        found: The records, and which were left out.
+        runs: Output of :func:`runs_frame`.
+        cells: Output of :func:`cells_frame`.
+        compared: Output of :func:`compare`.
+    """
+
+    rule: str
+    found: Collection
+    runs: pd.DataFrame
+    cells: pd.DataFrame
+    compared: pd.DataFrame
+
+
+def read_results(paths: Iterable[str | os.PathLike], rule: str = 'id') -> Results:
+    """Read the records below directories, select and average.
+
+    Args:
+        paths: Directories of runs, runs, or record files.
+        rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
+
+    Raises:
+        UserError: A path does not exist, or there is no record in any of them.
+    """
+    found = collect(paths)
+    runs = runs_frame((record for _, record in found.runs), rule)
+    cells = cells_frame(runs, rule)
+    return Results(rule, found, runs, cells, compare(cells, rule))
+
+
 def runs_frame(records: Iterable[RunRecord], rule: str = 'id') -> pd.DataFrame:
-    """One line per run, at the epoch that the rule selects; accuracies in percent.
+    """One row per run, at the epoch that the rule selects.
 
     Args:
         records: Finished runs.
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
 
     Returns:
-        pandas.DataFrame: ``model, method, dataset, lr, seed, epoch, id, ood`` (as the paper's tables have it: the worst
-        group for Waterbirds), ``peak_bytes, seconds, device``; absent resources are NaN.
+        pandas.DataFrame: ``model, method, dataset, lr, seed, epoch``; accuracies in percent: ``id, ood`` (as in the
+        paper's tables: the worst group for Waterbirds), ``ood_worst`` (the worst group); ``peak_bytes, seconds,
+        state_bytes_per_param, device``. Unknown numbers are NaN.
     """
-    lines = []
+    rows = []
     for record in records:
         metric = ood_metric(record.dataset)
         epoch = select_epoch(record.epochs, rule, metric)
-        metrics = record.epochs[epoch]
-        lines.append(
+        metrics, used = record.epochs[epoch], record.resources
+        parameters = used.get('parameters') or math.nan
+        rows.append(
             {
                 'model': record.model,
                 'method': record.method,
@@ -41,96 +91,132 @@ def runs_frame(records: Iterable[RunRecord], rule: str = 'id') -> pd.DataFrame:
                 'epoch': epoch,
                 'id': 100 * metrics[ID_METRIC],
                 'ood': 100 * metrics[metric],
-                'peak_bytes': record.resources.get('peak_bytes', math.nan),
-                'seconds': record.resources.get('seconds', math.nan),
+                'ood_worst': 100 * metrics.get(WORST_GROUP, math.nan),
+                'peak_bytes': used.get('peak_bytes', math.nan),
+                'seconds': used.get('seconds', math.nan),
+                'state_bytes_per_param': used.get('state_bytes', math.nan) / parameters,
                 'device': str(record.environment.get('device', '')),
             }
         )
-    columns = [*CELL, 'lr', 'seed', 'epoch', 'id', 'ood', 'peak_bytes', 'seconds', 'device']
-    return pd.DataFrame(lines, columns=columns)
+    return pd.DataFrame(rows, columns=[*CELL, 'lr', 'seed', 'epoch', *_MEASURES, *_RESOURCES, 'device'])
 
 
 def cells_frame(runs: pd.DataFrame, rule: str = 'id') -> pd.DataFrame:
-    """One line per cell: the learning rate that the rule selects, and its mean over seeds.
+    """One row per cell: the learning rate that the rule selects, averaged over seeds.
 
     Args:
         runs: Output of :func:`runs_frame` under the same rule.
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
 
     Returns:
-        pandas.DataFrame: ``model, method, dataset, lr, n_seeds, n_lrs, at_edge`` (the selected rate is the least or the
-        greatest of several), ``uneven`` (the rates have different numbers of seeds), ``id, id_ci90, ood, ood_ci90`` in
-        percent, ``peak_bytes`` (mean over seeds).
+        pandas.DataFrame: ``model, method, dataset, lr, n_seeds, n_lrs, at_edge`` (the selected rate is the smallest or
+        the largest of several), ``uneven`` (the rates have different numbers of seeds); in percent ``id, ood,
+        ood_worst``, each with its ``*_ci90``; ``peak_bytes, state_bytes_per_param`` (means over seeds at the selected
+        rate), ``seconds`` (mean of a run at any rate).
     """
-    lines = []
-    for (model, method, dataset), group in runs.groupby(CELL, sort=False):
+    rows = []
+    for cell, group in runs.groupby(CELL, sort=False):
+        row = dict(zip(CELL, cell))
         by_lr = dict(list(group.groupby('lr')))
+        metric = ood_metric(row['dataset'])
         metrics = {
-            lr: [{ID_METRIC: i, ood_metric(dataset): o} for i, o in zip(part['id'], part['ood'])]
-            for lr, part in by_lr.items()
+            lr: [{ID_METRIC: i, metric: o} for i, o in zip(part['id'], part['ood'])] for lr, part in by_lr.items()
         }
-        lr = select_lr(metrics, rule, ood_metric(dataset))
+        lr = select_lr(metrics, rule, metric)
         chosen = by_lr[lr]
-        (id_mean, id_ci), (ood_mean, ood_ci) = (mean_and_ci90(chosen[key].tolist()) for key in ('id', 'ood'))
-        lines.append(
+        row |= {
+            'lr': lr,
+            'n_seeds': len(chosen),
+            'n_lrs': len(by_lr),
+            'at_edge': len(by_lr) > 1 and lr in (min(by_lr), max(by_lr)),
+            'uneven': len({len(part) for part in by_lr.values()}) > 1,
+            'peak_bytes': chosen['peak_bytes'].mean(),
+            'seconds': group['seconds'].mean(),
+            'state_bytes_per_param': chosen['state_bytes_per_param'].mean(),
+        }
+        for key in _MEASURES:
+            row[key], row[f'{key}_ci90'] = mean_and_ci90(chosen[key].tolist())
+        rows.append(row)
+    means = [column for key in _MEASURES for column in (key, f'{key}_ci90')]
+    return pd.DataFrame(rows, columns=[*CELL, *_SELECTED, *means, *_RESOURCES])
+
+
+def method_summary(records: Iterable[RunRecord]) -> list[dict]:
+    """Compare the methods of a sweep over one model and one dataset, under the paper's rule.
+
+    Args:
+        records: Finished runs.
+
+    Returns:
+        list[dict]: JSON data per method, in order of appearance: ``method``, ``lrs``, ``seeds``, ``lr`` (the selected
+        one); ``id, ood, ood_worst`` as ``[mean, ci90]`` in fractions; ``state_bytes_per_param`` and ``seconds`` as in
+        :func:`cells_frame`. Unknown numbers, e.g. the interval of a single seed, are ``None``.
+
+    Raises:
+        ValueError: The runs are of several models or datasets.
+    """
+    runs = runs_frame(records)
+    if len(runs[['model', 'dataset']].drop_duplicates()) > 1:
+        raise ValueError('the runs are of several models or datasets; summarise each of them separately.')
+    summary = []
+    for cell in cells_frame(runs).to_dict('records'):
+        own = runs[runs['method'] == cell['method']]
+        summary.append(
             {
-                'model': model,
-                'method': method,
-                'dataset': dataset,
-                'lr': lr,
-                'n_seeds': len(chosen),
-                'n_lrs': len(by_lr),
-                'at_edge': len(by_lr) > 1 and lr in (min(by_lr), max(by_lr)),
-                'uneven': len({len(part) for part in by_lr.values()}) > 1,
-                'id': id_mean,
-                'id_ci90': id_ci,
-                'ood': ood_mean,
-                'ood_ci90': ood_ci,
-                'peak_bytes': chosen['peak_bytes'].mean(),
+                'method': cell['method'],
+                'lrs': sorted(own['lr'].unique().tolist()),
+                'seeds': sorted(own['seed'].unique().tolist()),
+                'lr': cell['lr'],
+                **{key: [_known(cell[key] / 100), _known(cell[f'{key}_ci90'] / 100)] for key in _MEASURES},
+                'state_bytes_per_param': _known(cell['state_bytes_per_param']),
+                'seconds': _known(cell['seconds']),
             }
         )
-    columns = [*CELL, 'lr', 'n_seeds', 'n_lrs', 'at_edge', 'uneven', 'id', 'id_ci90', 'ood', 'ood_ci90', 'peak_bytes']
-    return pd.DataFrame(lines, columns=columns)
+    return summary
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value  # JSON has no NaN
 
 
 def paper_frame() -> pd.DataFrame:
     """The published cells with the columns of :func:`cells_frame`, prefixed by ``paper_``."""
     names = [f'paper_{name}' for name in ('id', 'ood', 'id_ci90', 'ood_ci90', 'n_seeds', 'lr')]
-    return pd.DataFrame([_line(result) for result in paper_results()], columns=[*CELL, *names])
+    return pd.DataFrame([_paper_row(result) for result in paper_results()], columns=[*CELL, *names])
 
 
-def _line(result: PaperResult) -> tuple:
+def _paper_row(result: PaperResult) -> tuple:
     measured = (result.id, result.ood, result.id_ci90, result.ood_ci90, result.n_seeds, result.lr)
     return (result.model, result.method, result.dataset, *(math.nan if v is None else v for v in measured))
 
 
 def compare(cells: pd.DataFrame, rule: str = 'id') -> pd.DataFrame:
-    """Our cells beside the published ones: every cell that either has, with the difference and a verdict.
+    """Put our cells beside the published ones: every cell that has a run or was published.
 
     The interval is that of the difference of two means, 1.645 sqrt(s1^2/n1 + s2^2/n2) with the standard deviations over
-    seeds; a single run takes the other side's. If both are single runs no interval is known.
+    seeds; a single run takes the deviation of the other side. If both are single runs, the interval is unknown.
 
     Args:
         cells: Output of :func:`cells_frame`.
-        rule: Other rules than the paper's get no verdict.
+        rule: There is a verdict under the paper's rule only.
 
     Returns:
         pandas.DataFrame: The columns of both, ``rule``, and for ``id`` and ``ood`` ``*_difference`` (ours minus the
         paper's, in points), ``*_interval`` (half-width) and ``*_verdict``.
     """
-    both = paper_frame().merge(cells, how='outer', on=CELL)
+    both = paper_frame().merge(cells[_COMPARED], how='outer', on=CELL)
     both.insert(3, 'rule', rule)
     for key in ('id', 'ood'):
         both[f'{key}_difference'] = both[key] - both[f'paper_{key}']
-        both[f'{key}_interval'] = [_interval(line, key) for line in both.to_dict('records')]
-        both[f'{key}_verdict'] = [_verdict(line, key, rule) for line in both.to_dict('records')]
+        both[f'{key}_interval'] = [_interval(row, key) for row in both.to_dict('records')]
+        both[f'{key}_verdict'] = [_verdict(row, key, rule) for row in both.to_dict('records')]
     return both
 
 
-def _interval(line: dict, key: str) -> float:
+def _interval(row: dict, key: str) -> float:
     pairs = [
-        (line[f'{key}_ci90'], line['n_seeds']),
-        (line[f'paper_{key}_ci90'], line['paper_n_seeds']),
+        (row[f'{key}_ci90'], row['n_seeds']),
+        (row[f'paper_{key}_ci90'], row['paper_n_seeds']),
     ]
     variances = [(ci / Z90) ** 2 * n for ci, n in pairs]  # of one run
     known = [variance for variance in variances if not math.isnan(variance)]
@@ -140,28 +226,28 @@ def _interval(line: dict, key: str) -> float:
     return Z90 * math.sqrt(sum(variance / n for variance, (_, n) in zip(filled, pairs)))
 
 
-def _verdict(line: dict, key: str, rule: str) -> str:
-    if math.isnan(line[key]):
+def _verdict(row: dict, key: str, rule: str) -> str:
+    if math.isnan(row[key]):
         return NO_RUN
-    if math.isnan(line[f'paper_{key}']):
+    if math.isnan(row[f'paper_{key}']):
         return UNPUBLISHED
     if rule != 'id':
         return OTHER_RULE
-    if math.isnan(line[f'{key}_interval']):
+    if math.isnan(row[f'{key}_interval']):
         return UNKNOWN
-    return WITHIN if abs(line[f'{key}_difference']) <= line[f'{key}_interval'] + _ROUNDING else OUTSIDE
+    return WITHIN if abs(row[f'{key}_difference']) <= row[f'{key}_interval'] + _ROUNDING else OUTSIDE
 
 
 def common_averages(compared: pd.DataFrame, methods: list[str], models: list[str], datasets: list[str]) -> pd.DataFrame:
-    """Averages over the cells that every method has, ours and the paper's over the same ones.
+    """Averages over the cells that every method has; ours and the paper's are over the same cells.
 
     Args:
         compared: Output of :func:`compare`.
         methods: Methods to compare; those without a run are left out.
-        models, datasets: Whose cells count.
+        models, datasets: The cells of these count.
 
     Returns:
-        pandas.DataFrame: Per method ``cells`` (how many were averaged), ``of`` (how many there are), ``id, ood`` and
+        pandas.DataFrame: Per method ``cells`` (how many were averaged), ``of`` (how many exist), ``id, ood`` and
         ``paper_id, paper_ood`` (NaN unless all of these cells were published).
     """
     inside = compared[compared['model'].isin(models) & compared['dataset'].isin(datasets)]

@@ -1,4 +1,4 @@
-"""Pictures of many runs: ID against OOD, accuracy against memory, learning rates, interpolated weights."""
+"""Figures of many runs: ID against OOD, accuracy against memory, learning rates, interpolated weights."""
 
 import math
 import os
@@ -8,32 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..evaluation.selection import RULES
 from ..paper.names import DATASETS, METHODS, MODELS, dataset_label, method_label, model_label, sort_names
-from ..utils.plotting import COLOURS
+from ..utils.plotting import COLOURS, DARK_GREY, DPI, METRIC_COLOURS, import_pyplot, save_figure, style_axes
+from .aggregate import Results
+from .sensitivity import lr_curves
 
 _TICKS = (0.1, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9)
 _MARKERS = 'osD^vPX<>p*h'
-_SPARE = ('#d55e00', '#000000', '#999999', '#8c564b', '#17becf', '#bcbd22')  # of methods without a colour of their own
+_SPARE = ('#d55e00', '#000000', '#999999', '#8c564b', '#17becf', '#bcbd22')  # for methods that COLOURS does not have
 _CLIP = (0.1, 99.9)  # percent; the logit of 0 and of 100 is infinite
-
-
-def _pyplot():
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _save(figure, path: str | os.PathLike, dpi: int = 110) -> Path:
-    """Written whole or not at all."""
-    path = Path(path)
-    unfinished = path.with_name(f'.{path.name}')
-    figure.savefig(unfinished, format='png', dpi=dpi)
-    _pyplot().close(figure)
-    os.replace(unfinished, path)
-    return path
 
 
 def _colours(methods: Sequence[str]) -> dict[str, str]:
@@ -42,19 +26,17 @@ def _colours(methods: Sequence[str]) -> dict[str, str]:
 
 
 def _panels(count: int, columns: int = 3, size: tuple[float, float] = (4.2, 3.7)):
-    """A grid of axes; those that are not needed are invisible. Returns figure, used axes, unused axes."""
+    """A figure with a grid of panels, and its first ``count`` axes; the others are invisible."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    figure, axes = _pyplot().subplots(
+    figure, axes = import_pyplot().subplots(
         rows, columns, figsize=(max(7.5, size[0] * columns), size[1] * rows + 0.9), layout='constrained', squeeze=False
     )
     axes = list(axes.flat)
     for unused in axes[count:]:
         unused.set_axis_off()
     for used in axes[:count]:
-        used.spines[['top', 'right']].set_visible(False)
-        used.grid(color='#eeeeee')
-        used.set_axisbelow(True)
+        style_axes(used, grid=True)
     return figure, axes[:count]
 
 
@@ -62,8 +44,13 @@ def _legend(figure, handles: list, columns: int) -> None:
     figure.legend(handles=handles, loc='outside lower center', ncols=columns, fontsize=9, frameon=False)
 
 
+def _plain(text: str) -> str:
+    """A name that Matplotlib prints literally: ``$`` would start a formula, a leading ``_`` hides it in a legend."""
+    return ('\N{ZERO WIDTH SPACE}' if text.startswith('_') else '') + text.replace('$', r'\$')
+
+
 def logit(percent) -> np.ndarray:
-    """log(p / (1 - p)) of percentages, those beyond 0.1 and 99.9 taken as these."""
+    """log(p / (1 - p)) of percentages, clipped to 0.1 and 99.9."""
     p = np.clip(np.asarray(percent, dtype=float), *_CLIP) / 100
     return np.log(p / (1 - p))
 
@@ -74,7 +61,7 @@ def draw_id_ood(runs: pd.DataFrame, path: str | os.PathLike, title: str) -> Path
     Args:
         runs: Output of :func:`ftsgd_plugin.results.aggregate.runs_frame`.
         path: PNG file.
-        title: Says how epochs were selected.
+        title: Second line of the heading: how epochs were selected.
     """
     from matplotlib.lines import Line2D
 
@@ -96,19 +83,19 @@ def draw_id_ood(runs: pd.DataFrame, path: str | os.PathLike, title: str) -> Path
             low, high = logit(of_dataset[column].min()), logit(of_dataset[column].max())
             ticks = _spaced([t for t in _TICKS if low - 0.3 <= logit(t) <= high + 0.3], (high - low) / 7)
             axis.set_ticks(logit(ticks), [f'{t:g}' for t in ticks])
-        axes.set_title(dataset_label(dataset), fontsize=11)
+        axes.set_title(_plain(dataset_label(dataset)), fontsize=11)
         axes.set(xlabel='ID accuracy (%)', ylabel='OOD accuracy (%)')
-    marks = [Line2D([], [], color=colours[m], marker='o', markersize=4, label=method_label(m)) for m in methods]
+    marks = [Line2D([], [], color=colours[m], marker='o', markersize=4, label=_plain(method_label(m))) for m in methods]
     _legend(figure, marks, 4)
     figure.suptitle(
-        f'OOD against ID on logit axes (cut at 0.1 and 99.9 %): a point per run, a fitted line per method\n{title}',
+        f'OOD against ID on logit axes (clipped to 0.1 and 99.9 %): a point per run, a fitted line per method\n{title}',
         fontsize=11,
     )
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _spaced(ticks: list[float], least: float) -> list[float]:
-    """Leave out ticks that would stand on each other."""
+    """Leave out ticks whose labels would overlap."""
     kept: list[float] = []
     for tick in ticks:
         if not kept or logit(tick) - logit(kept[-1]) >= least:
@@ -120,12 +107,12 @@ def draw_memory(cells: pd.DataFrame, path: str | os.PathLike, title: str) -> Pat
     """OOD accuracy against peak memory: a panel per dataset, a point per model and method.
 
     Args:
-        cells: Output of :func:`ftsgd_plugin.results.aggregate.cells_frame`; those of unknown memory are left out.
+        cells: Output of :func:`ftsgd_plugin.results.aggregate.cells_frame`; cells of unknown memory are left out.
         path: PNG file.
-        title: Says how cells were selected and on what device memory was measured.
+        title: Second line of the heading: how cells were selected, and the devices that memory was measured on.
 
     Returns:
-        Path | None: ``None`` if no memory is known; nothing is drawn then.
+        Path | None: ``None`` if no memory is known; then nothing is drawn.
     """
     from matplotlib.lines import Line2D
 
@@ -148,14 +135,16 @@ def draw_memory(cells: pd.DataFrame, path: str | os.PathLike, title: str) -> Pat
                 alpha=0.85,
                 elinewidth=0.8,
             )
-        axes.set_title(dataset_label(dataset), fontsize=11)
-        axes.set(xlabel='peak memory (GiB)', ylabel='OOD accuracy (%)')
+        axes.set_title(_plain(dataset_label(dataset)), fontsize=11)
+        axes.set(xlabel='peak memory (GiB)', ylabel='OOD accuracy (%), mean ± 90 % interval')
         axes.margins(0.12)
-    marks = [Line2D([], [], color=colours[m], marker='s', linestyle='', label=method_label(m)) for m in methods]
-    marks += [Line2D([], [], color='#555555', marker=markers[m], linestyle='', label=model_label(m)) for m in models]
+    marks = [Line2D([], [], color=colours[m], marker='s', linestyle='', label=_plain(method_label(m))) for m in methods]
+    marks += [
+        Line2D([], [], color=DARK_GREY, marker=markers[m], linestyle='', label=_plain(model_label(m))) for m in models
+    ]
     _legend(figure, marks, 4)
     figure.suptitle(f'OOD accuracy against peak memory of a run\n{title}', fontsize=11)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_learning_rates(curves: pd.DataFrame, path: str | os.PathLike, title: str) -> Path | None:
@@ -164,10 +153,10 @@ def draw_learning_rates(curves: pd.DataFrame, path: str | os.PathLike, title: st
     Args:
         curves: Output of :func:`ftsgd_plugin.results.sensitivity.lr_curves`.
         path: PNG file.
-        title: Says how epochs were selected.
+        title: Second line of the heading: how epochs were selected.
 
     Returns:
-        Path | None: ``None`` if no cell has two learning rates; nothing is drawn then.
+        Path | None: ``None`` if no cell has two learning rates; then nothing is drawn.
     """
     from matplotlib.lines import Line2D
 
@@ -198,19 +187,19 @@ def draw_learning_rates(curves: pd.DataFrame, path: str | os.PathLike, title: st
                     fillstyle='none',
                 )
         _label_decades(axes, part['lr'])
-        axes.set_title(f'{model_label(model)}, {dataset_label(dataset)}', fontsize=9)
+        axes.set_title(_plain(f'{model_label(model)}, {dataset_label(dataset)}'), fontsize=9)
         axes.tick_params(labelsize=8)
         axes.set_xlabel('learning rate', fontsize=8)
         if i % columns == 0:
             axes.set_ylabel('ID accuracy (%)', fontsize=8)
-    marks = [Line2D([], [], color=colours[m], marker='.', label=method_label(m)) for m in methods]
+    marks = [Line2D([], [], color=colours[m], marker='.', label=_plain(method_label(m))) for m in methods]
     _legend(figure, marks, min(4, 1 + len(datasets)))
-    figure.suptitle(f'Learning rates: mean ID accuracy over seeds, the best in a circle\n{title}', fontsize=11)
-    return _save(figure, path, dpi=110 if len(panels) < 15 else 80)
+    figure.suptitle(f'Learning rates: mean ID accuracy over seeds, the best circled\n{title}', fontsize=11)
+    return save_figure(figure, path, dpi=DPI if len(panels) < 15 else 80)
 
 
 def _label_decades(axes, lrs: pd.Series) -> None:
-    """Ticks of an axis of log10 learning rates: the powers of ten, or the rates themselves where there are few."""
+    """Label an axis of log10 learning rates: at powers of ten, or at the rates if it spans less than two of these."""
     low, high = np.log10(lrs.min()), np.log10(lrs.max())
     decades = [decade for decade in range(-12, 3) if low - 0.1 <= decade <= high + 0.1]
     if len(decades) > 1:
@@ -218,6 +207,31 @@ def _label_decades(axes, lrs: pd.Series) -> None:
     else:
         rates = sorted(lrs.unique())
         axes.set_xticks(np.log10(rates), [f'{rate:g}' for rate in rates])
+
+
+def draw_results(results: Results, directory: str | os.PathLike) -> dict[str, Path]:
+    """Draw the figures that the runs allow: ``id_ood.png``, ``memory.png`` and ``learning_rates.png``.
+
+    Args:
+        results: The runs.
+        directory: Where the files are written.
+
+    Returns:
+        dict: Heading -> file.
+    """
+    directory, title = Path(directory), RULES[results.rule]
+    if results.runs.empty:
+        return {}
+    known = results.runs[results.runs['peak_bytes'].notna()]
+    devices = sorted({device or 'unknown device' for device in known['device']})
+    shown = ', '.join(devices[:3]) + (f' and {len(devices) - 3} more' if len(devices) > 3 else '')
+    memory = _plain(f'{title}; memory measured on: {shown}')
+    figures = {
+        'Out of distribution against in distribution': draw_id_ood(results.runs, directory / 'id_ood.png', title),
+        'Accuracy against memory': draw_memory(results.cells, directory / 'memory.png', memory),
+        'Learning rates': draw_learning_rates(lr_curves(results.runs), directory / 'learning_rates.png', title),
+    }
+    return {heading: path for heading, path in figures.items() if path is not None}
 
 
 def draw_interpolation(rows: Sequence[dict], selected: float, path: str | os.PathLike) -> Path:
@@ -228,23 +242,19 @@ def draw_interpolation(rows: Sequence[dict], selected: float, path: str | os.Pat
         selected: The alpha that ID accuracy selected.
         path: PNG file.
     """
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.4), layout='constrained')
+    figure, axes = import_pyplot().subplots(figsize=(6.4, 4.4), layout='constrained')
     alphas = [row['alpha'] for row in rows]
-    for key, label, colour in (
-        ('id/accuracy', 'ID', '#0072b2'),
-        ('ood/accuracy', 'OOD', '#d55e00'),
-        ('ood/worst_group', 'OOD worst group', '#cc79a7'),
-    ):
+    labels = {'id/accuracy': 'ID', 'ood/accuracy': 'OOD', 'ood/worst_group': 'OOD worst group'}
+    for key, label in labels.items():
         if all(key in row for row in rows):
-            axes.plot(alphas, [100 * row[key] for row in rows], marker='o', markersize=4, color=colour, label=label)
-    axes.axvline(selected, color='#555555', linestyle=':', label=f'selected by ID: {selected:g}')
+            values = [100 * row[key] for row in rows]
+            axes.plot(alphas, values, marker='o', markersize=4, color=METRIC_COLOURS[key], label=label)
+    axes.axvline(selected, color=DARK_GREY, linestyle=':', label=f'selected by ID: {selected:g}')
     axes.set(
         xlabel="alpha: 0 pretrained backbone, 1 fine-tuned; the head is the run's throughout",
         ylabel='accuracy (%)',
         title='Between the pretrained and the fine-tuned weights',
     )
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.grid(color='#eeeeee')
+    style_axes(axes, grid=True)
     axes.legend(frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)

@@ -1,51 +1,36 @@
-"""The paper's tables from cells: which rows and columns they have, and what a cell or an average says."""
+"""The paper's tables from cells: their rows and columns, and the notes below them."""
 
 import math
-from dataclasses import dataclass, field
+import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from ..evaluation.selection import RULES
-from ..paper.names import DATASETS, MAIN_METHODS, METHODS, MODELS, dataset_label, method_label, model_label, sort_names
-from .aggregate import common_averages
+from ..paper.names import (
+    DATASETS,
+    MAIN_METHODS,
+    METHODS,
+    MODELS,
+    dataset_label,
+    method_label,
+    model_label,
+    sort_names,
+)
+from ..utils.files import write_text
+from .aggregate import common_averages, read_results
+from .formats import FORMATS, Comparison, Table
+from .plots import draw_results
+from .sensitivity import compare_sgd, lr_curves, lr_sensitivity
 
 CLIP = 'clip-vit-b16'
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What stands in a cell, in percent; NaN where there is nothing.
-
-    Attributes:
-        ours, ci90: Our mean and its 90 % half-width over seeds.
-        paper: The published mean.
-        difference: Ours minus the paper's, in points.
-        verdict: One of those of :mod:`ftsgd_plugin.results.aggregate`; empty for an average.
-    """
-
-    ours: float = math.nan
-    ci90: float = math.nan
-    paper: float = math.nan
-    verdict: str = ''
-
-    @property
-    def difference(self) -> float:
-        return self.ours - self.paper
-
-
-@dataclass
-class Table:
-    """Rows of entries under column names; the rows of a model are together."""
-
-    title: str
-    columns: list[str]
-    rows: list[tuple[str, str, list[Entry]]] = field(default_factory=list)  # model, method, entries
 
 
 def build_tables(compared: pd.DataFrame, rule: str) -> tuple[list[Table], list[str]]:
     """The tables that the runs call for.
 
-    The paper's tables 1 (OOD) and 2 (ID) with every method that was published for all models or has a run, and the
+    The paper's tables 1 (OOD) and 2 (ID), with every method that was published for all models or has a run, and the
     averages, if any run is of its models and datasets; the CLIP tables if any run is of CLIP ViT-B/16; and tables of
     all other models and datasets.
 
@@ -70,7 +55,7 @@ def build_tables(compared: pd.DataFrame, rule: str) -> tuple[list[Table], list[s
         for average, note in averages:
             tables += [average] if average.rows else []
             notes += [line for line in note if line not in notes]
-        notes += [_verdicts(compared, key) for key in ('ood', 'id')]
+        notes += [_count_verdicts(compared, key) for key in ('ood', 'id')]
     else:
         notes.append("no run is of the paper's models and datasets; its tables are left out.")
     if (inside & (run['model'] == CLIP)).any():
@@ -94,32 +79,31 @@ def build_tables(compared: pd.DataFrame, rule: str) -> tuple[list[Table], list[s
 def _grid(
     compared: pd.DataFrame, title: str, key: str, models: list[str], methods: list[str], datasets: list[str]
 ) -> Table:
-    """Models and methods by datasets; the average of a row only over all of its datasets."""
+    """Models and methods by datasets, with the average of a row that is complete."""
     columns = [dataset_label(dataset) for dataset in datasets]
     averaged = len(datasets) > 1
     table = Table(title, [*columns, 'average'] if averaged else columns)
-    cells = {(line['model'], line['method'], line['dataset']): line for line in compared.to_dict('records')}
+    cells = {(row['model'], row['method'], row['dataset']): row for row in compared.to_dict('records')}
     for model in models:
         for method in methods:
-            lines = [cells.get((model, method, dataset)) for dataset in datasets]
-            entries = [_entry(line, key) for line in lines]
+            entries = [_comparison(cells.get((model, method, dataset)), key) for dataset in datasets]
             if all(math.isnan(e.ours) and math.isnan(e.paper) for e in entries):
                 continue  # neither run nor published
             if averaged:
-                ours, theirs = ([getattr(e, side) for e in entries] for side in ('ours', 'paper'))
-                entries.append(Entry(sum(ours) / len(ours), math.nan, sum(theirs) / len(theirs)))  # NaN if one is
+                ours, paper = ([getattr(e, side) for e in entries] for side in ('ours', 'paper'))
+                entries.append(Comparison(sum(ours) / len(ours), math.nan, sum(paper) / len(paper)))  # NaN if one is
             table.rows.append((model_label(model), method_label(method), entries))
     return table
 
 
-def _entry(line: dict | None, key: str) -> Entry:
-    if line is None:
-        return Entry()
-    return Entry(line[key], line[f'{key}_ci90'], line[f'paper_{key}'], line[f'{key}_verdict'])
+def _comparison(row: dict | None, key: str) -> Comparison:
+    if row is None:
+        return Comparison()
+    return Comparison(row[key], row[f'{key}_ci90'], row[f'paper_{key}'], row[f'{key}_verdict'])
 
 
 def _averages(compared: pd.DataFrame, methods: list[str]) -> tuple[Table, list[str]]:
-    """Per method over the cells that every one of these methods with a run has."""
+    """Per method, over the cells that every one of these methods with a run has."""
     means = common_averages(compared, methods, list(MODELS), list(DATASETS))
     absent = [method_label(method) for method in methods if method not in set(means['method'])]
     notes = [f'no run at all, so not in the averages: {", ".join(absent)}.'] if absent else []
@@ -131,13 +115,13 @@ def _averages(compared: pd.DataFrame, methods: list[str]) -> tuple[Table, list[s
             *notes,
             f'no cell has a run of each of {names}; their averages are not given.',
         ] if names else notes
-    for line in means.to_dict('records'):
-        entries = [Entry(line[key], math.nan, line[f'paper_{key}']) for key in ('ood', 'id')]
-        table.rows.append(('', method_label(line['method']), entries))
+    for row in means.to_dict('records'):
+        entries = [Comparison(row[key], math.nan, row[f'paper_{key}']) for key in ('ood', 'id')]
+        table.rows.append(('', method_label(row['method']), entries))
     return table, notes
 
 
-def _verdicts(compared: pd.DataFrame, key: str) -> str:
+def _count_verdicts(compared: pd.DataFrame, key: str) -> str:
     """How many of the published cells have which verdict."""
     published = compared[compared[f'paper_{key}'].notna()]
     counts = published[f'{key}_verdict'].value_counts()
@@ -146,15 +130,46 @@ def _verdicts(compared: pd.DataFrame, key: str) -> str:
 
 
 def _remarks(run: pd.DataFrame) -> list[str]:
-    """What a reader should know of the selected cells."""
+    """Reasons for caution about selected cells."""
     remarks = []
     for column, text in (
-        ('at_edge', 'the selected learning rate is the least or the greatest that was tried'),
+        ('at_edge', 'the selected learning rate is the smallest or the largest that was tried'),
         ('uneven', 'the learning rates have different numbers of seeds'),
     ):
         found = run[run[column].astype(bool)]
         if len(found):
-            names = [' '.join(line) for line in found[['model', 'method', 'dataset']].itertuples(index=False)]
+            names = [' '.join(cell) for cell in found[['model', 'method', 'dataset']].itertuples(index=False)]
             more = f' and {len(names) - 4} more' if len(names) > 4 else ''
             remarks.append(f'{text} in {len(names)} of {len(run)} cells: {", ".join(names[:4])}{more}.')
     return remarks
+
+
+def write_tables(
+    paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = None, format: str = 'text', rule: str = 'id'
+) -> str:
+    """Make the paper's tables of the runs below directories.
+
+    Args:
+        paths: Directories of runs, runs, or record files.
+        out: Directory for every format (``tables.txt``, ``.md``, ``.tex``, ``.csv``) and the figures.
+        format: Without ``out``: the format to return, a key of :data:`FORMATS`.
+        rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
+
+    Returns:
+        str: Without ``out`` the tables; with it the notes and the names of the files.
+
+    Raises:
+        UserError: A path does not exist, there is no record, or a file cannot be written.
+    """
+    results = read_results(paths, rule)
+    tables, remarks = build_tables(results.compared, rule)
+    notes = [f'rule: {RULES[rule]}.', *results.found.notes(), *remarks, *results.found.problems()]
+    if out is None:
+        return FORMATS[format][1](tables, notes, results.compared)
+    out = Path(out)
+    written = draw_results(results, out).values()
+    for suffix, render in FORMATS.values():
+        write_text(out / f'tables.{suffix}', render(tables, notes, results.compared))
+    names = f'{out}/tables.{{{",".join(suffix for suffix, _ in FORMATS.values())}}}'
+    lines = [*notes, *compare_sgd(lr_sensitivity(lr_curves(results.runs)))]
+    return '\n'.join([*lines, ' '.join(['written:', names, *map(str, written)])]) + '\n'

@@ -1,5 +1,6 @@
-"""Selection and comparison: the authors' own runs give the authors' own tables."""
+"""Selection, averages and comparison: the authors' runs give the authors' tables."""
 
+import json
 import math
 
 import pandas as pd
@@ -18,6 +19,7 @@ from ftsgd_plugin.results.aggregate import (
     cells_frame,
     common_averages,
     compare,
+    method_summary,
     paper_frame,
     runs_frame,
 )
@@ -33,7 +35,7 @@ def cell(compared: pd.DataFrame, model: str, method: str, dataset: str) -> dict:
     return line
 
 
-def test_the_authors_runs_give_their_learning_rates_and_every_stored_digit_of_their_tables(authors):
+def test_authors_runs_give_their_learning_rates_and_every_stored_digit_of_their_tables(authors):
     checked = 0
     for result in paper_results():
         if result.lr is None:
@@ -48,7 +50,7 @@ def test_the_authors_runs_give_their_learning_rates_and_every_stored_digit_of_th
     assert checked == 30  # 6 methods, 5 datasets
 
 
-def test_grand_averages_are_the_papers():
+def test_grand_averages_equal_the_papers():
     published = paper_frame()
     both = published.assign(id=published['paper_id'], ood=published['paper_ood'])
     means = common_averages(both, list(MAIN_METHODS), list(MODELS), list(DATASETS)).set_index('method').round(2)
@@ -57,7 +59,7 @@ def test_grand_averages_are_the_papers():
     assert means['id'].to_dict() == {'sgd': 90.26, 'adamw': 91.46, 'freeze-embed': 91.28}
 
 
-def test_epoch_then_seeds_then_learning_rate_all_by_id():
+def test_epoch_and_learning_rate_are_selected_by_mean_id_accuracy():
     records = [
         record(lr=1e-2, seed=0, ids=(0.9, 0.95), oods=(0.9, 0.1)),
         record(lr=1e-2, seed=1, ids=(0.5,), oods=(0.9,)),
@@ -74,12 +76,42 @@ def test_epoch_then_seeds_then_learning_rate_all_by_id():
     assert (last['lr'], last['ood']) == (1e-3, pytest.approx(45.0))
 
 
+def test_summary_of_methods_is_the_same_path_in_fractions():
+    def run(lr, seed, *accuracies, method='sgd'):
+        ids, oods = zip(*accuracies)
+        used = {'state_bytes': 40, 'parameters': 10, 'seconds': 10.0 + seed}
+        return record(method, lr, seed, ids, oods, resources=used)
+
+    records = [
+        run(0.1, 0, (0.5, 0.2), (0.9, 0.6)),
+        run(0.1, 1, (0.7, 0.4), (0.6, 0.9)),
+        run(0.2, 0, (0.6, 1.0)),
+        run(0.2, 1, (0.6, 1.0)),
+        run(0.2, 3, (0.6, 0.8), method='adamw'),
+    ]
+    line, single = method_summary(records)
+    assert (line['method'], line['lr'], line['lrs'], line['seeds']) == ('sgd', 0.1, [0.1, 0.2], [0, 1])
+    half_width = 1.645 * 0.1  # the two seeds are 0.2 apart: sd / sqrt(2) = 0.1
+    for key, mean in (('id', 0.8), ('ood', 0.5), ('ood_worst', 0.4)):
+        assert line[key] == [pytest.approx(mean), pytest.approx(half_width)], key
+    assert (line['state_bytes_per_param'], line['seconds']) == (4.0, 10.5)
+    assert single['ood'] == [pytest.approx(0.8), None] and single['seeds'] == [3]
+    assert json.loads(json.dumps([line, single])) == [line, single]
+
+
+def test_summary_of_methods_knows_what_it_does_not_know():
+    (line,) = method_summary([record(epochs=[{'id/accuracy': 0.5, 'ood/accuracy': 0.5}])])
+    assert line['ood_worst'] == [None, None] and line['seconds'] is line['state_bytes_per_param'] is None
+    with pytest.raises(ValueError, match='several models or datasets'):
+        method_summary([record(), record(dataset='fmow')])
+
+
 def test_waterbirds_is_reported_by_its_worst_group():
     runs = runs_frame([record(dataset='waterbirds', ids=(0.9,), oods=(0.8,)), record(ids=(0.9,), oods=(0.8,))])
     assert runs['ood'].tolist() == pytest.approx([70.0, 80.0])
 
 
-def test_edge_of_the_grid_and_uneven_seeds_are_marked():
+def test_rate_at_the_edge_of_the_grid_and_uneven_seeds_are_marked():
     records = [record(lr=1e-2), record(lr=1e-3, ids=(0.9,)), record(lr=1e-3, seed=1, ids=(0.9,))]
     (line,) = cells_frame(runs_frame(records)).to_dict('records')
     assert line['at_edge'] and line['uneven']
@@ -123,6 +155,6 @@ def test_averages_are_over_the_cells_that_every_method_has():
     assert means['paper_ood'].to_dict() == {'sgd': 79.9608, 'adamw': 82.8039}
 
 
-def test_no_runs_at_all():
+def test_without_runs_every_published_cell_is_missing():
     compared = compare(cells_frame(runs_frame([])))
     assert set(compared['ood_verdict']) == {NO_RUN} and len(compared) == 135

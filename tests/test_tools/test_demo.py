@@ -12,7 +12,6 @@ from helpers import ROOT, run_process
 from PIL import Image
 
 from ftsgd_plugin.datasets import digits
-from ftsgd_plugin.results.summary import Record, format_table, summarise
 from ftsgd_plugin.utils.errors import UserError
 
 # Of seed 0 (Pillow 12.0.0).
@@ -101,26 +100,6 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         digits.write_benchmark(tmp_path / 'digits')
     assert list(tmp_path.iterdir()) == []
-
-
-def record(method, lr, seed, *accuracies) -> Record:
-    epochs = [{'id/accuracy': i, 'ood/accuracy': o, 'ood/worst_group': o / 2} for i, o in accuracies]
-    return Record(method, lr, seed, epochs, 4.0, 10.0)
-
-
-def test_summary_selects_by_id_and_reports_ood():
-    records = [
-        record('sgd', 0.1, 0, (0.5, 0.1), (0.9, 0.6)),
-        record('sgd', 0.1, 1, (0.7, 0.4), (0.6, 0.9)),
-        record('sgd', 0.2, 0, (0.6, 1.0)),
-        record('sgd', 0.2, 1, (0.6, 1.0)),
-    ]
-    (line,) = summarise(records)
-    assert (line['method'], line['lr'], line['lrs'], line['seeds']) == ('sgd', 0.1, [0.1, 0.2], [0, 1])
-    assert line['id'] == [pytest.approx(0.8), pytest.approx(0.1)]
-    assert line['ood'] == [pytest.approx(0.5), pytest.approx(0.1)]
-    assert line['ood_worst'] == [pytest.approx(0.25), pytest.approx(0.05)]
-    assert '| sgd    | 0.1 | 80.0 ± 10.0 | 50.0 ± 10.0 | 25.0 ± 5.0' in format_table([line])
 
 
 def run_demo(*argv):

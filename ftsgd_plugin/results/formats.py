@@ -1,0 +1,237 @@
+"""A table of comparisons, and its text, Markdown, LaTeX, CSV and HTML.
+
+Names in a table come from run records, so each format escapes what is special in it.
+"""
+
+import html
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from .aggregate import NO_RUN, OTHER_RULE, OUTSIDE, UNKNOWN, UNPUBLISHED, WITHIN
+
+MEAN = 'mean ± 90 % interval'  # in the header of every table
+_NOTHING = '\N{EN DASH}'
+MARKS = {WITHIN: '✓', OUTSIDE: '✗', UNKNOWN: '?', NO_RUN: _NOTHING, UNPUBLISHED: '', OTHER_RULE: '', '': ''}
+_CLASSES = {WITHIN: 'within', OUTSIDE: 'outside', UNKNOWN: 'unknown', NO_RUN: 'missing'}
+LEGEND = (
+    "A cell: our mean ± 90 % interval over seeds (1.645 sd/√n); below it the paper's mean, our difference in points, "
+    'and ✓ within the interval of the difference, ✗ outside, ? no interval known (single runs), '
+    f'{_NOTHING} no run yet.'
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The numbers of one cell or average, in percent; unknown ones are NaN.
+
+    Attributes:
+        ours, ci90: Our mean and its 90 % half-width over seeds.
+        paper: The published mean.
+        verdict: One of those of :mod:`ftsgd_plugin.results.aggregate`; empty for an average.
+    """
+
+    ours: float = math.nan
+    ci90: float = math.nan
+    paper: float = math.nan
+    verdict: str = ''
+
+    @property
+    def difference(self) -> float:
+        """Ours minus the paper's, in points."""
+        return self.ours - self.paper
+
+
+@dataclass
+class Table:
+    """Rows of comparisons under column names; the rows of a model are together.
+
+    Attributes:
+        title: What the table shows, with the selection rule.
+        columns: Labels of the datasets, or of the measures in a table of averages.
+        rows: ``(model label, method label, comparisons)``; the model is empty in a table of averages.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, str, list[Comparison]]] = field(default_factory=list)
+
+
+def our_text(cell: Comparison) -> str:
+    """``84.1 ±0.9``; a dash if there is no run."""
+    if math.isnan(cell.ours):
+        return _NOTHING
+    return f'{cell.ours:.1f}' + ('' if math.isnan(cell.ci90) else f' ±{cell.ci90:.1f}')
+
+
+def paper_text(cell: Comparison) -> str:
+    """``83.2 +0.9 ✓``: the paper's mean, the difference, the mark of the verdict; empty if nothing was published."""
+    if math.isnan(cell.paper):
+        return ''
+    difference = '' if math.isnan(cell.ours) else f'{cell.difference:+.1f}'
+    parts = (f'{cell.paper:.1f}', '+0.0' if difference == '-0.0' else difference, MARKS[cell.verdict])
+    return ' '.join(filter(None, parts))
+
+
+def text_frame(
+    table: Table, escape: Callable[[str], str] | None = None, small: Callable[[str], str] = str
+) -> pd.DataFrame:
+    """A table as strings: a row ``ours`` per model and method, and a row ``paper`` where the paper has a number.
+
+    Args:
+        table: The table.
+        escape: Applied to every string; by default it joins lines.
+        small: Applied to the cells of the rows ``paper`` after that.
+    """
+    escape = escape or _one_line
+    index, rows = [], []
+    for model, method, cells in table.rows:
+        index.append((escape(model), escape(method), 'ours'))
+        rows.append([escape(our_text(cell)) for cell in cells])
+        if _is_published(cells):
+            index.append((escape(model), escape(method), 'paper'))
+            rows.append([small(text) if (text := escape(paper_text(cell))) else '' for cell in cells])
+    frame = pd.DataFrame(rows, pd.MultiIndex.from_tuples(index), [escape(column) for column in table.columns])
+    without_model = not any(model for model, *_ in index)
+    return (frame.droplevel(0) if without_model else frame).rename_axis(columns=escape(MEAN))
+
+
+def _is_published(cells: Sequence[Comparison]) -> bool:
+    return any(not math.isnan(cell.paper) for cell in cells)
+
+
+def _one_line(text: str) -> str:
+    return ' '.join(text.split())
+
+
+def as_text(tables: Sequence[Table], notes: Sequence[str], compared: pd.DataFrame) -> str:
+    """For a terminal."""
+    blocks = [f'{_one_line(table.title)}\n{text_frame(table).to_string()}' for table in tables]
+    return '\n\n'.join([*blocks, '\n'.join([LEGEND, *map(_one_line, notes)])]) + '\n'
+
+
+def as_markdown(tables: Sequence[Table], notes: Sequence[str], compared: pd.DataFrame) -> str:
+    """For a README: one row per model and method."""
+    blocks = []
+    for table in tables:
+        rows = [
+            [_md(model), _md(method), *('<br>'.join(filter(None, (our_text(e), paper_text(e)))) for e in entries)]
+            for model, method, entries in table.rows
+        ]
+        header = ['model', f'method ({MEAN})', *map(_md, table.columns)]
+        blocks.append(f'**{_md(table.title)}**\n\n{_pipe_table(header, rows, left=2)}')
+    return '\n\n'.join([*blocks, LEGEND, '\n'.join(f'- {_md(note)}' for note in notes)]) + '\n'
+
+
+def _pipe_table(header: list[str], rows: list[list[str]], left: int) -> str:
+    """A Markdown table whose first ``left`` columns are left-aligned and the others right-aligned."""
+    align = ['left'] * left + ['right'] * (len(header) - left)
+    return pd.DataFrame(rows, columns=header).to_markdown(index=False, disable_numparse=True, colalign=align)
+
+
+def _md(text: str) -> str:
+    """Text that Markdown prints literally, also within a table."""
+    return re.sub(r'([\\`*_\[\]|])', r'\\\1', html.escape(_one_line(text), quote=False))
+
+
+def as_latex(tables: Sequence[Table], notes: Sequence[str], compared: pd.DataFrame) -> str:
+    """For a paper: ``booktabs`` tables with the published numbers in small print below ours."""
+    blocks = ['\n'.join(f'% {_one_line(note)}' for note in (r'\usepackage{booktabs,amssymb}', LEGEND, *notes))]
+    for table in tables:
+        frame = text_frame(table, _tex, lambda text: rf'\footnotesize {text}')
+        columns = 'l' * frame.index.nlevels + 'r' * frame.shape[1]
+        latex = frame.to_latex(caption=_tex(table.title), column_format=columns, escape=False, multirow=False)
+        blocks.append(latex.rstrip())
+    return '\n\n'.join(blocks) + '\n'
+
+
+_LATEX = str.maketrans(
+    {
+        **{char: f'\\{char}' for char in '&%$#_{}'},
+        '\\': r'\textbackslash{}',
+        '~': r'\textasciitilde{}',
+        '^': r'\textasciicircum{}',
+        '<': r'\textless{}',
+        '>': r'\textgreater{}',
+        '|': r'\textbar{}',
+        '±': r'$\pm$',
+        '✓': r'$\checkmark$',
+        '✗': r'$\times$',
+        _NOTHING: '--',
+    }
+)
+
+
+def _tex(text: str) -> str:
+    """Text that LaTeX prints literally."""
+    return _one_line(text).translate(_LATEX)
+
+
+def as_csv(tables: Sequence[Table], notes: Sequence[str], compared: pd.DataFrame) -> str:
+    """Every cell in one row with all digits; the notes are lines that begin with ``#``."""
+    return ''.join(f'# {_one_line(note)}\n' for note in notes) + compared.to_csv(index=False)
+
+
+def as_html(table: Table) -> str:
+    """For the report, without the title; the class of a cell is its verdict."""
+    frame = text_frame(table)
+    classes = []
+    for *_, cells in table.rows:
+        verdicts = [_CLASSES.get(cell.verdict, '') for cell in cells]
+        classes.append(verdicts)
+        if _is_published(cells):
+            classes.append([f'{verdict} paper' for verdict in verdicts])
+    # Styler wants unique labels, but those of two names may be equal: number rows and columns, and hide the numbers.
+    frame = frame.set_index(pd.RangeIndex(len(frame)), append=True)
+    frame.columns = pd.MultiIndex.from_arrays([frame.columns, range(frame.shape[1])], names=[MEAN, None])
+    style = Styler(frame, cell_ids=False).format(escape='html')
+    style = style.format_index(escape='html').format_index(escape='html', axis='columns')
+    style = style.hide(axis='index', level=frame.index.nlevels - 1).hide(axis='columns', level=1)
+    return style.set_td_classes(pd.DataFrame(classes, frame.index, frame.columns)).to_html()
+
+
+FORMATS: dict[str, tuple[str, Callable]] = {  # name -> (suffix, renderer)
+    'text': ('txt', as_text),
+    'markdown': ('md', as_markdown),
+    'latex': ('tex', as_latex),
+    'csv': ('csv', as_csv),
+}
+
+
+def method_table(summary: Sequence[dict]) -> str:
+    """One row per method as a Markdown table.
+
+    Args:
+        summary: Output of :func:`ftsgd_plugin.results.aggregate.method_summary`.
+
+    Examples:
+        >>> print(method_table(method_summary(records)))
+        | method   |   lr |   ID (%), mean ± 90 % interval | ...
+    """
+    measures = {'id': 'ID', 'ood': 'OOD average', 'ood_worst': 'OOD worst group'}
+    header = [
+        'method',
+        'lr',
+        *(f'{name} (%), {MEAN}' for name in measures.values()),
+        'state bytes/param',
+        'seconds/run',
+    ]
+    rows = [
+        [
+            line['method'],
+            f'{line["lr"]:g}',
+            *(_percent(*line[key]) for key in measures),
+            f'{line["state_bytes_per_param"]:.2f}',
+            f'{line["seconds"]:.1f}',
+        ]
+        for line in summary
+    ]
+    return _pipe_table(header, rows, left=1)
+
+
+def _percent(mean: float, ci90: float | None) -> str:
+    return f'{100 * mean:.1f}' + ('' if ci90 is None else f' ± {100 * ci90:.1f}')
