@@ -27,7 +27,6 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from ftsgd_plugin.results.html_page import bullets, page, paragraph, picture, table
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
@@ -38,6 +37,7 @@ from ftsgd_plugin.profiling.gradients import GradientProfile, measure_gradients
 from ftsgd_plugin.profiling.plots import draw_layer_gradients
 from ftsgd_plugin.profiling.predict import plan_config
 from ftsgd_plugin.profiling.setup import pretrained_model, training_loader
+from ftsgd_plugin.results.html_page import bullets, page, paragraph, picture, table
 from ftsgd_plugin.runner.build import merge_cfg_options, read_config
 from ftsgd_plugin.utils.cli import one_line_errors
 from ftsgd_plugin.utils.errors import UserError

@@ -225,13 +225,19 @@ def method_table(summary: Sequence[dict]) -> str:
             line['method'],
             f'{line["lr"]:g}',
             *(_percent(*line[key]) for key in measures),
-            f'{line["state_bytes_per_param"]:.2f}',
-            f'{line["seconds"]:.1f}',
+            _number(line['state_bytes_per_param'], 2),
+            _number(line['seconds'], 1),
         ]
         for line in summary
     ]
     return _pipe_table(header, rows, left=1)
 
 
-def _percent(mean: float, ci90: float | None) -> str:
+def _percent(mean: float | None, ci90: float | None) -> str:
+    if mean is None:
+        return _NOTHING
     return f'{100 * mean:.1f}' + ('' if ci90 is None else f' ± {100 * ci90:.1f}')
+
+
+def _number(value: float | None, digits: int) -> str:
+    return _NOTHING if value is None else f'{value:.{digits}f}'

@@ -16,7 +16,8 @@ from helpers import ROOT, free_port
 from helpers.tiny_sweep import command, run_sweep, write_plan
 
 from ftsgd_plugin.records import RunRecord, read_record
-from ftsgd_plugin.results.summary import Record, format_table, summarise
+from ftsgd_plugin.results.aggregate import method_summary
+from ftsgd_plugin.results.formats import method_table
 
 EPOCHS = 3
 # The last two: a killed run is a failure and the driver goes on; a killed Ray worker is replaced by Ray.
@@ -30,8 +31,7 @@ def records(out: Path) -> dict[str, RunRecord]:
 
 
 def table(out: Path) -> str:
-    rows = [Record(r.method, r.lr, r.seed, r.epochs, 0.0, 0.0) for _, r in sorted(records(out).items())]
-    return format_table(summarise(rows))
+    return method_table(method_summary(record for _, record in sorted(records(out).items())))
 
 
 def processes(out: Path) -> list[int]:
