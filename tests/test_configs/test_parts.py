@@ -199,8 +199,8 @@ def test_mmpretrain_config_with_adamw_becomes_sgd_with_delete(tmp_path):
     assert 'backbone.patch_embed.projection.weight' in {n for n, p in model.named_parameters() if not p.requires_grad}
 
 
-def test_three_line_config_of_the_readme(tmp_path):
-    text = (ROOT / 'README.md').read_text().split('```python\n_base_ = [f')[1].split('```')[0]
+def test_three_line_config_of_the_documentation(tmp_path):
+    text = (ROOT / 'docs/configs.md').read_text().split('```python\n_base_ = [f')[1].split('```')[0]
     text = '_base_ = [f' + text.replace("'_base_/", repr(f'{ROOT}/configs/_base_/')[:-1])
     cfg = Config.fromfile(write(tmp_path / 'mine.py', text))
     assert cfg.model.backbone.model_name == 'vit_base_patch16_224.augreg_in21k'
