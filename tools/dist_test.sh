@@ -11,7 +11,6 @@ fi
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 require_count GPUS "$3" "$usage"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec "$(pick_python)" "$ROOT/tools/torchrun.py" \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" --nproc_per_node="$3" \
+# shellcheck disable=SC2046  # rendezvous prints a list of words
+exec "$(pick_python)" "$ROOT/tools/torchrun.py" $(rendezvous) --nproc_per_node="$3" \
     "$ROOT/tools/test.py" "$1" "$2" --launcher pytorch "${@:4}"

@@ -1,9 +1,9 @@
-# Sourced by the scripts beside it: finds or makes the Python environment of this checkout.
+# Sourced by the scripts beside it: finds or creates the Python environment of this checkout.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 
-# The Python to run with: PYTHON, else an activated environment, else this checkout's .venv, else whatever is there.
+# The Python to run with: PYTHON, else an activated environment, else this checkout's .venv, else python or python3 on PATH.
 # Conda's base does not count as activated: its installer activates it in every shell.
 pick_python() {
     local conda=""
@@ -27,7 +27,17 @@ require_count() {
     fi
 }
 
-# A Python 3.10 to 3.12 to make the environment with; PYTHON= overrides.
+# Words for torchrun: how the processes meet. On one node it chooses a free port, unless PORT is set.
+rendezvous() {
+    if [ "${NNODES:-1}" = 1 ] && [ -z "${PORT:-}" ]; then
+        echo --standalone
+    else
+        echo "--nnodes=${NNODES:-1} --node_rank=${NODE_RANK:-0}" \
+            "--master_addr=${MASTER_ADDR:-127.0.0.1} --master_port=${PORT:-29500}"
+    fi
+}
+
+# A Python 3.10 to 3.12 to create the environment with; PYTHON= overrides.
 _pick_interpreter() {
     local candidate candidates=(python3.12 python3.11 python3.10 python3)
     if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
@@ -37,7 +47,7 @@ _pick_interpreter() {
             return
         fi
     done
-    echo "error: ${PYTHON:-python3} is no Python 3.10, 3.11 or 3.12; install one or name it: PYTHON=/path/to/python3.11" >&2
+    echo "error: ${PYTHON:-python3} is not Python 3.10, 3.11 or 3.12; install one or name it: PYTHON=/path/to/python3.11" >&2
     return 2
 }
 
@@ -46,26 +56,26 @@ _venv_works() {
     "$VENV/bin/python" -m pip show --quiet pip >/dev/null 2>&1
 }
 
-# Make .venv with the pinned requirements and the package in editable mode, unless it is there and up to date.
+# Create .venv with the pinned requirements and the package in editable mode, unless it is up to date.
 ensure_environment() {
     local wanted stamp="$VENV/.ftsgd-installed" interpreter
     wanted="$(cat "$ROOT"/requirements/*.txt "$ROOT/pyproject.toml" "$ROOT/setup.py" | cksum)"
     if ! _venv_works; then
         interpreter="$(_pick_interpreter)" || return
         if [ -e "$VENV" ]; then
-            echo "[set-up] $VENV is incomplete or the Python it was made with is gone; making it again"
+            echo "[set-up] $VENV is incomplete or its Python has been removed; creating it again"
         fi
-        echo "[set-up] making $VENV with $("$interpreter" --version)"
+        echo "[set-up] creating $VENV with $("$interpreter" --version)"
         if ! "$interpreter" -m venv --clear "$VENV"; then
             rm -rf "$VENV"
-            echo "error: $interpreter cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3-venv" >&2
+            echo "error: $interpreter cannot create a virtual environment; on Debian or Ubuntu: apt-get install python3-venv" >&2
             return 2
         fi
     elif [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         echo "[set-up] $VENV is up to date"
         return
     fi
-    rm -f "$stamp" # an installation that is cut short must not pass for the one before it
+    rm -f "$stamp" # an interrupted installation must not be taken for the previous one
     echo "[set-up] installing pinned requirements (about 6 GB with torch; minutes the first time)"
     local pip=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check)
     "${pip[@]}" -r "$ROOT/requirements/pinned.txt" -c "$ROOT/requirements/constraints.txt" || return

@@ -1,44 +1,35 @@
-"""torchrun, without its pages of traceback where one line says what is wrong.
+"""torchrun without its traceback where the failing process has printed one line.
 
-python tools/torchrun.py --nproc_per_node 2 tools/train.py CONFIG --launcher pytorch     # what dist_train.sh runs
+python tools/torchrun.py --standalone --nproc_per_node 2 tools/train.py CONFIG --launcher pytorch    # as dist_train.sh
 """
 
 import logging
 import sys
 
-try:
+from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.errors import UserError
+
+USER_ERROR = 2  # exit code of the tools after their one line
+
+
+@one_line_errors
+def main() -> None:
+    from torch.distributed import DistNetworkError
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main, parse_args
-except Exception:
-    import ftsgd_plugin  # noqa: F401  says in one line what is wrong; takes too long where nothing is
+    from torch.distributed.run import main as torchrun
 
-    raise
-
-USER_ERROR = 2  # exit code of the programs here after their one line
-
-
-def busy_port(error: RuntimeError) -> str | None:
-    """A line about the port if that is what torch complains about; its wording differs between versions."""
-    args = parse_args(sys.argv[1:])
-    if args.standalone or args.rdzv_backend != 'static' or args.rdzv_endpoint:
-        return None  # --master_port, which PORT sets, is not used
-    if 'EADDRINUSE' not in str(error) and 'ddress already in use' not in str(error):
-        return None
-    return f'port {args.master_port} of {args.master_addr} is in use; set PORT= to a free one'
+    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    try:
+        torchrun()
+    except ChildFailedError as failed:
+        _, first = failed.get_first_failure()
+        if first.exitcode != USER_ERROR:
+            raise
+        sys.exit(USER_ERROR)
+    except DistNetworkError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'MASTER_ADDR, PORT: the processes cannot meet there ({reason}); set another PORT') from error
 
 
 if __name__ == '__main__':
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
-    try:
-        main()
-    except ChildFailedError as failed:
-        _, first = failed.get_first_failure()
-        if first.exitcode == USER_ERROR:
-            sys.exit(USER_ERROR)
-        raise
-    except RuntimeError as error:
-        line = busy_port(error)
-        if line is None:
-            raise
-        print(f'error: {line}', file=sys.stderr)
-        sys.exit(USER_ERROR)
+    main()

@@ -30,8 +30,8 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
             main()
         except Exception as error:
             line = line_for_users(error)
-            grouped = _in_group()
-            time.sleep(PATIENCE_SECONDS * ((_rank() > 0) + (grouped and line is None)))
+            rank = _rank()
+            time.sleep(PATIENCE_SECONDS * (((rank or 0) > 0) + (_in_group() and line is None)))
             if line is None:
                 raise
             if os.environ.get(DEBUG):
@@ -39,8 +39,8 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
             print(f'error: {line}', file=sys.stderr)
             sys.stdout.flush()
             sys.stderr.flush()
-            if grouped:
-                os._exit(2)  # the other ranks wait in a collective; a clean shutdown would wait for them
+            if rank is not None:
+                os._exit(2)  # a clean shutdown would wait for the other ranks, and let them report meanwhile
             sys.exit(2)
 
     return wrapped
@@ -54,8 +54,8 @@ def _in_group() -> bool:
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
-def _rank() -> int:
-    """This process's rank, also before the group exists; 0 outside a launcher."""
+def _rank() -> int | None:
+    """This process's rank, also before the group exists; ``None`` for a single process."""
     if _in_group():
         return sys.modules['torch'].distributed.get_rank()
     for rank, size in (
@@ -65,7 +65,7 @@ def _rank() -> int:
     ):
         if os.environ.get(rank, '').isdigit() and os.environ.get(size, '') not in ('', '1'):
             return int(os.environ[rank])
-    return 0
+    return None
 
 
 def line_for_users(error: Exception) -> str | None:

@@ -7,6 +7,7 @@ is only on ``PYTHONPATH`` has none and is not checked.
 import functools
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -147,8 +148,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _failed_import(error: BaseException) -> str | None:
     """The requirement whose import raised an exception: it is missing, or its module level is on the traceback."""
     names = {_import_name(r) for r in _requirements()[0]} | {'torch', *MM_PACKAGES, 'cv2'}
-    if isinstance(error, ModuleNotFoundError) and error.name in names:
-        return error.name
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        package = error.name.partition('.')[0]
+        if package in names and sys.modules.get(package) is None:
+            return package
     found, trace = None, error.__traceback__
     while trace is not None:
         package = trace.tb_frame.f_globals.get('__name__', '').partition('.')[0]

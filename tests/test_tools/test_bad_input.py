@@ -184,6 +184,6 @@ def test_options_that_do_not_fit_this_machine(inside, run_tool, tmp_path):
     assert code == 2 and 'needs a GPU' in err.splitlines()[-1]
     code, err = run_tool('train', CONFIG, '--cfg-options', 'foo')
     assert code == 2 and "'foo' is not KEY=VALUE" in err.splitlines()[-1]
-    for out, message in (('m.txt', 'metrics are written as .json'), ('nowhere/m.json', 'there is no such folder')):
+    for out, message in (('m.txt', 'metrics are written as .json'), ('nowhere/m.json', 'its directory does not exist')):
         code, err = run_tool('test', CONFIG, 'x.pth', '--out', out, '--out-item', 'metrics')
         assert code == 2 and message in err.splitlines()[-1]

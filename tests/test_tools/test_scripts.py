@@ -1,6 +1,7 @@
-"""The shell scripts and what they start, with stand-ins for Python: nothing is installed, no network."""
+"""The shell scripts and the tools that they start. Stand-ins replace Python: nothing is installed, no network."""
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -10,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, free_port, run_process
+from helpers import ROOT, run_process
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-# Stands for every Python: `-m venv` copies it, pip works where the file `pip` is beside it, calls go to $LOG.
+# Stand-in for every Python: `-m venv` copies it, pip works where the file `pip` is beside it, calls go to $LOG.
 PYTHON = """#!/bin/bash
 [ -z "${LOG:-}" ] || echo "$0 $*" >> "$LOG"
 case "$*" in
@@ -36,7 +37,7 @@ def write_python(path: Path, text: str = PYTHON) -> Path:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """What env.sh reads, in a folder with a space; ``checkout.sh(script)`` runs bash with env.sh sourced."""
+    """The files env.sh reads, in a directory with a space; ``checkout.sh(script)`` runs bash with env.sh sourced."""
 
     class Checkout:
         root = tmp_path / 'my checkout'
@@ -57,15 +58,16 @@ def checkout(tmp_path):
         def calls(self) -> list[str]:
             return self.log.read_text().splitlines() if self.log.exists() else []
 
-    shutil.copytree(ROOT / 'tools', Checkout.root / 'tools', ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copytree(ROOT / 'requirements', Checkout.root / 'requirements')
+    (Checkout.root / 'tools').mkdir()
+    shutil.copy(ROOT / 'tools/env.sh', Checkout.root / 'tools')
     for name in ('pyproject.toml', 'setup.py'):
         shutil.copy(ROOT / name, Checkout.root)
     return Checkout()
 
 
 def test_paths_with_spaces(checkout, tmp_path):
-    """The interpreter's and the checkout's, up to a finished environment that the next call leaves alone."""
+    """Both the interpreter's and the checkout's; the next call leaves the finished environment as it is."""
     python = write_python(tmp_path / 'opt/my python/bin/python')
     first = checkout.sh('ensure_environment', PYTHON=python)
     assert (first.returncode, first.stderr) == (0, '')
@@ -78,50 +80,52 @@ def test_paths_with_spaces(checkout, tmp_path):
     assert again.stdout == f'[set-up] {checkout.venv} is up to date\n'
 
 
-@pytest.mark.parametrize('file', ['pinned.txt', 'constraints.txt', 'mim.txt'])
+@pytest.mark.parametrize(
+    'file', ['requirements/pinned.txt', 'requirements/constraints.txt', 'requirements/mim.txt', 'pyproject.toml']
+)
 def test_changed_requirements_are_installed(checkout, tmp_path, file):
     python = write_python(tmp_path / 'python')
     checkout.sh('ensure_environment', PYTHON=python)
-    with (checkout.root / 'requirements' / file).open('a') as requirements:
+    with (checkout.root / file).open('a') as requirements:
         requirements.write('# changed\n')
     checkout.log.unlink()
     result = checkout.sh('ensure_environment', PYTHON=python)
-    assert 'installing' in result.stdout and 'making' not in result.stdout
+    assert 'installing' in result.stdout and 'creating' not in result.stdout
     assert [call for call in checkout.calls() if '-m pip install' in call]
 
 
 @pytest.mark.parametrize('name', ['/no such/python', 'old python'])
 def test_no_fitting_interpreter_is_one_line(checkout, name):
-    """One that is not there, and one of the wrong version."""
+    """One that does not exist, and one of the wrong version."""
     write_python(checkout.root / 'old python', '#!/bin/sh\nexit 1\n')
     result = checkout.sh('ensure_environment', PYTHON=name if name.startswith('/') else f'./{name}')
     assert result.returncode == 2
-    assert re.fullmatch(r'error: \S.*python is no Python 3\.10, 3\.11 or 3\.12; .*\n', result.stderr)
+    assert re.fullmatch(r'error: \S.*python is not Python 3\.10, 3\.11 or 3\.12; .*\n', result.stderr)
     assert not checkout.venv.exists()
 
 
-@pytest.mark.parametrize('damage', ['no pip', 'no python', 'base is gone', 'cut short while installing'])
-def test_half_made_environment_is_made_again(checkout, tmp_path, damage):
+@pytest.mark.parametrize('damage', ['no pip', 'no python', 'base is removed', 'interrupted while installing'])
+def test_incomplete_environment_is_recreated(checkout, tmp_path, damage):
     python = write_python(tmp_path / 'python')
     assert checkout.sh('ensure_environment', PYTHON=python).returncode == 0
     if damage == 'no pip':
         (checkout.venv / 'bin/pip').unlink()
-    elif damage == 'cut short while installing':
+    elif damage == 'interrupted while installing':
         (checkout.venv / '.ftsgd-installed').unlink()
     else:
         (checkout.venv / 'bin/python').unlink()
-    if damage == 'base is gone':
+    if damage == 'base is removed':
         (checkout.venv / 'bin/python').symlink_to('/no/such/python3.11')
     (checkout.venv / 'leftover').touch()
     result = checkout.sh('ensure_environment', PYTHON=python)
     assert (result.returncode, result.stderr) == (0, '')
-    line = f'[set-up] {checkout.venv} is incomplete or the Python it was made with is gone; making it again\n'
-    remade = damage != 'cut short while installing'  # pip goes on where it was
+    line = f'[set-up] {checkout.venv} is incomplete or its Python has been removed; creating it again\n'
+    remade = damage != 'interrupted while installing'  # pip continues
     assert (line in result.stdout) == remade == (not (checkout.venv / 'leftover').exists())
     assert 'up to date' in checkout.sh('ensure_environment', PYTHON=python).stdout
 
 
-def test_cut_short_update_is_not_up_to_date_with_the_old_requirements(checkout, tmp_path):
+def test_interrupted_update_is_not_taken_for_the_old_environment(checkout, tmp_path):
     python = write_python(tmp_path / 'python')
     pinned = checkout.root / 'requirements/pinned.txt'
     before = pinned.read_text()
@@ -134,7 +138,7 @@ def test_cut_short_update_is_not_up_to_date_with_the_old_requirements(checkout, 
 
 
 def test_real_venv_without_pip_is_noticed(checkout):
-    """What a kill during `python -m venv` leaves, and what it would have become: by the real interpreter."""
+    """With the real interpreter: what a kill during `python -m venv` leaves, and the finished environment."""
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', checkout.venv], check=True)
     assert checkout.sh('_venv_works').returncode == 1
     site = next(checkout.venv.glob('lib/python*/site-packages'))
@@ -170,7 +174,7 @@ def test_pick_python(checkout, tmp_path, environment, expected, without_venv):
     assert checkout.sh('pick_python', **environment).stdout == f'{expected}\n'
 
 
-def test_pick_python_where_there_is_python3_only(checkout, tmp_path):
+def test_pick_python_where_only_python3_exists(checkout, tmp_path):
     (tmp_path / 'bin').mkdir()
     for name in ('bash', 'dirname', 'python3'):
         (tmp_path / 'bin' / name).symlink_to(shutil.which(name))
@@ -179,7 +183,7 @@ def test_pick_python_where_there_is_python3_only(checkout, tmp_path):
 
 @pytest.mark.parametrize('gpus', ['x', '0', '-1', '1.5', '', '08', '2 4'])
 @pytest.mark.parametrize('script, words', [('dist_train.sh', ['c.py']), ('dist_test.sh', ['c.py', 'c.pth'])])
-def test_gpus_that_are_no_number_are_one_line(script, words, gpus, tmp_path):
+def test_bad_number_of_gpus_is_one_line(script, words, gpus, tmp_path):
     python = write_python(tmp_path / 'python')
     result = run_process('bash', ROOT / 'tools' / script, *words, gpus, cwd=tmp_path, PYTHON=str(python))
     assert result.returncode == 2
@@ -188,7 +192,7 @@ def test_gpus_that_are_no_number_are_one_line(script, words, gpus, tmp_path):
 
 
 @pytest.mark.parametrize('name, value', [('GPUS', 'x'), ('GPUS', '0'), ('GPUS_PER_NODE', 'x'), ('GPUS_PER_NODE', '-1')])
-def test_slurm_gpus_that_are_no_number_are_one_line(name, value, tmp_path):
+def test_bad_number_of_gpus_for_slurm_is_one_line(name, value, tmp_path):
     write_python(tmp_path / 'srun')
     words, path = ['gpu', 'job', 'c.py', 'runs'], f'{tmp_path}:{os.environ["PATH"]}'
     result = run_process('bash', ROOT / 'tools/slurm_train.sh', *words, cwd=tmp_path, PATH=path, **{name: value})
@@ -208,78 +212,107 @@ def test_port_in_use_is_one_line(tmp_path):
     with socket.socket() as taken:
         taken.bind(('127.0.0.1', 0))
         taken.listen()
-        port = str(taken.getsockname()[1])
+        port = taken.getsockname()[1]
         result = run_process(
-            'bash', ROOT / 'tools/dist_train.sh', 'c.py', '1', cwd=tmp_path, PORT=port, PYTHONPATH=str(ROOT)
+            'bash', ROOT / 'tools/dist_train.sh', 'c.py', '1', cwd=tmp_path, PORT=str(port), PYTHONPATH=str(ROOT)
         )
     assert result.returncode == 2
-    assert result.stderr == f'error: port {port} of 127.0.0.1 is in use; set PORT= to a free one\n'
+    assert result.stderr.startswith('error: MASTER_ADDR, PORT: ') and result.stderr.count('\n') == 1
+    assert str(port) in result.stderr and 'set another PORT' in result.stderr
 
 
 @pytest.mark.parametrize(
-    'argv, line',
+    'environment, expected',
     [
-        (['--master_port=29511'], 'port 29511 of 127.0.0.1 is in use; set PORT= to a free one'),
-        (['--nnodes=2', '--master_addr=host0'], 'port 29500 of host0 is in use; set PORT= to a free one'),
-        (['--standalone'], None),
-        (['--rdzv-backend=c10d', '--rdzv-endpoint=host0:29400'], None),
+        ({}, ['--standalone']),
+        (dict(NNODES='1'), ['--standalone']),
+        (
+            dict(PORT='29511'),
+            ['--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1', '--master_port=29511'],
+        ),
+        (
+            dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='host0'),
+            ['--nnodes=2', '--node_rank=1', '--master_addr=host0', '--master_port=29500'],
+        ),
     ],
 )
-@pytest.mark.parametrize('message', ['code: -98, name: EADDRINUSE', '(errno: 98 - Address already in use).', 'other'])
-def test_port_line_speaks_of_the_master_port_only(monkeypatch, argv, line, message):
-    """Both wordings are torch's: of 2.11, and one in reports of 2022 to 2024."""
-    spec = importlib.util.spec_from_file_location('torchrun', ROOT / 'tools/torchrun.py')
-    torchrun = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(torchrun)
-    monkeypatch.setattr(sys, 'argv', ['torchrun.py', *argv, 'tools/train.py'])
-    assert torchrun.busy_port(RuntimeError(message)) == (None if message == 'other' else line)
+def test_one_node_chooses_a_free_port_and_several_meet_at_the_address(checkout, environment, expected):
+    assert checkout.sh('rendezvous', **environment).stdout.split() == expected
 
 
-@pytest.mark.parametrize('layout', ['checkout', 'wheel'])
-@pytest.mark.parametrize('program', sorted(path.name for path in (ROOT / 'tools').glob('*.py')))
-def test_program_without_the_stack_is_one_line(program, layout, tmp_path):
-    package = tmp_path / 'site/ftsgd_plugin'
-    shutil.copytree(ROOT / 'ftsgd_plugin', package, ignore=shutil.ignore_patterns('__pycache__', '*.safetensors'))
-    tools = package / '.mim/tools' if layout == 'wheel' else tmp_path / 'site/tools'
-    shutil.copytree(ROOT / 'tools', tools, ignore=shutil.ignore_patterns('__pycache__'))
-    (package.parent / 'torch.py').write_text('raise ModuleNotFoundError("No module named \'torch\'", name="torch")\n')
-    result = run_process(sys.executable, tools / program, '--help', cwd=tmp_path, PYTHONPATH=str(package.parent))
-    assert result.returncode == 2
-    line = (
-        "error: ftsgd_plugin needs torch and cannot import it (No module named 'torch'); run: pip install 'torch>=2.1'"
+PROGRAMS = sorted(path.stem for path in (ROOT / 'tools').glob('*.py'))
+NEED_THE_STACK = {
+    'demo': [],
+    'diagnose': ['c.py'],
+    'layer_grads': ['c.py'],
+    'print_layers': ['c.py'],
+    'resources': ['c.py'],
+    'test': ['c.py', 'c.pth'],
+    'torchrun': ['train.py'],
+    'train': ['c.py', '--cfg-options', 'a=1'],
+    'wise_ft': ['c.py', 'a.pth', 'b.pth'],
+}
+# Each program runs in a fork of one process, in which torch cannot be imported.
+WITHOUT_TORCH = """
+import json, os, runpy, sys
+sys.modules['torch'] = None
+for argv in json.load(open('argv.json')):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.dup2(write, 1), os.dup2(write, 2)
+        sys.argv = argv
+        try:
+            runpy.run_path(argv[0], run_name='__main__')
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    os.close(write)
+    output = open(read).read()
+    print(json.dumps([os.waitstatus_to_exitcode(os.wait()[1]), output]))
+"""
+
+
+@pytest.fixture(scope='module')
+def without_torch(tmp_path_factory):
+    """``{(tool, words): (exit code, output)}`` of every tool with ``--help`` and with a task."""
+    directory = tmp_path_factory.mktemp('without_torch')
+    calls = [(tool, ('--help',)) for tool in PROGRAMS] + [(tool, (*words,)) for tool, words in NEED_THE_STACK.items()]
+    (directory / 'argv.json').write_text(json.dumps([[f'{ROOT}/tools/{tool}.py', *words] for tool, words in calls]))
+    result = run_process(sys.executable, '-W', 'ignore', '-c', WITHOUT_TORCH, cwd=directory, PYTHONPATH=str(ROOT))
+    assert result.returncode == 0, result.stderr
+    return dict(zip(calls, map(json.loads, result.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize('tool', [tool for tool in PROGRAMS if tool != 'torchrun'])
+def test_help_needs_no_torch(without_torch, tool):
+    code, output = without_torch[tool, ('--help',)]
+    assert code == 0 and output.startswith('usage: '), output
+
+
+@pytest.mark.parametrize('tool', NEED_THE_STACK)
+def test_tool_without_the_stack_is_one_line(without_torch, tool):
+    code, output = without_torch[tool, (*NEED_THE_STACK[tool],)]
+    assert (code, output.count('\n')) == (2, 1), output
+    assert re.match(r"error: ftsgd_plugin needs torch and cannot import it \(.*\); run: pip install 'torch>=", output)
+
+
+def test_processes_without_the_stack_print_one_line_together(tmp_path):
+    (tmp_path / 'mmengine.py').write_text(
+        'raise ModuleNotFoundError("No module named \'mmengine\'", name="mmengine")\n'
     )
-    assert result.stderr.startswith(line) and result.stderr.count('\n') == 1
-
-
-def test_processes_without_the_stack_say_one_line_together(tmp_path):
-    (tmp_path / 'mmengine.py').write_text('raise ModuleNotFoundError("No module named \'mmengine\'")\n')
     result = run_process(
-        'bash',
-        ROOT / 'tools/dist_train.sh',
-        'c.py',
-        '2',
-        cwd=tmp_path,
-        PORT=free_port(),
-        PYTHONPATH=f'{tmp_path}:{ROOT}',
+        'bash', ROOT / 'tools/dist_train.sh', 'c.py', '2', cwd=tmp_path, PYTHONPATH=f'{tmp_path}:{ROOT}'
     )
     assert result.returncode == 2
     assert result.stderr.startswith('error: ftsgd_plugin needs mmengine') and result.stderr.count('\n') == 1
 
 
-def test_session_without_the_stack_raises_the_line_alone(tmp_path):
-    """No chained traceback above it; a program that is not ours is not ended."""
-    (tmp_path / 'torch.py').write_text('raise OSError("libc10.so: not there")\n')
-    code = 'try:\n    import ftsgd_plugin\nexcept ImportError as error:\n    print(error)\nimport ftsgd_plugin'
-    result = run_process(sys.executable, '-c', code, cwd=tmp_path, PYTHONPATH=f'{tmp_path}:{ROOT}')
-    line = 'ftsgd_plugin needs torch and cannot import it (libc10.so: not there); run: pip install'
-    assert result.returncode == 1 and result.stdout.startswith(line)
-    assert result.stderr.count('Traceback') == 1
-    assert result.stderr.splitlines()[-1].startswith(f'ftsgd_plugin.utils.environment.StackError: {line}')
-
-
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
 def test_launchers_find_their_programs_in_a_wheel(script, tmp_path):
-    """Only ``.mim/tools`` is there: no checkout, no .venv."""
+    """``.mim/tools`` alone, without a checkout or .venv."""
     tools = tmp_path / 'site packages/ftsgd_plugin/.mim/tools'
     shutil.copytree(ROOT / 'tools', tools, ignore=shutil.ignore_patterns('__pycache__', 'demo.sh', 'run_tests.sh'))
     python = write_python(tmp_path / 'python', '#!/bin/sh\nprintf "%s\\n" "$@"\n')
@@ -287,7 +320,7 @@ def test_launchers_find_their_programs_in_a_wheel(script, tmp_path):
         'bash', tools / script, 'c.py', *['c.pth'] * ('test' in script), '2', cwd=tmp_path, PYTHON=python
     )
     words = result.stdout.splitlines()
-    assert words[0] == f'{tools}/torchrun.py' and '--nproc_per_node=2' in words
+    assert words[0] == f'{tools}/torchrun.py' and {'--standalone', '--nproc_per_node=2'} <= {*words}
     program = tools / ('test.py' if 'test' in script else 'train.py')
     assert str(program) in words and program.is_file()
 

@@ -143,11 +143,22 @@ def test_broken_import_is_one_line_with_the_command(installed, broken, name, tex
     assert re.search(message, str(failure)) and '\n' not in str(failure)
 
 
-def test_failed_custom_import_is_explained_by_its_cause(installed):
+@pytest.fixture
+def no_open_clip(installed, monkeypatch) -> ModuleNotFoundError:
+    """open_clip is not installed: the exception of its import."""
+    installed(open_clip_torch=None)
+    monkeypatch.setitem(sys.modules, 'open_clip', None)
+    return ModuleNotFoundError("No module named 'open_clip'", name='open_clip')
+
+
+def test_failed_custom_import_is_explained_by_its_cause(installed, no_open_clip):
     error = ImportError('Failed to import ftsgd_plugin')
-    error.__context__ = ModuleNotFoundError("No module named 'torch'", name='torch')
-    installed(torch=None)
-    assert 'needs torch>=2.1 and it is not installed' in str(import_failure(error))
+    error.__context__ = no_open_clip
+    assert 'needs open_clip>=2.24 and it is not installed' in str(import_failure(error))
+
+
+def test_missing_submodule_of_an_imported_package_is_not_explained(installed):
+    assert import_failure(ModuleNotFoundError("No module named 'torch.no'", name='torch.no')) is None
 
 
 @pytest.mark.parametrize('name, text', [('mine', 'raise OSError("disk")'), ('mine', 'import no_such_package')])
@@ -155,12 +166,11 @@ def test_other_imports_are_not_explained(installed, broken, name, text):
     assert import_failure(broken(name, text)) is None
 
 
-def test_explained_error_has_no_chain(installed):
+def test_explained_error_has_no_chain(no_open_clip):
     @explain_import_errors
     def use():
-        raise ModuleNotFoundError("No module named 'torch'", name='torch')
+        raise no_open_clip
 
-    installed(torch=None)
     with pytest.raises(StackError) as caught:
         use()
     assert caught.value.__cause__ is None and caught.value.__suppress_context__

@@ -1,0 +1,144 @@
+"""Train or evaluate by one function call; ``tools/train.py`` and ``tools/test.py`` are their command lines."""
+
+import os
+from pathlib import Path
+
+import mmengine
+from mmengine.evaluator import DumpResults
+from mmengine.runner import Runner
+
+from ..checkpoint.io import latest_checkpoint
+from ..utils.errors import UserError
+from ..utils.files import atomic_write
+from .build import build_runner, load_config
+
+_COLLATE = dict(type='default_collate')
+
+
+def train(
+    config: str,
+    *,
+    resume: bool | str = False,
+    amp: bool = False,
+    validate: bool = True,
+    auto_scale_lr: bool = False,
+    persistent_workers: bool = True,
+    **options,
+) -> Runner:
+    """Fine-tune a classifier.
+
+    Args:
+        config: Config file.
+        resume: ``True`` to resume from the latest checkpoint of the work directory, if it has one; or a checkpoint.
+        amp: Automatic mixed precision; needs a GPU.
+        validate: Whether to evaluate during training.
+        auto_scale_lr: Whether to scale the learning rate with the batch size, as the config's ``auto_scale_lr`` says.
+        persistent_workers: Whether data workers are kept between epochs.
+        **options: ``work_dir``, ``cfg_options``, ``launcher``, ``local_rank``, ``pin_memory`` of
+            :func:`ftsgd_plugin.runner.build.load_config`.
+
+    Returns:
+        Runner: MMEngine's runner after training.
+
+    Raises:
+        UserError: The config, an option or a checkpoint does not fit.
+
+    Examples:
+        >>> train(config_path('vit-tiny_freeze-embed_digits'), work_dir='runs/a', cfg_options={'randomness.seed': 1})
+    """
+    defaults = dict(pin_memory=True, persistent_workers=persistent_workers, collate_fn=_COLLATE)
+    cfg = load_config(config, defaults, persistent_workers=persistent_workers, **options)
+    if not validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        cfg.default_hooks.checkpoint.pop('save_best', None)
+    if amp:
+        if cfg.optim_wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise UserError(f'--amp cannot be combined with optim_wrapper.type={cfg.optim_wrapper.type!r}; drop one.')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if resume:
+        checkpoint = latest_checkpoint(cfg.work_dir) if resume is True else resume
+        cfg.resume = checkpoint is not None
+        cfg.load_from = checkpoint or cfg.get('load_from')  # nothing to resume yet: start as the config says
+    if auto_scale_lr:
+        if 'auto_scale_lr' not in cfg:
+            raise UserError(f'{config}: --auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config.')
+        cfg.auto_scale_lr.enable = True
+    runner = build_runner(cfg)
+    runner.train()
+    return runner
+
+
+def test(
+    config: str,
+    checkpoint: str,
+    *,
+    out: str | None = None,
+    out_item: str = 'pred',
+    amp: bool = False,
+    wilds_predictions: str | None = None,
+    **options,
+) -> dict[str, float]:
+    """Evaluate a checkpoint on every split and group of its benchmark.
+
+    Args:
+        config: Config file.
+        checkpoint: Checkpoint that training wrote.
+        out: File for the predictions (``.pkl``) or the metrics (``.json``, ``.yaml``, ``.pkl``).
+        out_item: What ``out`` receives: ``'pred'`` or ``'metrics'``.
+        amp: Mixed precision.
+        wilds_predictions: Directory for the prediction files of the WILDS leaderboard; the official numbers of the
+            ``wilds`` package are logged.
+        **options: ``work_dir``, ``cfg_options``, ``launcher``, ``local_rank``, ``pin_memory`` of
+            :func:`ftsgd_plugin.runner.build.load_config`.
+
+    Returns:
+        dict: The metrics, such as ``id/accuracy`` in percent.
+
+    Raises:
+        UserError: The config, an option, a checkpoint or the name of an output does not fit.
+    """
+    if out is not None:
+        _check_output(out, out_item)
+    cfg = load_config(config, dict(pin_memory=True, collate_fn=_COLLATE), **options)
+    cfg.load_from = checkpoint
+    if amp:
+        cfg.test_cfg.fp16 = True
+    runner = build_runner(cfg)
+    if out is not None and out_item == 'pred':
+        runner.test_evaluator.metrics.append(_DumpAtomically(out))
+    if wilds_predictions is not None:
+        from ..evaluation.wilds import WildsPredictions
+
+        dataset = runner.test_dataloader.dataset
+        predictions = WildsPredictions(getattr(dataset, 'datasets', [dataset]), wilds_predictions, runner.seed)
+        runner.test_evaluator.metrics.append(predictions)
+    metrics = runner.test()
+    if out is not None and out_item == 'metrics' and runner.rank == 0:
+        _dump(metrics, out)
+    return metrics
+
+
+test.__test__ = False  # pytest would collect it
+
+
+def _check_output(out: str, item: str) -> None:
+    if item == 'pred' and not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out {out}: predictions are written as .pkl; use that suffix or --out-item metrics.')
+    if item == 'metrics' and not out.endswith(('.json', '.yaml', '.yml', '.pkl')):
+        raise UserError(f'--out {out}: metrics are written as .json, .yaml or .pkl; use such a suffix.')
+    if not Path(out).absolute().parent.is_dir():
+        raise UserError(f'--out {out}: its directory does not exist; create it first.')
+
+
+def _dump(content, out: str | os.PathLike) -> None:
+    with atomic_write(out) as temporary:
+        mmengine.dump(content, str(temporary), file_format=Path(out).suffix[1:])
+
+
+class _DumpAtomically(DumpResults):
+    """MMEngine's dump of the predictions, written under a temporary name first."""
+
+    def compute_metrics(self, results: list) -> dict:
+        _dump(results, self.out_file_path)
+        return {}
