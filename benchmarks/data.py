@@ -1,16 +1,15 @@
-"""What reading the benchmarks costs: full-size metadata, and decoding and transforming in images per second per core.
+"""Measure the reading of the benchmarks: full-size metadata, and images decoded and transformed per second and core.
 
     python benchmarks/data.py                        # everything, about two minutes; prints Markdown
     python benchmarks/data.py --only pipelines
 
-Metadata files of the published sizes are generated, as are pictures of typical sizes (photographs of scikit-image).
+Metadata files of the published sizes and images of typical sizes (photographs of scikit-image) are generated.
 """
 
 import argparse
 import csv
 import pickle
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,8 +18,8 @@ from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# (benchmark, size of the picture, suffix, draft of the faster option)
-PICTURES = (
+# (benchmark, size of the image, suffix, draft of the faster option)
+IMAGES = (
     ('living17', (500, 375), '.jpg', None),
     ('living17', (1600, 1200), '.jpg', 512),
     ('waterbirds', (500, 375), '.jpg', None),
@@ -33,7 +32,7 @@ PICTURES = (
 
 
 def write_camelyon(root: Path, rows: int = 455_954) -> None:
-    """Metadata of Camelyon17's published size: 302,436 / 33,560 / 34,904 / 85,054 pictures."""
+    """Metadata of Camelyon17's published size: 302,436 / 33,560 / 34,904 / 85,054 images."""
     root.mkdir(parents=True)
     with open(root / 'metadata.csv', 'w', newline='') as file:
         writer = csv.writer(file)
@@ -58,42 +57,40 @@ def write_fmow(root: Path, rows: int = 523_846) -> None:
     (root / 'country_code_mapping.csv').write_text('name,alpha-3,region\nF,FRA,Europe\nK,KEN,Africa\nI,IND,Asia\n')
 
 
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def measure_metadata(kind: str, root: str, split: str) -> None:
-    """In a process of its own: seconds, peak memory above the process after import, bytes pickled for a worker."""
+    """Print a row of the table, in a fresh process: seconds, peak memory above that after import, pickled bytes."""
     from mmengine.logging import MMLogger
 
     from ftsgd_plugin import datasets
+    from ftsgd_plugin.hooks.resources import peak_resident_bytes
+    from ftsgd_plugin.utils.format import format_bytes
 
     MMLogger.get_instance('benchmark', log_level='ERROR')  # the generated splits are not of the published sizes
-    before, start = peak_mb(), time.perf_counter()
+    before, start = peak_resident_bytes(), time.perf_counter()
     dataset = getattr(datasets, kind)(data_root=root, split=split)
-    seconds, peak = time.perf_counter() - start, peak_mb() - before
-    size = len(pickle.dumps(dataset)) / 1e6
-    print(f'| {kind} | {split} | {len(dataset):,} | {seconds:.2f} | {peak:.0f} | {size:.1f} |')
+    seconds, peak = time.perf_counter() - start, peak_resident_bytes() - before
+    size = len(pickle.dumps(dataset))
+    print(f'| {kind} | {split} | {len(dataset):,} | {seconds:.2f} | {format_bytes(peak)} | {format_bytes(size)} |')
 
 
 def metadata() -> None:
-    """The table of metadata costs."""
-    print('| dataset | split | records | init, s | peak above import, MB | pickled, MB |\n|---|---|---|---|---|---|')
-    with tempfile.TemporaryDirectory() as folder:
-        write_camelyon(Path(folder) / 'camelyon17_v1.0')
-        write_fmow(Path(folder) / 'fmow_v1.1')
+    """Print the table of metadata costs."""
+    print('| dataset | split | records | init, s | peak above import | pickled |\n|---|---|---|---|---|---|')
+    with tempfile.TemporaryDirectory() as directory:
+        write_camelyon(Path(directory) / 'camelyon17_v1.0')
+        write_fmow(Path(directory) / 'fmow_v1.1')
         for kind, name, split in (
             ('Camelyon17', 'camelyon17_v1.0', 'train'),
             ('Camelyon17', 'camelyon17_v1.0', 'test'),
             ('FMoW', 'fmow_v1.1', 'train'),
             ('FMoW', 'fmow_v1.1', 'test'),
         ):
-            command = [sys.executable, '-W', 'ignore', __file__, '--metadata', kind, f'{folder}/{name}', split]
+            command = [sys.executable, '-W', 'ignore', __file__, '--metadata', kind, f'{directory}/{name}', split]
             subprocess.run(command, check=True)
 
 
 def rates(calls, count: int, rounds: int = 7) -> list[float]:
-    """Calls per second of each, the best of several rounds in turn, so that a busy moment hits all alike."""
+    """Calls per second of each, the best of several rounds in turn, so that a busy moment affects all of them."""
     best = [0.0] * len(calls)
     for _ in range(rounds):
         for i, call in enumerate(calls):
@@ -105,7 +102,7 @@ def rates(calls, count: int, rounds: int = 7) -> list[float]:
 
 
 def pipelines(count: int) -> None:
-    """The table of images per second per core: ours, plain torchvision, and the faster option where there is one."""
+    """Print the table of images per second and core: ours, plain torchvision, and the faster option if one exists."""
     import torch
     from mmengine.config import Config
     from mmengine.dataset import Compose
@@ -134,13 +131,13 @@ def pipelines(count: int) -> None:
 
     def reference_loader(steps, path):
         chain = T.Compose([*steps, T.PILToTensor()])
-        return lambda: chain(pil_loader(path)).contiguous()  # contiguous as ours, which a batch needs anyway
+        return lambda: chain(pil_loader(path)).contiguous()  # contiguous like ours: a batch needs it anyway
 
     print('| training pipeline | ours | plain torchvision | pixels | `draft` | img/s | mean pixel difference |')
     print('|---|---|---|---|---|---|---|')
-    with tempfile.TemporaryDirectory() as folder:
-        for name, size, suffix, draft in PICTURES:
-            path = f'{folder}/{name}{suffix}'
+    with tempfile.TemporaryDirectory() as directory:
+        for name, size, suffix, draft in IMAGES:
+            path = f'{directory}/{name}{suffix}'
             photo.resize(size, Image.Resampling.LANCZOS).save(path, quality=90)
             steps = Config.fromfile(ROOT / f'configs/_base_/datasets/{name}.py').train_dataloader.dataset.pipeline
             ours, reference = loader(steps, path), reference_loader(plain[name], path)
@@ -166,7 +163,7 @@ def seeded(call):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', choices=['metadata', 'pipelines'], help='one part')
-    parser.add_argument('--count', type=int, default=50, help='pictures a round (default: 50)')
+    parser.add_argument('--count', type=int, default=50, help='images per round (default: 50)')
     parser.add_argument('--metadata', nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.metadata:

@@ -6,16 +6,21 @@ python tools/make_digits.py /data/digits --seed 1
 
 import argparse
 
-from ftsgd_plugin.datasets.digits import write_benchmark
 from ftsgd_plugin.utils.cli import one_line_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('root', nargs='?', default='data/digits', help='directory to write (default: data/digits)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of splits, places and compositions (default: 0)')
+    return parser.parse_args()
 
 
 @one_line_errors
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('root', nargs='?', default='data/digits', help='folder to write (default: data/digits)')
-    parser.add_argument('--seed', type=int, default=0, help='seed of splits, places and compositions (default: 0)')
-    args = parser.parse_args()
+    args = parse_args()
+    from ftsgd_plugin.datasets.digits import write_benchmark
+
     print(f'Waterbirds layout: {write_benchmark(args.root, args.seed)}')
 
 

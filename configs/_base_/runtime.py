@@ -1,4 +1,4 @@
-"""Everything that is neither model, nor method, nor data."""
+"""Hooks, environment, logging and randomness: every setting outside model, method and data."""
 
 default_scope = 'mmpretrain'
 custom_imports = dict(imports=['ftsgd_plugin'], allow_failed_imports=False)
@@ -15,7 +15,7 @@ default_hooks = dict(
 custom_hooks = [dict(type='HostMemoryHook'), dict(type='ResourceHook'), dict(type='RunRecordHook')]
 
 env_cfg = dict(
-    cudnn_benchmark=True,  # as the paper's code
+    cudnn_benchmark=True,  # as in the paper's code
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),  # gloo where there is no GPU (tools/train.py)
 )

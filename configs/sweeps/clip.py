@@ -12,7 +12,7 @@ lrs = {
     'freeze-embed': [3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
     'adamw-freeze-embed': [3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4],
     'freeze-embed-no-momentum': [3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
-    'gradual-unfreezing': [3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4],  # of the base; the first epoch has 41.68 times as much
+    'gradual-unfreezing': [3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4],  # base rates; the first epoch has 41.68 times as much
 }
 seeds = [0, 1, 2]
 data_roots = {

@@ -3,12 +3,12 @@
 python tools/sweep.py configs/sweeps/paper.py --dry-run
 python tools/sweep.py configs/sweeps/paper.py --out work_dirs/paper
 
-Epochs and batches are those of the configs, which are the authors'. Gradual unfreezing is in `clip.py`.
+Epochs and batch sizes are those of the configs, and of the authors. Gradual unfreezing is in `clip.py`.
 """
 
 models = ['clip-vit-b16', 'clip-vit-l14', 'vit-b16', 'dino-vit-b16', 'convnext-b', 'bit-r50', 'bit-r101']
 datasets = ['living17', 'waterbirds', 'domainnet', 'fmow', 'camelyon']
-lrs = {  # its keys are the methods
+lrs = {  # the keys are the methods
     'sgd': [3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
     'adamw': [3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4],
     'freeze-embed': [3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2],

@@ -1,4 +1,4 @@
-"""Distribution-shift benchmarks, one file each, one record format."""
+"""Distribution-shift benchmarks, one file each, with one record format."""
 
 from .camelyon17 import Camelyon17
 from .domainnet import DomainNet

@@ -1,4 +1,4 @@
-"""What the benchmarks share: records ``img_path, gt_label, split, group``, with checks and readable errors."""
+"""Base class of the benchmarks: records ``img_path, gt_label, split, group``, with checks and readable errors."""
 
 import logging
 import os.path as osp
@@ -11,32 +11,36 @@ from mmpretrain.datasets import BaseDataset
 from ..utils.errors import UserError
 from .transforms import why_unreadable
 
-MAX_BAD_IMAGES = 10  # that a worker may skip before the run stops
+MAX_BAD_IMAGES = 10  # a worker skips at most so many before the run stops
+
+# The fields of a record that metrics read. Every record has them (BenchmarkDataset.record); an evaluation pipeline
+# hands them on with PackInputs(meta_keys=META_KEYS), which config files write out.
+SUBSET_KEYS = ('split', 'group')
+META_KEYS = ('img_path', *SUBSET_KEYS)
 
 
 class BenchmarkDataset(BaseDataset):
     """A split of a benchmark with known distribution shift.
 
-    A subclass sets the class attributes below and yields its records in :meth:`read_records`. Lazy initialisation,
-    serialised records, ``indices`` and pipelines are MMPretrain's.
+    A subclass sets the class attributes below and yields its records in :meth:`read_records`. MMPretrain's
+    ``BaseDataset`` provides lazy initialisation, serialised records, ``indices`` and pipelines.
 
     Args:
-        data_root (str): The folder that holds the metadata file.
+        data_root (str): The directory that holds the metadata file.
         split (str): One of ``SPLITS``.
-        on_bad_image (str): ``'raise'`` (default) stops at a picture that cannot be loaded and names it; ``'skip'`` logs
+        on_bad_image (str): ``'raise'`` (default) stops at an image that cannot be loaded and names it; ``'skip'`` logs
             it and takes another one, at most ``MAX_BAD_IMAGES`` times per worker. With ``test_mode`` it always raises.
         **kwargs: Arguments of MMPretrain's ``BaseDataset``, such as ``pipeline``, ``metainfo``, ``indices``.
 
     Attributes:
-        METADATA: The file (or folder) that ``data_root`` must hold.
+        METADATA: The file (or directory) that ``data_root`` must hold.
         SPLITS: Names of the splits.
         PUBLISHED: Their published sizes; another size is a warning.
-        SOURCE, LICENCE, DISK: Where the data comes from, its terms, and its size, for messages and
-            ``tools/prepare_data.py``.
+        SOURCE, LICENCE, DISK: Origin of the data, its terms and its size, for messages and ``tools/prepare_data.py``.
 
     Raises:
-        UserError: Unknown split, missing or malformed metadata, a picture listed twice, an empty split, or (when a
-            picture is loaded) a file that is missing, truncated or no 8-bit image.
+        UserError: The split is unknown or empty, the metadata is missing or malformed, an image is listed twice, or
+            (when an image is loaded) its file is missing, truncated or not an 8-bit image.
     """
 
     METADATA: str = ''
@@ -48,7 +52,7 @@ class BenchmarkDataset(BaseDataset):
 
     def __init__(self, data_root: str, split: str, on_bad_image: str = 'raise', **kwargs) -> None:
         if split not in self.SPLITS:
-            raise UserError(f'{type(self).__name__}: split={split!r} is none of {", ".join(self.SPLITS)}.')
+            raise UserError(f'{type(self).__name__}: split={split!r} is not one of {", ".join(self.SPLITS)}.')
         if on_bad_image not in ('raise', 'skip'):
             raise UserError(f"{type(self).__name__}: on_bad_image={on_bad_image!r} is neither 'raise' nor 'skip'.")
         self.split, self.on_bad_image, self.bad_images = split, on_bad_image, []
@@ -56,19 +60,30 @@ class BenchmarkDataset(BaseDataset):
         super().__init__(**{'ann_file': self.METADATA, **kwargs, 'data_root': osp.expanduser(data_root)})
 
     def read_records(self) -> Iterable[dict]:
-        """Yield the records of this split, with ``img_path`` relative to ``data_root``."""
+        """Yield the records of this split, each made by :meth:`record`."""
         raise NotImplementedError
+
+    def record(self, img_path: str, gt_label: int, group: str, **fields) -> dict:
+        """The record of an image.
+
+        Args:
+            img_path: Path relative to ``data_root``.
+            gt_label: Index of the class.
+            group: The group whose accuracy is reported separately.
+            **fields: Further fields, e.g. ``year``; a metric reads those that ``meta_keys`` of ``PackInputs`` names.
+        """
+        return dict(img_path=img_path, gt_label=gt_label, split=self.split, group=group, **fields)
 
     def load_data_list(self) -> list[dict]:
         """The records of this split; ``img_path`` stays relative until :meth:`get_data_info`."""
         self.check_root()
         records = list(self.read_records())
         if not records:
-            raise UserError(f'{self.ann_file}: nothing belongs to split {self.split!r}; get the complete file.')
+            raise UserError(f'{self.ann_file}: no image belongs to split {self.split!r}; get the complete file.')
         published = self.PUBLISHED.get(self.split)
         if self._is_original and published not in (None, len(records)):
             print_log(
-                f'{type(self).__name__} {self.split}: {len(records):,} pictures instead of the published {published:,};'
+                f'{type(self).__name__} {self.split}: {len(records):,} images instead of the published {published:,};'
                 ' check with tools/prepare_data.py.',
                 logger='current',
                 level=logging.WARNING,
@@ -76,7 +91,7 @@ class BenchmarkDataset(BaseDataset):
         return records
 
     def check_root(self) -> None:
-        """Raise a :class:`UserError` unless ``data_root`` holds the metadata; say if it is one level off."""
+        """Raise a :class:`UserError` unless ``data_root`` holds the metadata; name it if it is one level off."""
         if osp.exists(self.ann_file):
             return
         root = Path(self.data_root)
@@ -86,18 +101,17 @@ class BenchmarkDataset(BaseDataset):
         elif (root.resolve().parent / self.METADATA).exists():
             hint = f'data_root is one level too low: set it to {root.resolve().parent}'
         else:
-            hint = f'set data_root to the folder that holds it. {type(self).__name__}: {self.SOURCE}'
+            hint = f'set data_root to the directory that holds it. {type(self).__name__}: {self.SOURCE}'
         raise UserError(f'{self.ann_file}: not found; {hint}')
 
     def get_data_info(self, idx: int) -> dict:
-        """A record, with ``img_path`` joined to ``data_root``, and ``split``."""
+        """A record, with ``img_path`` joined to ``data_root``."""
         record = super().get_data_info(idx)
         record['img_path'] = osp.join(self.data_root, record['img_path'])
-        record['split'] = self.split
         return record
 
     def prepare_data(self, idx: int) -> dict | None:
-        """Run the pipeline; if it fails because of the picture, say which one or skip it."""
+        """Run the pipeline; if it fails because of the image, name the image or skip it."""
         try:
             return super().prepare_data(idx)
         except Exception as error:

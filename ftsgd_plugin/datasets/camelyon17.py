@@ -19,7 +19,7 @@ class Camelyon17(BenchmarkDataset):
     the slide's name (``'slide_20'``).
 
     Args:
-        data_root (str): The folder that holds ``metadata.csv`` (``camelyon17_v1.0``).
+        data_root (str): The directory that holds ``metadata.csv`` (``camelyon17_v1.0``).
         split (str): ``'train'`` and ``'id_val'`` (hospitals 0, 3, 4), ``'val'`` (1) or ``'test'`` (2).
         **kwargs: See :class:`BenchmarkDataset`.
     """
@@ -43,9 +43,9 @@ class Camelyon17(BenchmarkDataset):
             held_out = parse_code(path, line, 'split', split, 2)
             if not patient.isdigit():
                 raise UserError(f'{path}:{line}: patient={patient!r} is not a number; correct this row.')
-            folder = f'patient_{patient.zfill(3)}_node_{node}'
-            name = f'patches/{folder}/patch_{folder}_x_{x}_y_{y}.png'
+            node = f'patient_{patient.zfill(3)}_node_{node}'
+            name = f'patches/{node}/patch_{node}_x_{x}_y_{y}.png'
             unique.check(line, name)
-            own = {VAL_CENTRE: 'val', TEST_CENTRE: 'test'}.get(centre, 'id_val' if held_out else 'train')
-            if own == self.split:
-                yield dict(img_path=name, gt_label=label, group=f'slide_{slide}', hospital=centre, slide=slide)
+            belongs_to = {VAL_CENTRE: 'val', TEST_CENTRE: 'test'}.get(centre, 'id_val' if held_out else 'train')
+            if belongs_to == self.split:
+                yield self.record(name, label, group=f'slide_{slide}', hospital=centre, slide=slide)

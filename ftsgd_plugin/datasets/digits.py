@@ -1,12 +1,12 @@
-"""Handwritten digits on photographs: a Waterbirds-like benchmark made from pictures that come inside Python packages.
+"""Handwritten digits on photographs: a Waterbirds-like benchmark made from images that come inside Python packages.
 
-The pictures are the 1,797 handwritten digits of scikit-learn (UCI optdigits, 8x8) and photographs of scikit-image.
+The images are the 1,797 handwritten digits of scikit-learn (UCI optdigits, 8x8) and photographs of scikit-image.
 Nothing is downloaded. The label is the digit's half (0-4 or 5-9), the place is the photograph (grass or gravel).
-In training the place predicts the label in 95 % of the pictures, as in Waterbirds; in the test split every digit
-appears once on each place, so the place says nothing.
+In training the place predicts the label in 95 % of the images, as in Waterbirds; in the test split every digit appears
+once on each place, so the place carries no information.
 
-The first ``PRETRAIN_DIGITS`` digits (other writers, as the set is ordered by writer) and all other photographs belong
-to pretraining, so that nothing the benchmark shows was seen before.
+Pretraining uses the first ``PRETRAIN_DIGITS`` digits (by other writers: the set is ordered by writer) and all other
+photographs, so that the benchmark shows nothing from pretraining.
 """
 
 import csv
@@ -25,13 +25,13 @@ DIGIT_SIZE = 20  # pixels of the pasted digit
 PRETRAIN_DIGITS = 600
 PLACES = ('grass', 'gravel')
 PRETRAIN_PHOTOS = ('brick', 'coffee', 'chelsea', 'astronaut', 'rocket', 'coins', 'moon', 'camera', 'retina')
-CORRELATION = 0.95  # share of train and val pictures whose place agrees with their label
+CORRELATION = 0.95  # share of train and val images whose place agrees with their label
 SPLITS = {'train': 0, 'val': 1, 'test': 2}  # the codes of Waterbirds' metadata.csv
 DIGITS_PER_SPLIT = {'train': 400, 'val': 200, 'test': 397}
 PICTURES_PER_DIGIT = 2
-VERSION = 1  # raise it with every change of the pictures: a folder of another version is refused, not reused
+VERSION = 1  # raise it with every change of the images: a directory of another version is refused, not reused
 RECIPE = f'Digits of scikit-learn on photographs of scikit-image, by tools/make_digits.py of ftsgd_plugin, v{VERSION}.'
-# Disjoint columns of the photographs, so that no piece of background is shared between splits.
+# Disjoint columns of the photographs, so that splits share no piece of background.
 COLUMNS = {'train': (0.0, 0.5), 'val': (0.5, 0.75), 'test': (0.75, 1.0)}
 
 
@@ -67,7 +67,7 @@ def paste(
         columns: The part of the photograph's width to cut from, as fractions.
 
     Returns:
-        PIL.Image.Image: RGB picture of ``IMAGE_SIZE`` x ``IMAGE_SIZE``.
+        PIL.Image.Image: RGB image of ``IMAGE_SIZE`` x ``IMAGE_SIZE``.
     """
     crop = 2 * IMAGE_SIZE
     height, width = photo.shape[:2]
@@ -85,13 +85,13 @@ def paste(
 
 
 def write_benchmark(root: str | os.PathLike, seed: int = 0) -> Path:
-    """Write the benchmark in the on-disk layout of Waterbirds (``metadata.csv`` and the pictures).
+    """Write the benchmark in the on-disk layout of Waterbirds (``metadata.csv`` and the images).
 
-    The folder appears whole or not at all. The same seed gives the same bytes; a folder that already holds the
-    benchmark of this seed is left as it is.
+    The directory is written atomically. The same seed gives the same bytes; a directory that already holds the
+    benchmark of this seed is left unchanged.
 
     Args:
-        root: The folder to write; it will hold ``metadata.csv``.
+        root: The directory to write; it will hold ``metadata.csv``.
         seed: Seed of the split of the digits, the places and the compositions.
 
     Returns:
@@ -106,11 +106,11 @@ def write_benchmark(root: str | os.PathLike, seed: int = 0) -> Path:
         if readme.is_file() and readme.read_text() == recipe:
             return root / 'metadata.csv'
         if not root.is_dir() or any(root.iterdir()):
-            raise UserError(f'{root}: is not the digits of seed {seed}; remove it or name a new folder.')
+            raise UserError(f'{root}: does not hold the digits of seed {seed}; remove it or name a new directory.')
     root.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
     try:
-        rows = _write_pictures(unfinished, np.random.RandomState(seed))
+        rows = _write_images(unfinished, np.random.RandomState(seed))
         with open(unfinished / 'metadata.csv', 'w', newline='') as file:
             writer = csv.writer(file)
             writer.writerow(('img_id', 'img_filename', 'y', 'split', 'place', 'place_filename'))
@@ -124,8 +124,8 @@ def write_benchmark(root: str | os.PathLike, seed: int = 0) -> Path:
     return root / 'metadata.csv'
 
 
-def _write_pictures(root: Path, rng: np.random.RandomState) -> list[tuple]:
-    """Write every picture below ``root``; return the rows of ``metadata.csv``."""
+def _write_images(root: Path, rng: np.random.RandomState) -> list[tuple]:
+    """Write every image below ``root``; return the rows of ``metadata.csv``."""
     images, labels = load_digits()
     photos = [load_photo(name) for name in PLACES]
     order = PRETRAIN_DIGITS + rng.permutation(len(images) - PRETRAIN_DIGITS)

@@ -8,67 +8,25 @@ from mmpretrain.registry import DATASETS
 
 from ..utils.errors import UserError
 from .base import BenchmarkDataset
-from .csv_reader import Unique
+from .csv_reader import Unique, read_names
 
-# The classes in label order; not alphabetical at the end.
-CLASSES = (
-    'airplane',
-    'ambulance',
-    'apple',
-    'backpack',
-    'banana',
-    'bathtub',
-    'bear',
-    'bed',
-    'bee',
-    'bicycle',
-    'bird',
-    'book',
-    'bridge',
-    'bus',
-    'cake',
-    'calculator',
-    'camera',
-    'car',
-    'cat',
-    'chair',
-    'clock',
-    'cow',
-    'dog',
-    'dolphin',
-    'duck',
-    'elephant',
-    'fence',
-    'fork',
-    'horse',
-    'house',
-    'rabbit',
-    'scissors',
-    'strawberry',
-    'table',
-    'telephone',
-    'truck',
-    'butterfly',
-    'sheep',
-    'drums',
-    'donut',
-)
+CLASSES = read_names('domainnet')  # in label order; not alphabetical at the end
 DOMAINS = ('clipart', 'painting', 'real', 'sketch')
-LIST_FOLDERS = ('', 'SENTRY_splits', 'txt', 'splits')
+LIST_DIRECTORIES = ('', 'SENTRY_splits', 'txt', 'splits')
 
 
 @DATASETS.register_module()
 class DomainNet(BenchmarkDataset):
     """DomainNet-40, one domain and part at a time.
 
-    Read from the 40-class lists (``sketch_train_mini.txt``) or, where there are only the official 345-class lists
-    (``sketch_train.txt``), from those, filtered by class name. The lists lie in ``data_root`` or in its folder
-    ``SENTRY_splits``, ``txt`` or ``splits``; pictures at the paths they name.
+    Reads the 40-class lists (``sketch_train_mini.txt``) or, if only the official 345-class lists exist
+    (``sketch_train.txt``), those, filtered by class name. The lists are in ``data_root`` or its subdirectory
+    ``SENTRY_splits``, ``txt`` or ``splits``, the images at the paths in the lists.
 
     Records: ``img_path``, ``gt_label``, ``split``, ``domain`` and ``group`` (the domain).
 
     Args:
-        data_root (str): The folder that holds ``clipart``, ``painting``, ``real``, ``sketch``.
+        data_root (str): The directory that holds ``clipart``, ``painting``, ``real``, ``sketch``.
         split (str): ``'sketch_train'``, ``'real_test'``, ... (domain and part).
         **kwargs: See :class:`BenchmarkDataset`.
     """
@@ -92,7 +50,7 @@ class DomainNet(BenchmarkDataset):
     DISK = '14 GB as archives (clipart, painting, real, sketch)'
 
     def check_root(self) -> None:
-        """Find the list of this split; say what is missing or one level off."""
+        """Find the list of this split; raise a :class:`UserError` that names what is missing or one level off."""
         root, domain = Path(self.data_root), self.split.split('_')[0]
         found = self._find_list(root)
         if found and (root / domain).is_dir():
@@ -102,16 +60,16 @@ class DomainNet(BenchmarkDataset):
             if self._find_list(other) and (other / domain).is_dir():
                 raise UserError(f'{root}: data_root is one level too {word}: set it to {other}')
         if found:
-            raise UserError(f'{root / domain}: not found; unpack the pictures of this domain there. {self.SOURCE}')
+            raise UserError(f'{root / domain}: not found; unpack the images of this domain there. {self.SOURCE}')
         raise UserError(
-            f'{root / LIST_FOLDERS[1] / f"{self.split}_mini.txt"}: not found, nor {self.split}.txt; put them there. '
+            f'{root / LIST_DIRECTORIES[1] / f"{self.split}_mini.txt"}: not found, nor {self.split}.txt; put it there. '
             f'DomainNet: {self.SOURCE}'
         )
 
     def _find_list(self, root: Path) -> Path | None:
-        """The list of this split below a folder, the 40-class one if both are there."""
+        """The list of this split below a directory, the 40-class one if both exist."""
         names = (f'{self.split}_mini.txt', f'{self.split}.txt')
-        places = (root / folder / name for name in names for folder in LIST_FOLDERS)
+        places = (root / directory / name for name in names for directory in LIST_DIRECTORIES)
         return next((path for path in places if path.is_file()), None)
 
     def read_records(self) -> Iterator[dict]:
@@ -127,13 +85,13 @@ class DomainNet(BenchmarkDataset):
                 parts = name.split('/')
                 if not name or not label.isdigit() or len(parts) != 3:
                     raise UserError(
-                        f'{self.ann_file}:{line}: {text.strip()!r} is not "domain/class/picture label"; correct it.'
+                        f'{self.ann_file}:{line}: {text.strip()!r} is not "domain/class/image label"; correct it.'
                     )
                 if filtering and parts[1] not in labels:
                     continue
                 if parts[1] not in labels:
                     raise UserError(
-                        f'{self.ann_file}:{line}: {parts[1]!r} is none of the 40 classes; correct this line.'
+                        f'{self.ann_file}:{line}: {parts[1]!r} is not one of the 40 classes; correct this line.'
                     )
                 if not filtering and int(label) != labels[parts[1]]:
                     raise UserError(
@@ -141,4 +99,4 @@ class DomainNet(BenchmarkDataset):
                         f'{labels[parts[1]]}; correct this line.'
                     )
                 unique.check(line, name)
-                yield dict(img_path=osp.join(*parts), gt_label=labels[parts[1]], group=domain, domain=domain)
+                yield self.record(osp.join(*parts), labels[parts[1]], group=domain, domain=domain)

@@ -10,76 +10,12 @@ from mmpretrain.registry import DATASETS
 
 from ..utils.errors import UserError
 from .base import BenchmarkDataset
-from .csv_reader import look_up, read_csv
+from .csv_reader import look_up, read_csv, read_names
 
-# The classes in label order (alphabetical, as in WILDS).
-CATEGORIES = (
-    'airport',
-    'airport_hangar',
-    'airport_terminal',
-    'amusement_park',
-    'aquaculture',
-    'archaeological_site',
-    'barn',
-    'border_checkpoint',
-    'burial_site',
-    'car_dealership',
-    'construction_site',
-    'crop_field',
-    'dam',
-    'debris_or_rubble',
-    'educational_institution',
-    'electric_substation',
-    'factory_or_powerplant',
-    'fire_station',
-    'flooded_road',
-    'fountain',
-    'gas_station',
-    'golf_course',
-    'ground_transportation_station',
-    'helipad',
-    'hospital',
-    'impoverished_settlement',
-    'interchange',
-    'lake_or_pond',
-    'lighthouse',
-    'military_facility',
-    'multi-unit_residential',
-    'nuclear_powerplant',
-    'office_building',
-    'oil_or_gas_facility',
-    'park',
-    'parking_lot_or_garage',
-    'place_of_worship',
-    'police_station',
-    'port',
-    'prison',
-    'race_track',
-    'railway_bridge',
-    'recreational_facility',
-    'road_bridge',
-    'runway',
-    'shipyard',
-    'shopping_mall',
-    'single-unit_residential',
-    'smokestack',
-    'solar_farm',
-    'space_facility',
-    'stadium',
-    'storage_tank',
-    'surface_mine',
-    'swimming_pool',
-    'toll_booth',
-    'tower',
-    'tunnel_opening',
-    'waste_disposal',
-    'water_treatment_facility',
-    'wind_farm',
-    'zoo',
-)
+CATEGORIES = read_names('fmow')  # in label order: alphabetical, as in WILDS
 REGIONS = ('Asia', 'Europe', 'Africa', 'Americas', 'Oceania', 'Other')
 COUNTRIES = 'country_code_mapping.csv'
-# The file's own split, and the first and last year, of each split of WILDS.
+# Split of WILDS -> split in the file, first and last year.
 PERIODS = {
     'train': ('train', 0, 2012),
     'id_val': ('val', 0, 2012),
@@ -94,10 +30,10 @@ class FMoW(BenchmarkDataset):
     """WILDS-FMoW, the official split by year, all regions.
 
     Records: ``img_path``, ``gt_label``, ``split``, ``region`` (a name), ``year`` and ``group`` (the region). A country
-    that ``country_code_mapping.csv`` does not know is in region ``'Other'``, as in WILDS.
+    that is missing from ``country_code_mapping.csv`` is in region ``'Other'``, as in WILDS.
 
     Args:
-        data_root (str): The folder that holds ``rgb_metadata.csv`` (``fmow_v1.1``).
+        data_root (str): The directory that holds ``rgb_metadata.csv`` (``fmow_v1.1``).
         split (str): ``'train'``, ``'id_val'``, ``'id_test'`` (before 2013), ``'val'`` (2013 to 2015) or ``'test'``
             (from 2016).
         **kwargs: See :class:`BenchmarkDataset`.
@@ -112,14 +48,14 @@ class FMoW(BenchmarkDataset):
     DISK = '55 GB'
 
     def read_records(self) -> Iterator[dict]:
-        """Yield a record per row of ``rgb_metadata.csv``; pictures are numbered by row, sequestered rows included."""
+        """Yield a record per row of ``rgb_metadata.csv``; images are numbered by row, sequestered rows included."""
         path, labels, regions = self.ann_file, {name: i for i, name in enumerate(CATEGORIES)}, self._read_regions()
         wanted, first, last = PERIODS[self.split]
         unknown = Counter()
         rows = read_csv(path, ('split', 'category', 'country_code', 'timestamp'))
         for number, (line, (split, category, country, timestamp)) in enumerate(rows):
             if split not in ('train', 'val', 'test', 'seq'):
-                raise UserError(f'{path}:{line}: split={split!r} is none of train, val, test, seq; correct this row.')
+                raise UserError(f'{path}:{line}: split={split!r} is not one of train, val, test, seq; correct it.')
             if split == 'seq':
                 continue
             label = look_up(path, line, 'category', category, labels)
@@ -132,11 +68,12 @@ class FMoW(BenchmarkDataset):
             if region is None:
                 region = 'Other'
                 unknown[country] += 1
-            yield dict(img_path=f'images/rgb_img_{number}.png', gt_label=label, group=region, region=region, year=year)
+            name = f'images/rgb_img_{number}.png'
+            yield self.record(name, label, group=region, region=region, year=year)
         if unknown:
             countries = ', '.join(f'{country or "(blank)"} ({count})' for country, count in unknown.most_common(5))
             print_log(
-                f'FMoW {self.split}: {sum(unknown.values()):,} pictures of {len(unknown)} countries without a region '
+                f'FMoW {self.split}: {sum(unknown.values()):,} images of {len(unknown)} countries without a region '
                 f"are in region 'Other': {countries}",
                 logger='current',
                 level=logging.WARNING,
@@ -150,7 +87,7 @@ class FMoW(BenchmarkDataset):
         regions = {}
         for line, (country, region) in read_csv(str(path), ('alpha-3', 'region')):
             if region and region not in REGIONS:
-                raise UserError(f'{path}:{line}: region={region!r} is none of {", ".join(REGIONS)}; correct this row.')
+                raise UserError(f'{path}:{line}: region={region!r} is not one of {", ".join(REGIONS)}; correct it.')
             if region:
                 regions[country] = region
         return regions

@@ -1,4 +1,9 @@
-"""Loading pictures exactly as torchvision's default loader does, and refusing what it would load wrongly."""
+"""Load images exactly as torchvision's default loader does, and refuse those that it would load wrongly.
+
+Colour order. Pipelines of this package handle RGB images (PIL). MMPretrain fixes the order at the boundary between any
+pipeline and any ``data_preprocessor``: BGR, converted back on the device by ``to_rgb=True``. :class:`PackRGB` alone
+meets this contract, so that our datasets work with stock model configs and our model parts with stock pipelines.
+"""
 
 import os.path as osp
 
@@ -9,12 +14,12 @@ from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
-_DEEP_MODES = ('I', 'F')  # 16-bit and float pictures; PIL cuts them off at 255 when it converts
+_DEEP_MODES = ('I', 'F')  # 16-bit and float images; PIL clips them at 255 when it converts
 
 
 @TRANSFORMS.register_module()
 class LoadRGBImage(BaseTransform):
-    """Load a picture as RGB, with the pixels of torchvision's default loader (and the paper's code).
+    """Load an image as RGB, with the pixels of torchvision's default loader (and the paper's code).
 
     No EXIF rotation; CMYK and palettes converted by PIL. ``img`` stays a PIL image, which ``torchvision/...``
     transforms take; end the pipeline with :class:`PackRGB`.
@@ -27,7 +32,7 @@ class LoadRGBImage(BaseTransform):
             Defaults to ``None``: exact.
 
     Raises:
-        ValueError: The picture has more than 8 bits a channel or more than one frame.
+        ValueError: The image has more than 8 bits per channel or more than one frame.
     """
 
     def __init__(self, draft: int | None = None) -> None:
@@ -47,13 +52,20 @@ class LoadRGBImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackRGB(BaseTransform):
-    """From the RGB image to the tensor in BGR order that MMPretrain's preprocessors expect; the pixels are the same."""
+    """Convert an RGB image to the tensor in BGR order that MMPretrain's preprocessors expect.
+
+    Required keys: ``img`` (PIL.Image.Image or array, height x width x 3, uint8, RGB). Modified keys: ``img`` (tensor,
+    3 x height x width, uint8, BGR, contiguous), ``img_shape`` (height, width).
+    """
 
     def transform(self, results: dict) -> dict:
-        """Replace ``img`` by a tensor (3, height, width) uint8, blue first."""
-        red, green, blue = cv2.split(np.asarray(results['img']))  # several times faster than a transposed copy
-        results['img'] = torch.from_numpy(np.stack((blue, green, red)))
-        results['img_shape'] = red.shape
+        """Replace ``results['img']``. The values of the pixels do not change."""
+        image = np.asarray(results['img'])
+        planes = np.empty((3, *image.shape[:2]), np.uint8)
+        for i, plane in enumerate(planes):  # one copy per channel; several times faster than a transposed copy
+            cv2.extractChannel(image, 2 - i, plane)
+        results['img'] = torch.from_numpy(planes)
+        results['img_shape'] = image.shape[:2]
         return results
 
 
@@ -61,11 +73,11 @@ def _refuse(image: Image.Image) -> None:
     if getattr(image, 'n_frames', 1) > 1:
         raise ValueError(f'has {image.n_frames} frames')
     if image.mode.startswith(_DEEP_MODES):
-        raise ValueError(f'has more than 8 bits a channel (mode {image.mode})')
+        raise ValueError(f'has more than 8 bits per channel (mode {image.mode})')
 
 
 def why_unreadable(path: str) -> str | None:
-    """Why a picture cannot be used, in words; ``None`` if it can."""
+    """Why an image cannot be used, as text; ``None`` if it can."""
     if not osp.isfile(path):
         return 'image not found'
     try:

@@ -1,4 +1,4 @@
-"""Waterbirds (Sagawa et al. 2020): birds whose background predicts their kind in training and misleads in the test."""
+"""Waterbirds (Sagawa et al. 2020): the background predicts the kind of bird in training and misleads in the test."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,14 @@ from .csv_reader import Unique, parse_code, read_csv
 
 @DATASETS.register_module()
 class Waterbirds(BenchmarkDataset):
-    """Waterbirds, the original folder (``waterbird_complete95_forest2water2``) and WILDS' (``waterbirds_v1.0``) alike.
+    """Waterbirds: the original (``waterbird_complete95_forest2water2``) or WILDS' version (``waterbirds_v1.0``).
 
     Records: ``img_path``, ``gt_label`` (0 landbird, 1 waterbird), ``split``, ``place`` (0 land, 1 water) and ``group``,
     which joins the names, e.g. ``'landbird_water'``. Any data in this layout can be read; ``metainfo`` renames
     ``classes`` and ``places``.
 
     Args:
-        data_root (str): The folder that holds ``metadata.csv``.
+        data_root (str): The directory that holds ``metadata.csv``.
         split (str): ``'train'``, ``'val'`` or ``'test'``.
         **kwargs: See :class:`BenchmarkDataset`.
 
@@ -27,7 +27,7 @@ class Waterbirds(BenchmarkDataset):
 
     METAINFO = dict(classes=('landbird', 'waterbird'), places=('land', 'water'))
     METADATA = 'metadata.csv'
-    SPLITS = ('train', 'val', 'test')  # in the order of the file's codes
+    SPLITS = ('train', 'val', 'test')  # in the order of the codes in the file
     PUBLISHED = dict(train=4795, val=1199, test=5794)
     SOURCE = (
         'https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz, or waterbirds_v1.0 from '
@@ -45,4 +45,4 @@ class Waterbirds(BenchmarkDataset):
             label = parse_code(self.ann_file, line, 'y', y, len(classes))
             place = parse_code(self.ann_file, line, 'place', place, len(places))
             if self.SPLITS[parse_code(self.ann_file, line, 'split', split, len(self.SPLITS))] == self.split:
-                yield dict(img_path=name, gt_label=label, group=f'{classes[label]}_{places[place]}', place=place)
+                yield self.record(name, label, group=f'{classes[label]}_{places[place]}', place=place)

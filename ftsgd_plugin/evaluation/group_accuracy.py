@@ -1,13 +1,16 @@
-"""Accuracy in and out of distribution, by group, in one pass over one concatenated dataset."""
+"""Accuracy in and out of distribution and by group, in one pass over one concatenated dataset."""
 
 import logging
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
+from mmengine.runner import BaseLoop
 from mmpretrain.registry import METRICS
 
+from ..datasets.base import META_KEYS, SUBSET_KEYS
 from ..utils.errors import UserError
 
 Subset = str | Mapping
@@ -19,10 +22,10 @@ class GroupAccuracy(BaseMetric):
 
     Keys:
 
-    - ``id/accuracy``: the number a model is selected on.
+    - ``id/accuracy``: the metric that selects models.
     - ``ood/accuracy``: mean over the OOD examples.
-    - ``ood/worst_group``: the least accuracy of a group of the OOD split.
-    - ``ood/worst_<field>``: likewise by another field of the samples (``by``).
+    - ``ood/worst_group``: the lowest accuracy of a group of the OOD split.
+    - ``ood/worst_<field>``: the lowest accuracy of a value of another field of the samples (``by``).
     - ``group/<name>``, ``<field>/<value>``: accuracy of each of those groups.
     - ``split/<name>``: mean over the examples of each evaluated split.
 
@@ -33,13 +36,13 @@ class GroupAccuracy(BaseMetric):
         id (str | dict): The in-distribution subset: a split, or ``dict(split=...)`` with, optionally, ``groups`` (the
             accuracy is over these only, as Africa for FMoW) and ``weights`` (group -> weight: the weighted mean of the
             group accuracies instead of the mean over examples, as the paper does for Waterbirds).
-        ood (str | dict): The out-of-distribution subset, likewise.
+        ood (str | dict): The out-of-distribution subset, in the same form.
         by (Sequence[str]): Other fields of the samples (in ``meta_keys``) to report by, e.g. ``('year',)``.
         not_worst (Sequence[str]): Groups that are reported but never the worst, e.g. FMoW's ``'Other'`` (WILDS).
         **kwargs: ``collect_device``, ``prefix``, ``collect_dir`` of MMEngine's ``BaseMetric``.
 
     Raises:
-        UserError: A subset is malformed or empty, or a sample carries no split or group.
+        UserError: A subset is malformed or empty, or a sample lacks its split or group.
 
     Examples:
         >>> val_evaluator = dict(type='GroupAccuracy', id='val', ood='test')
@@ -56,16 +59,10 @@ class GroupAccuracy(BaseMetric):
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
         """Keep ``(split, group, *by, correct)`` of every sample."""
-        fields = ('split', 'group', *self.by)
+        keys = (*SUBSET_KEYS, *self.by)
         for sample in data_samples:
-            missing = [field for field in fields if field not in sample]
-            if missing:
-                raise UserError(
-                    f'GroupAccuracy: the samples carry no {missing[0]!r}; add {", ".join(map(repr, fields))} to '
-                    'meta_keys of PackInputs in the evaluation pipeline.'
-                )
             correct = int(sample['pred_label'] == sample['gt_label'])
-            self.results.append((*(sample[field] for field in fields), correct))
+            self.results.append((*read_fields('GroupAccuracy', sample, keys), correct))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """The accuracies of all samples of all ranks.
@@ -95,7 +92,7 @@ class GroupAccuracy(BaseMetric):
 
     @staticmethod
     def _accuracy(cells: Mapping, option: str, subset: dict) -> float:
-        """The number of a subset: over its chosen groups, weighted or not."""
+        """The accuracy of a subset: over its chosen groups, weighted or not."""
         groups = _of_split(cells, option, subset)
         if 'groups' in subset:
             groups = {group: cell for group, cell in groups.items() if group in subset['groups']}
@@ -104,16 +101,67 @@ class GroupAccuracy(BaseMetric):
         return _weighted(groups, subset['weights']) if 'weights' in subset else _mean(groups)
 
 
+def read_fields(metric: str, sample: Mapping[str, Any], keys: Sequence[str]) -> list:
+    """Values of the fields of a sample.
+
+    Args:
+        metric: Name of the metric, for the message.
+        sample: A data sample as a dictionary.
+        keys: Record fields, which ``meta_keys`` of ``PackInputs`` must name.
+
+    Raises:
+        UserError: A field is missing.
+    """
+    missing = [key for key in keys if key not in sample]
+    if missing:
+        needed = ', '.join(map(repr, dict.fromkeys((*META_KEYS, *keys))))
+        raise UserError(
+            f'{metric}: the samples lack {missing[0]!r}; set meta_keys=({needed}) of PackInputs in the evaluation '
+            'pipeline.'
+        )
+    return [sample[key] for key in keys]
+
+
+def check_evaluated_splits(loop: BaseLoop, name: str) -> None:
+    """Find a misspelt split of ``GroupAccuracy`` before the first epoch instead of after it.
+
+    Args:
+        loop: A validation or test loop. It is not checked if one of its datasets has no ``split``.
+        name: ``'val'`` or ``'test'``, for the message.
+
+    Raises:
+        UserError: The ID or OOD split is not among those that the loop reads.
+    """
+    splits = [getattr(dataset, 'split', None) for dataset in _leaves(loop.dataloader.dataset)]
+    if None in splits:
+        return
+    for metric in loop.evaluator.metrics:
+        if not isinstance(metric, GroupAccuracy):
+            continue
+        for option, subset in (('id', metric.id), ('ood', metric.ood)):
+            if subset['split'] not in splits:
+                raise UserError(
+                    f'{name}_evaluator.{option}: split {subset["split"]!r} is not in {name}_dataloader '
+                    f'({", ".join(dict.fromkeys(splits))}); correct one of them.'
+                )
+
+
+def _leaves(dataset: Any) -> list:
+    """The datasets inside concatenations and wrappers."""
+    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    return [dataset] if None in inner else [leaf for one in inner for leaf in _leaves(one)]
+
+
 def subset_of(option: str, value: Subset | None) -> dict:
     """``GroupAccuracy``'s option ``id`` or ``ood`` as ``dict(split=...)`` with optional ``groups`` and ``weights``.
 
     Raises:
-        UserError: It names no split or has an unknown key.
+        UserError: It does not name a split or has an unknown key.
     """
     subset = {'split': value} if isinstance(value, str) else dict(value or {})
     unknown = sorted(subset.keys() - {'split', 'groups', 'weights'})
     if unknown or not isinstance(subset.get('split'), str):
-        wrong = f'has no key {unknown[0]!r}' if unknown else 'names no split'
+        wrong = f'has the unknown key {unknown[0]!r}' if unknown else 'does not name a split'
         raise UserError(f'GroupAccuracy: {option}={value!r} {wrong}; give a split or dict(split=, groups=, weights=).')
     return subset
 

@@ -1,4 +1,4 @@
-"""The selection rule of the paper: in-distribution accuracy decides, out-of-distribution numbers are only reported.
+"""The selection rule of the paper: in-distribution accuracy selects, out-of-distribution accuracy is only reported.
 
 Source: the authors' ``summarize_results.py`` and ``summarize_all_results.py`` (best epoch per run, then the learning
 rate with the best mean over seeds).
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 ID_METRIC = 'id/accuracy'
 OOD_METRIC = 'ood/accuracy'
 
-# Rule -> how every output calls it. Only the first is the paper's; the others exist to compare with.
+# Rule -> its description in every output. Only the first is the paper's; the others exist for comparison.
 RULES = {
     'id': 'epoch and learning rate selected by ID accuracy',
     'last': "last epoch, learning rate selected by ID accuracy (not the paper's rule)",
@@ -25,7 +25,7 @@ def select_epoch(epochs: Sequence[Mapping[str, float]], rule: str = 'id', ood_me
     Args:
         epochs: Metrics of each evaluation of a run, in order.
         rule: A key of :data:`RULES`; ``'id'`` is the paper's.
-        ood_metric: What the oracle looks at.
+        ood_metric: The metric that the oracle maximises.
 
     Raises:
         ValueError: There is no evaluation.
@@ -46,7 +46,7 @@ def select_lr(
     Args:
         selected: Learning rate -> metrics of its runs (one per seed), each at its selected epoch.
         rule: A key of :data:`RULES`; ``'id'`` is the paper's.
-        ood_metric: What the oracle looks at.
+        ood_metric: The metric that the oracle maximises.
     """
     metric = selecting_metric(rule, ood_metric)
     means = {lr: mean_and_error([run[metric] for run in runs])[0] for lr, runs in selected.items()}
@@ -54,7 +54,7 @@ def select_lr(
 
 
 def selecting_metric(rule: str, ood_metric: str = OOD_METRIC) -> str:
-    """The metric a rule maximises: over epochs (but for ``'last'``) and over learning rates."""
+    """The metric that a rule maximises over epochs (except ``'last'``) and over learning rates."""
     return {'id': ID_METRIC, 'last': ID_METRIC, 'ood-oracle': ood_metric}[rule]
 
 

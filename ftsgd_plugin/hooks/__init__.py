@@ -3,8 +3,7 @@
 from .checkpoint import SafeCheckpointHook
 from .checkpoint_compatibility import CheckpointFitHook
 from .grad_norm import LayerGradNormHook
-from .host_memory import HostMemoryHook
-from .resources import ResourceHook
+from .resources import HostMemoryHook, ResourceHook
 from .run_record import RunRecordHook
 
 __all__ = [

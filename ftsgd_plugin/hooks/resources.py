@@ -1,10 +1,10 @@
-"""What a run costs while it runs: true peak memory, images per second, and where a step's time goes."""
+"""Measure a run: peak memory, images per second, and the time of each part of a step."""
 
 import json
-import os
 import resource
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
@@ -20,30 +20,60 @@ from mmpretrain.registry import HOOKS
 from ..layers import unwrap
 from ..optim.report import optimizer_state_bytes
 from ..optim.sgd_in_backward import SGDInBackwardOptimWrapper
+from ..utils.files import write_text
+from ..utils.patching import replaced
 
 PARTS = ('data', 'forward', 'backward', 'optimizer')
+MIB = 2**20  # bytes; the unit of memory in MMEngine's log
+
+
+def peak_resident_bytes() -> int:
+    """Peak resident memory of this process, in bytes.
+
+    The kernel keeps this maximum; psutil reports only the current value on Linux.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == 'darwin' else peak * 1024  # KiB on Linux
+
+
+@HOOKS.register_module()
+class HostMemoryHook(Hook):
+    """Log the peak resident memory of the process in MiB as ``memory`` where MMEngine logs none (CPU training).
+
+    On a GPU MMEngine logs the device's peak under the same name and this hook does nothing.
+
+    Examples:
+        >>> custom_hooks = [dict(type='HostMemoryHook')]
+    """
+
+    priority = 'NORMAL'  # before LoggerHook (BELOW_NORMAL)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Log ``train/memory``."""
+        if get_device() == 'cpu':
+            runner.message_hub.update_scalar('train/memory', peak_resident_bytes() // MIB)
 
 
 @HOOKS.register_module()
 class ResourceHook(Hook):
     """Measure every training iteration; log at the log interval, write ``resources.json`` beside the log at the end.
 
-    Time of an iteration is split at four marks: ``data`` is the wait for the batch, ``forward`` lasts to the call of
+    Four marks split the time of an iteration: ``data`` is the wait for the batch, ``forward`` lasts until the call of
     ``optim_wrapper.backward`` (preprocessing and loss included), ``backward`` is that call, ``optimizer`` the rest
     (update, clipping, zeroing; with SGD in backward the update is part of ``backward``). On CUDA the marks are events
-    in the stream, read at the log interval: nothing waits for the device in between; ``data`` is the host's wait and
-    may pass while the device still works. Images per second are by wall clock. Evaluation counts nowhere.
+    in the stream, read at the log interval: the host never waits for the device in between; ``data`` is the wait of
+    the host, during which the device may still work. Images per second are by wall clock. Evaluation is excluded.
 
-    A phase is a stretch of training in which the same parameters train (gradual unfreezing has several). Its peak is
-    the true one: MMEngine's own ``memory`` resets CUDA's peak counter at every log, so this hook reads the counter at
+    A phase is a part of training in which the same parameters train (gradual unfreezing has several). MMEngine's own
+    ``memory`` resets CUDA's peak counter at every log; to get the true peak of a phase, this hook reads the counter at
     every iteration, before the logger, and around evaluations. It resets the counter at the start of a phase. On the
-    CPU, ``peak`` is the resident memory of the process, which never falls, and so belongs to the run up to that phase.
+    CPU, ``peak`` is the peak resident memory of the process, which never falls: it covers the run up to that phase.
 
     The log gets ``images_per_second`` (of all processes), ``seconds_data``, ``seconds_forward``, ``seconds_backward``
-    and ``seconds_optimizer`` (mean since the last log) and ``peak_memory`` (MB, this process, phase so far).
+    and ``seconds_optimizer`` (mean since the last log) and ``peak_memory`` (MiB, this process, phase so far).
     ``resources.json`` has the same by phase (medians of seconds), with bytes of weights, gradients and optimizer state
-    counted at the phase's last iteration; it tells of this process (rank 0) and of the iterations since the last
-    resume. It is written whole or not at all.
+    counted at the phase's last iteration, for this process (rank 0) and the iterations since the last resume. It is
+    written atomically.
 
     Args:
         interval (int, optional): Iterations between readings. Default: that of the ``LoggerHook``.
@@ -65,19 +95,21 @@ class ResourceHook(Hook):
         self._ready: float | None = None  # host clock at the end of the last iteration
 
     def before_train(self, runner: Runner) -> None:
-        """Put marks around the backward pass."""
+        """Mark the begin and the end of the backward pass, until training ends."""
         self._cuda = get_device() == 'cuda'
         loggers = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
         self.interval = self.interval or (loggers[0] if loggers else 50)
         self._params = list(unwrap(runner.model).parameters())
-        self._forget = _watch_backward(runner.optim_wrapper, self._mark)
+        self._backward_patch = None
+        if isinstance(runner.optim_wrapper, OptimWrapper):  # not with several optimizers
+            self._backward_patch = self._mark_backward(runner.optim_wrapper)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Start the wait for the first batch."""
         self._ready = time.perf_counter()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        """The batch is there; note what trains."""
+        """The batch has arrived; begin a new phase if other parameters train now."""
         trained = [param.requires_grad for param in self._params]
         if trained != self._trained:
             self._end_phase(runner)
@@ -93,7 +125,7 @@ class ResourceHook(Hook):
         phase = self.phases[-1]
         phase['iterations'] += 1
         phase['images'] += len(data_batch['inputs'])
-        if len(self._marks) == 4:  # not with several optimizers, whose backward passes are not watched
+        if len(self._marks) == 4:  # not with several optimizers, whose backward passes are not marked
             self._pending.append([self._waited, *self._marks])
         due = self.every_n_inner_iters(batch_idx, self.interval) or self.end_of_epoch(
             runner.train_dataloader, batch_idx
@@ -109,29 +141,30 @@ class ResourceHook(Hook):
             # no 'time' in the names: MMEngine would average those with earlier logs
             scalars = {f'seconds_{part}': value for part, value in means.items()}
             scalars['images_per_second'] = images * get_world_size() / seconds
-            scalars['peak_memory'] = phase['peak'] / 1e6
+            scalars['peak_memory'] = phase['peak'] / MIB
             for name, value in scalars.items():
                 runner.message_hub.update_scalar(f'train/{name}', value)
         self._ready = time.perf_counter()
 
     def before_val(self, runner: Runner) -> None:
-        """Evaluation's peak is not training's."""
+        """Exclude the peak of evaluation."""
         self._restart_peak()
 
     def after_val(self, runner: Runner) -> None:
-        """As before evaluation; the next batch is waited for from here."""
+        """Exclude the peak of evaluation; the wait for the next batch starts here."""
         self._restart_peak()
         self._ready = time.perf_counter()
 
     def after_train(self, runner: Runner) -> None:
-        """Write the summary and take the marks away."""
+        """Write the summary and remove the marks."""
         self._end_phase(runner)
-        self._forget()
+        if self._backward_patch is not None:
+            self._backward_patch.undo()
         if is_main_process() and self.phases:
-            _write(Path(runner.log_dir) / 'resources.json', self.summary())
+            write_text(Path(runner.log_dir) / 'resources.json', json.dumps(self.summary(), indent=1) + '\n')
 
     def summary(self) -> dict:
-        """What ``resources.json`` holds; seconds and bytes."""
+        """The content of ``resources.json``, in seconds and bytes."""
         phases = []
         for phase in self.phases:
             seconds = {part: median(values) for part, values in phase['seconds'].items() if values}
@@ -153,6 +186,17 @@ class ResourceHook(Hook):
             self._marks.append(event)
         else:
             self._marks.append(time.perf_counter())
+
+    def _mark_backward(self, optim_wrapper: OptimWrapper) -> replaced:
+        """Mark before and after ``optim_wrapper.backward``, where MMEngine calls no hook."""
+        backward = optim_wrapper.backward
+
+        def marked(loss: torch.Tensor, **kwargs) -> None:
+            self._mark()
+            backward(loss, **kwargs)
+            self._mark()
+
+        return replaced(optim_wrapper, 'backward', marked)
 
     def _begin_phase(self, runner: Runner, trained: list[bool]) -> None:
         self._trained = trained
@@ -192,7 +236,7 @@ class ResourceHook(Hook):
             phase['peak'] = max(phase['peak'], torch.cuda.max_memory_allocated())
             phase['reserved'] = max(phase['reserved'], torch.cuda.max_memory_reserved())
         else:
-            phase['peak'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux
+            phase['peak'] = peak_resident_bytes()
 
     def _drain(self) -> dict[str, float]:
         """Read the pending marks into the phase: mean seconds of each part since the last reading."""
@@ -209,35 +253,5 @@ class ResourceHook(Hook):
         return {part: mean(values) for part, values in read.items()}
 
 
-def _watch_backward(optim_wrapper, mark: Callable[[], None]) -> Callable[[], None]:
-    """Call ``mark`` before and after ``optim_wrapper.backward``; returns what undoes it.
-
-    MMEngine calls no hook there. The attribute is set on the instance: what it wraps stays the wrapper's own method.
-    """
-    if not isinstance(optim_wrapper, OptimWrapper):
-        return lambda: None
-    inner = optim_wrapper.backward
-
-    def backward(loss: torch.Tensor, **kwargs) -> None:
-        mark()
-        inner(loss, **kwargs)
-        mark()
-
-    optim_wrapper.backward = backward
-
-    def forget() -> None:
-        if optim_wrapper.__dict__.get('backward') is backward:  # unless another hook has wrapped it since
-            del optim_wrapper.backward
-
-    return forget
-
-
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _write(path: Path, summary: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name}')
-    unfinished.write_text(json.dumps(summary, indent=1) + '\n')
-    os.replace(unfinished, path)

@@ -1,4 +1,4 @@
-"""The small file that a run leaves for tables and pictures."""
+"""Write the record of a run, which tables and figures read."""
 
 import shlex
 import sys
@@ -8,9 +8,10 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import Runner, TestLoop, ValLoop
 from mmpretrain.registry import HOOKS
 
+from ..evaluation.group_accuracy import check_evaluated_splits
 from ..evaluation.selection import ID_METRIC, select_epoch
 from ..optim.report import optimizer_state_bytes
 from ..records import RunRecord, code_version, config_hash, environment, run_names, write_record
@@ -23,14 +24,16 @@ _STATE = 'ftsgd_record'  # message hub, hence in every checkpoint: epochs, secon
 class RunRecordHook(Hook):
     """Write ``record.json`` (:class:`ftsgd_plugin.records.RunRecord`) into the work dir.
 
-    It is there from the start (``running``), has the metrics of every split and group after each validation, and is
-    ``finished`` at the end. The metrics travel in the checkpoints, so that a resumed run's record equals that of a run
-    that was never stopped. ``seconds`` counts what led to the result; work that a kill threw away is not in it.
-    The peak is :class:`ResourceHook`'s, where the run has one, since the last resume. Not with several optimizers.
-    Rank 0 writes, whole or not at all. :func:`ftsgd_plugin.records.run_names` says where the names come from.
+    The record exists from the start (``running``), gets the metrics of every split and group after each validation,
+    and is ``finished`` at the end. Checkpoints contain the metrics so far, so that the record of a resumed run equals
+    that of a run that was never stopped. ``seconds`` counts the work that led to the result, without work that a kill
+    discarded. The peak is measured by :class:`ResourceHook`, if the run has one, since the last resume. A run with
+    several optimizers gets no record. Rank 0 writes, atomically. Names: :func:`ftsgd_plugin.records.run_names`.
+
+    The splits of ``GroupAccuracy`` are checked before the run, so that its results can be recorded.
 
     Raises:
-        UserError: The disk is full or the folder cannot be written.
+        UserError: The disk is full, the directory cannot be written, or a split of the evaluator is not evaluated.
 
     Examples:
         >>> custom_hooks = [dict(type='RunRecordHook')]
@@ -38,10 +41,17 @@ class RunRecordHook(Hook):
 
     priority = 'LOW'  # after the metrics are in the message hub, before the checkpoint is written (VERY_LOW)
 
+    def before_run(self, runner: Runner) -> None:
+        """Check the evaluators of the loops that this run uses."""
+        # Private names: the public properties would build a loop that the run does not use.
+        for name, loop in (('val', runner._val_loop), ('test', runner._test_loop)):
+            if isinstance(loop, ValLoop | TestLoop):
+                check_evaluated_splits(loop, name)
+
     def before_train(self, runner: Runner) -> None:
-        """Take up the history of a resumed run and write the record."""
+        """Continue the history of a resumed run and write the record."""
         if not hasattr(runner.optim_wrapper, 'optimizer'):
-            return  # several optimizers: no one learning rate to go by
+            return  # several optimizers have several learning rates
         history = runner.message_hub.runtime_info.get(_STATE) or {}
         self._epochs: list[dict[str, float]] = [dict(metrics) for metrics in history.get('epochs', [])]
         self._seconds: float = history.get('seconds', 0.0)

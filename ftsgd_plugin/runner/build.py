@@ -13,7 +13,6 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoint.io import check_readable, latest_checkpoint
-from ..evaluation import check_evaluated_splits
 from ..hooks import CheckpointFitHook
 from ..layers import unwrap
 from ..utils.errors import UserError
@@ -114,10 +113,8 @@ def build_runner(cfg: Config) -> Runner:
     opened first and later compared with the model. The log does not list how each parameter was initialised.
 
     Raises:
-        UserError: The checkpoint cannot be read, an evaluated split is misspelt, or mixed precision has no GPU.
+        UserError: The checkpoint cannot be read, or mixed precision has no GPU.
     """
-    for loop in ('val', 'test'):
-        check_evaluated_splits(cfg.get(f'{loop}_evaluator'), cfg.get(f'{loop}_dataloader'), loop)
     if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise UserError(
             'optim_wrapper.type: AmpOptimWrapper (--amp) needs a GPU and this machine has none; '

@@ -1,11 +1,12 @@
-"""What the tests of this folder share: each benchmark with one split, a pipeline that keeps pixels, records."""
+"""For the tests of data sets: each benchmark with one split, a pipeline that keeps the pixels, records."""
 
 from ftsgd_plugin.datasets import Camelyon17, DomainNet, FMoW, Living17
+from ftsgd_plugin.datasets.base import META_KEYS
 
 PIPELINE = [
     dict(type='mmpretrain.LoadRGBImage'),
     dict(type='mmpretrain.PackRGB'),
-    dict(type='mmpretrain.PackInputs', meta_keys=('img_path', 'split', 'group')),
+    dict(type='mmpretrain.PackInputs', meta_keys=META_KEYS),
 ]
 
 

@@ -60,7 +60,7 @@ def test_country_without_a_region_is_other_and_counted(fmow_root, caplog):
     with open(fmow_root / 'rgb_metadata.csv', newline='') as file:
         rows = [r for r in csv.DictReader(file) if r['split'] == 'test' and r['timestamp'] >= '2016']
     unknown = sum(r['country_code'] == 'XKX' for r in rows)
-    assert f'{unknown:,} pictures of 1 countries' in message and f'XKX ({unknown})' in message
+    assert f'{unknown:,} images of 1 countries' in message and f'XKX ({unknown})' in message
     assert collections.Counter(r['region'] for r in ours)['Other'] > unknown  # the mapping has one in Other as well
 
 
@@ -108,7 +108,7 @@ def test_living17_records(imagenet_root, split, part, column):
     assert len(ours) == 34 * (2 if part == 'train' else 1)
 
 
-def test_living17_from_a_flat_val_folder(imagenet_root, tmp_path):
+def test_living17_from_a_flat_val_directory(imagenet_root, tmp_path):
     root = tmp_path / 'imagenet'
     (root / 'val').mkdir(parents=True)
     (root / 'meta').mkdir()
@@ -120,9 +120,9 @@ def test_living17_from_a_flat_val_folder(imagenet_root, tmp_path):
     (root / 'meta/val.txt').write_text('\n'.join(lines))
     for split in ('id_val', 'ood_val'):
         flat = records(Living17(data_root=str(root), split=split))
-        folders = records(Living17(data_root=str(imagenet_root), split=split))
+        sorted_by_class = records(Living17(data_root=str(imagenet_root), split=split))
         assert [(Path(r['img_path']).name, r['gt_label'], r['group']) for r in flat] == [
-            (Path(r['img_path']).name, r['gt_label'], r['group']) for r in folders
+            (Path(r['img_path']).name, r['gt_label'], r['group']) for r in sorted_by_class
         ]
 
 
@@ -155,4 +155,4 @@ def test_other_sizes_than_the_published_are_a_warning(domainnet_root, caplog):
     logger.addHandler(caplog.handler)
     size = len(DomainNet(data_root=str(domainnet_root), split='sketch_test'))
     logger.removeHandler(caplog.handler)
-    assert f'{size:,} pictures instead of the published 2,399' in caplog.text
+    assert f'{size:,} images instead of the published 2,399' in caplog.text

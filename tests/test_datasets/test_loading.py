@@ -1,4 +1,4 @@
-"""Every benchmark in a data loader: the same records in every worker, lazily or not; pictures that cannot be used."""
+"""Every benchmark in a data loader: the same records in every worker, lazily or not; images that cannot be used."""
 
 import pickle
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_same_records_without_and_with_workers(request, fixture):
     alone = batches(dataset)
     assert len(alone) == 8
     assert batches(dataset, num_workers=4, multiprocessing_context='fork') == alone
-    assert records(pickle.loads(pickle.dumps(dataset))) == records(dataset)  # what spawned workers get
+    assert records(pickle.loads(pickle.dumps(dataset))) == records(dataset)  # as spawned workers receive it
 
 
 def test_spawned_workers_see_the_same(camelyon_root):
@@ -66,10 +66,10 @@ def animated(path):
 
 @pytest.mark.parametrize('damage, message', [
     (lambda path: path.write_bytes(b''), 'not a complete 8-bit image'),
-    (sixteen_bit, r'has more than 8 bits a channel \(mode I;16\)'),
+    (sixteen_bit, r'has more than 8 bits per channel \(mode I;16\)'),
     (animated, 'has 2 frames'),
 ], ids=['zero bytes', '16 bit', 'animated'])  # fmt: skip
-def test_unusable_picture_is_named(camelyon_root, copy, damage, message):
+def test_unusable_image_is_named(camelyon_root, copy, damage, message):
     root = copy(camelyon_root)
     dataset = Camelyon17(data_root=str(root), split='train', pipeline=PIPELINE)
     path = Path(dataset.get_data_info(2)['img_path'])
@@ -94,7 +94,7 @@ def test_cmyk_is_converted_as_torchvision_does(camelyon_root, copy):
     assert torch.equal(found, expected)
 
 
-def test_skipping_counts_lists_and_bounds_bad_pictures(camelyon_root, copy):
+def test_skipping_counts_lists_and_bounds_bad_images(camelyon_root, copy):
     root = copy(camelyon_root)
     dataset = Camelyon17(data_root=str(root), split='train', pipeline=PIPELINE, on_bad_image='skip')
     for i in range(MAX_BAD_IMAGES + 1):

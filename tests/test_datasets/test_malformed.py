@@ -1,4 +1,4 @@
-"""A benchmark with a mistake in it is one line that names file, row and key."""
+"""A malformed benchmark is one line that names file, row and key."""
 
 import csv
 from pathlib import Path
@@ -20,7 +20,7 @@ def edit_csv(path: Path, change) -> None:
 
 
 @pytest.mark.parametrize('fixture', KINDS)
-def test_root_one_level_off_is_told_which(request, fixture):
+def test_root_one_level_off_names_the_right_one(request, fixture):
     kind, split = KINDS[fixture]
     root = request.getfixturevalue(fixture)
     with pytest.raises(UserError, match=f'one level too high: set it to {root}'):
@@ -46,13 +46,13 @@ def drop(column):
 
 
 @pytest.mark.parametrize('change, message', [
-    (drop('slide'), r"metadata\.csv: column 'slide' is absent \(found: \(unnamed\), patient"),
+    (drop('slide'), r"metadata\.csv: column 'slide' is missing \(found: \(unnamed\), patient"),
     (set_field('tumor', '2'), r'metadata\.csv:4: tumor=2 is outside 0 to 1'),
     (set_field('center', 'x'), r"metadata\.csv:4: center='x' is not an integer"),
     (set_field('slide', '50'), r'metadata\.csv:4: slide=50 is outside 0 to 49'),
     (set_field('patient', 'a'), r"metadata\.csv:4: patient='a' is not a number"),
     (lambda header, rows: rows.insert(5, rows[2]), r'metadata\.csv:7: patches/\S+ is listed twice'),
-    (lambda header, rows: rows.clear(), r"nothing belongs to split 'train'"),
+    (lambda header, rows: rows.clear(), r"no image belongs to split 'train'"),
 ])  # fmt: skip
 def test_malformed_camelyon(camelyon_root, copy, change, message):
     root = copy(camelyon_root)
@@ -62,12 +62,12 @@ def test_malformed_camelyon(camelyon_root, copy, change, message):
 
 
 @pytest.mark.parametrize('file, change, message', [
-    ('rgb_metadata.csv', drop('timestamp'), r"rgb_metadata\.csv: column 'timestamp' is absent"),
-    ('rgb_metadata.csv', set_field('category', 'castle'), r"rgb_metadata\.csv:4: category='castle' is none of the 62"),
+    ('rgb_metadata.csv', drop('timestamp'), r"rgb_metadata\.csv: column 'timestamp' is missing"),
+    ('rgb_metadata.csv', set_field('category', 'castle'), r"rgb_metadata\.csv:4: category='castle' is not one of"),
     ('rgb_metadata.csv', set_field('timestamp', 'May'), r"rgb_metadata\.csv:4: timestamp='May' does not start with"),
-    ('rgb_metadata.csv', set_field('split', 'dev'), r"rgb_metadata\.csv:4: split='dev' is none of"),
-    ('country_code_mapping.csv', drop('region'), r"country_code_mapping\.csv: column 'region' is absent"),
-    ('country_code_mapping.csv', set_field('region', 'Mars'), r"country_code_mapping\.csv:4: region='Mars' is none of"),
+    ('rgb_metadata.csv', set_field('split', 'dev'), r"rgb_metadata\.csv:4: split='dev' is not one of"),
+    ('country_code_mapping.csv', drop('region'), r"country_code_mapping\.csv: column 'region' is missing"),
+    ('country_code_mapping.csv', set_field('region', 'Mars'), r"mapping\.csv:4: region='Mars' is not one of"),
 ])  # fmt: skip
 def test_malformed_fmow(fmow_root, copy, file, change, message):
     root = copy(fmow_root)
@@ -86,10 +86,10 @@ def test_fmow_without_country_mapping(fmow_root, copy):
 
 
 @pytest.mark.parametrize('line, message', [
-    ('sketch/airplane/a.jpg', r'_mini\.txt:2: .* is not "domain/class/picture label"'),
-    ('sketch/airplane/a.jpg x', r'_mini\.txt:2: .* is not "domain/class/picture label"'),
-    ('a.jpg 0', r'_mini\.txt:2: .* is not "domain/class/picture label"'),
-    ('sketch/castle/a.jpg 0', r"_mini\.txt:2: 'castle' is none of the 40 classes"),
+    ('sketch/airplane/a.jpg', r'_mini\.txt:2: .* is not "domain/class/image label"'),
+    ('sketch/airplane/a.jpg x', r'_mini\.txt:2: .* is not "domain/class/image label"'),
+    ('a.jpg 0', r'_mini\.txt:2: .* is not "domain/class/image label"'),
+    ('sketch/castle/a.jpg 0', r"_mini\.txt:2: 'castle' is not one of the 40 classes"),
     ('sketch/airplane/a.jpg 7', r"_mini\.txt:2: label 7 of 'airplane' is not the published 0"),
     ('{first}', r'_mini\.txt:2: \S+ is listed twice'),
 ])  # fmt: skip
@@ -102,15 +102,15 @@ def test_malformed_domainnet_list(domainnet_root, copy, line, message):
         DomainNet(data_root=str(root), split='sketch_train')
 
 
-def test_missing_and_empty_class_folder(imagenet_root, copy):
+def test_missing_and_empty_class_directory(imagenet_root, copy):
     root = copy(imagenet_root)
-    folder = root / 'train' / LIVING17[3][2][0][0]
-    for path in folder.iterdir():
+    directory = root / 'train' / LIVING17[3][2][0][0]
+    for path in directory.iterdir():
         path.unlink()
-    with pytest.raises(UserError, match=f'{folder}: holds no picture'):
+    with pytest.raises(UserError, match=f'{directory}: contains no images'):
         Living17(data_root=str(root), split='train')
-    folder.rmdir()
-    with pytest.raises(UserError, match=f'{folder}: class folder missing'):
+    directory.rmdir()
+    with pytest.raises(UserError, match=f'{directory}: class directory is missing'):
         Living17(data_root=str(root), split='train')
 
 
@@ -118,5 +118,5 @@ def test_missing_and_empty_class_folder(imagenet_root, copy):
 @pytest.mark.parametrize('fixture', KINDS)
 def test_unknown_split(request, fixture, split):
     kind, _ = KINDS[fixture]
-    with pytest.raises(UserError, match=rf'{kind.__name__}: split={split!r} is none of {kind.SPLITS[0]}'):
+    with pytest.raises(UserError, match=rf'{kind.__name__}: split={split!r} is not one of {kind.SPLITS[0]}'):
         kind(data_root=str(request.getfixturevalue(fixture)), split=split)

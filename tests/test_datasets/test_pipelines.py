@@ -1,15 +1,18 @@
-"""The pipelines of the dataset parts against torchvision's transforms on the same files, pixel for pixel."""
+"""The pipelines of the dataset parts against torchvision's transforms on the same files, and the order of colours."""
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmpretrain.registry import TRANSFORMS
+from mmpretrain.registry import MODELS, TRANSFORMS
 from PIL import Image
 from torchvision import transforms as T
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import InterpolationMode
+
+from ftsgd_plugin.datasets import Camelyon17, DomainNet, FMoW, Living17, PackRGB, Waterbirds
 
 BICUBIC, BILINEAR = InterpolationMode.BICUBIC, InterpolationMode.BILINEAR
 FLIP = T.RandomHorizontalFlip()
@@ -65,6 +68,38 @@ def test_exif_rotation_is_ignored_as_by_torchvision(tmp_path):
     assert torch.equal(run(pipeline, tmp_path / 'a.jpg'), T.PILToTensor()(pil_loader(str(tmp_path / 'a.jpg'))))
 
 
+OURS = [dict(type='LoadRGBImage'), dict(type='PackRGB'), dict(type='PackInputs')]
+STOCK = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]  # as in MMPretrain's configs: BGR
+PREPROCESSORS = {
+    'our model part': Config.fromfile(ROOT / 'configs/_base_/models/vit-b16.py').model.data_preprocessor,
+    'stock': dict(mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True),
+    'stock, ImageNet': dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True),
+}
+
+
+@pytest.mark.parametrize('pipeline', [OURS, STOCK], ids=['our pipeline', 'stock pipeline'])
+@pytest.mark.parametrize('preprocessor', PREPROCESSORS)
+def test_colours_are_right_for_every_pipeline_with_every_preprocessor(tmp_path, pipeline, preprocessor):
+    """The backbone gets red, green and blue, each normalised by its own mean, whichever parts are combined."""
+    red, green, blue = colour = 250, 100, 10
+    Image.new('RGB', (6, 4), colour).save(tmp_path / 'a.png')
+    sample = Compose([TRANSFORMS.build(step) for step in pipeline])(dict(img_path=str(tmp_path / 'a.png'), gt_label=0))
+    assert sample['inputs'].dtype == torch.uint8 and sample['inputs'][:, 0, 0].tolist() == [blue, green, red]
+    options = PREPROCESSORS[preprocessor]
+    model = MODELS.build(dict(type='ClsDataPreprocessor', **options))
+    inputs = model(dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']]))['inputs']
+    expected = (torch.tensor(colour) - torch.tensor(options['mean'])) / torch.tensor(options['std'])
+    torch.testing.assert_close(inputs, expected[None, :, None, None].expand(1, 3, 4, 6))
+
+
+def test_packing_does_not_change_the_values_of_the_pixels():
+    image = np.random.RandomState(0).randint(0, 256, (5, 7, 3), dtype=np.uint8)
+    for given in (image, Image.fromarray(image)):
+        packed = PackRGB()(dict(img=given))
+        assert packed['img'].is_contiguous() and packed['img_shape'] == (5, 7)
+        assert np.array_equal(packed['img'].flip(0).permute(1, 2, 0).numpy(), image)
+
+
 @pytest.mark.parametrize('name', EPOCHS)
 def test_budget_and_selection_are_the_papers(name):
     cfg = Config.fromfile(ROOT / f'configs/vit-b16_freeze-embed_{name}.py')
@@ -78,8 +113,6 @@ def test_budget_and_selection_are_the_papers(name):
 
 
 def test_classes_of_the_configs_are_those_of_the_datasets():
-    from ftsgd_plugin.datasets import Camelyon17, DomainNet, FMoW, Living17, Waterbirds
-
     kinds = dict(camelyon=Camelyon17, domainnet=DomainNet, fmow=FMoW, living17=Living17, waterbirds=Waterbirds)
     for name, kind in kinds.items():
         cfg = Config.fromfile(ROOT / f'configs/vit-b16_freeze-embed_{name}.py')

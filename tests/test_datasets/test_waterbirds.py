@@ -1,33 +1,28 @@
-"""The Waterbirds reader against wilds on the same folder, and what malformed folders get."""
+"""The Waterbirds reader against wilds on the same directory, and its errors for malformed directories."""
 
 import csv
 import shutil
 from pathlib import Path
 
 import pytest
+from helpers.reading import PIPELINE
 from mmpretrain.registry import DATASETS
 
 from ftsgd_plugin.datasets import Waterbirds
 from ftsgd_plugin.evaluation.wilds import load_wilds
 from ftsgd_plugin.utils.errors import UserError
 
-PIPELINE = [
-    dict(type='mmpretrain.LoadRGBImage'),
-    dict(type='mmpretrain.PackRGB'),
-    dict(type='mmpretrain.PackInputs', meta_keys=('img_path', 'split', 'group')),
-]
-
 
 @pytest.fixture
-def folder(digits_root, tmp_path) -> Path:
+def root(digits_root, tmp_path) -> Path:
     """A copy of the digits that a test may damage."""
     shutil.copytree(digits_root, tmp_path / 'digits')
     return tmp_path / 'digits'
 
 
-def edit(folder: Path, change) -> None:
+def edit(root: Path, change) -> None:
     """Apply ``change(header, rows)`` to metadata.csv."""
-    path = folder / 'metadata.csv'
+    path = root / 'metadata.csv'
     with open(path, newline='') as file:
         header, *rows = csv.reader(file)
     change(header, rows)
@@ -36,14 +31,14 @@ def edit(folder: Path, change) -> None:
 
 
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
-def test_records_equal_those_of_wilds(wilds, folder, split):
-    folder = folder.rename(folder.parent / 'waterbirds_v1.0')
-    (folder / 'RELEASE_v1.0.txt').touch()
-    oracle = load_wilds('waterbirds', str(folder))
+def test_records_equal_those_of_wilds(wilds, root, split):
+    root = root.rename(root.parent / 'waterbirds_v1.0')
+    (root / 'RELEASE_v1.0.txt').touch()
+    oracle = load_wilds('waterbirds', str(root))
     subset = oracle.get_subset(split)
-    ours = Waterbirds(data_root=str(folder), split=split)
+    ours = Waterbirds(data_root=str(root), split=split)
     assert len(ours) == len(subset) > 0
-    paths = [str(folder / oracle._input_array[i]) for i in subset.indices]
+    paths = [str(root / oracle._input_array[i]) for i in subset.indices]
     records = [ours.get_data_info(i) for i in range(len(ours))]
     assert [record['img_path'] for record in records] == paths
     assert [record['gt_label'] for record in records] == subset.y_array.tolist()
@@ -79,13 +74,13 @@ def test_sample_carries_split_and_group(digits_root):
     assert sample['data_samples'].group.count('_') == 1
 
 
-def test_missing_metadata_names_the_file_and_the_way_out(tmp_path):
+def test_missing_metadata_names_the_file_and_the_remedy(tmp_path):
     with pytest.raises(UserError, match=r'metadata\.csv: not found; set data_root .* python tools/make_digits\.py'):
         Waterbirds(data_root=str(tmp_path), split='train')
 
 
 def test_unknown_split(digits_root):
-    with pytest.raises(UserError, match=r"split='dev' is none of train, val, test"):
+    with pytest.raises(UserError, match=r"split='dev' is not one of train, val, test"):
         Waterbirds(data_root=str(digits_root), split='dev')
 
 
@@ -107,55 +102,55 @@ def set_field(column, value, index=2):
     [
         (
             drop_column,
-            r"metadata\.csv: column 'place' is absent \(found: img_id, img_filename, y, split, place_filename",
+            r"metadata\.csv: column 'place' is missing \(found: img_id, img_filename, y, split, place_filename",
         ),
         (set_field('y', 'duck'), r"metadata\.csv:4: y='duck' is not an integer; correct this row"),
         (set_field('y', '1.0'), r"metadata\.csv:4: y='1\.0' is not an integer"),
         (set_field('y', '2'), r'metadata\.csv:4: y=2 is outside 0 to 1'),
         (set_field('split', '5'), r'metadata\.csv:4: split=5 is outside 0 to 2'),
         (set_field('place', '-1'), r'metadata\.csv:4: place=-1 is outside 0 to 1'),
-        (lambda header, rows: rows[2].__delitem__(slice(3, None)), r"metadata\.csv:4: no 'split'"),
-        (lambda header, rows: rows.clear(), r"metadata\.csv: nothing belongs to split 'train'"),
-        (lambda header, rows: (header.clear(), rows.clear()), r"column 'img_filename' is absent \(found: no header\)"),
+        (lambda header, rows: rows[2].__delitem__(slice(3, None)), r"metadata\.csv:4: 'split' is missing"),
+        (lambda header, rows: rows.clear(), r"metadata\.csv: no image belongs to split 'train'"),
+        (lambda header, rows: (header.clear(), rows.clear()), r"column 'img_filename' is missing \(found: no header\)"),
     ],
     ids=['column', 'label', 'float', 'range', 'split', 'place', 'short row', 'empty', 'blank'],
 )
-def test_malformed_metadata_names_file_row_and_key(folder, change, message):
-    edit(folder, change)
+def test_malformed_metadata_names_file_row_and_key(root, change, message):
+    edit(root, change)
     with pytest.raises(UserError, match=message) as caught:
-        Waterbirds(data_root=str(folder), split='train')
+        Waterbirds(data_root=str(root), split='train')
     assert '\n' not in str(caught.value)
 
 
-def test_blank_lines_are_skipped_but_counted(folder):
+def test_blank_lines_are_skipped_but_counted(root):
     """Editors leave them at the end of a file; line numbers in messages stay those of the editor."""
-    path = folder / 'metadata.csv'
-    expected = Waterbirds(data_root=str(folder), split='train')
+    path = root / 'metadata.csv'
+    expected = Waterbirds(data_root=str(root), split='train')
     header, *rows = path.read_text().splitlines()
     path.write_text('\n'.join([header, '', *rows[:2], '', '', *rows[2:], '', '']))
-    found = Waterbirds(data_root=str(folder), split='train')
+    found = Waterbirds(data_root=str(root), split='train')
     assert [found.get_data_info(i) for i in range(len(found))] == [
         expected.get_data_info(i) for i in range(len(expected))
     ]
     path.write_text('\n'.join([header, '', rows[0], '', rows[1].replace(',0,', ',x,'), *rows[2:]]))
     with pytest.raises(UserError, match=r'metadata\.csv:5: '):
-        Waterbirds(data_root=str(folder), split='train')
+        Waterbirds(data_root=str(root), split='train')
 
 
-def test_binary_metadata(folder):
-    (folder / 'metadata.csv').write_bytes(b'\x89PNG\r\n\x1a\n\x00\xff\xfe')
+def test_binary_metadata(root):
+    (root / 'metadata.csv').write_bytes(b'\x89PNG\r\n\x1a\n\x00\xff\xfe')
     with pytest.raises(UserError, match=r'metadata\.csv: not a CSV file'):
-        Waterbirds(data_root=str(folder), split='train')
+        Waterbirds(data_root=str(root), split='train')
 
 
-def test_empty_split(folder):
+def test_empty_split(root):
     def only_train(header, rows):
         rows[:] = [row for row in rows if row[header.index('split')] == '0']
 
-    edit(folder, only_train)
-    assert len(Waterbirds(data_root=str(folder), split='train')) == 800
-    with pytest.raises(UserError, match=r"metadata\.csv: nothing belongs to split 'test'; get the complete file"):
-        Waterbirds(data_root=str(folder), split='test')
+    edit(root, only_train)
+    assert len(Waterbirds(data_root=str(root), split='train')) == 800
+    with pytest.raises(UserError, match=r"metadata\.csv: no image belongs to split 'test'; get the complete file"):
+        Waterbirds(data_root=str(root), split='test')
 
 
 def truncate(path: Path):
@@ -173,8 +168,8 @@ def truncate(path: Path):
     ids=['missing', 'truncated', 'zero bytes', 'not an image'],
 )
 @pytest.mark.parametrize('test_mode', [False, True])
-def test_unreadable_picture_is_named(folder, damage, message, test_mode):
-    dataset = Waterbirds(data_root=str(folder), split='train', pipeline=PIPELINE, test_mode=test_mode)
+def test_unreadable_image_is_named(root, damage, message, test_mode):
+    dataset = Waterbirds(data_root=str(root), split='train', pipeline=PIPELINE, test_mode=test_mode)
     path = Path(dataset.get_data_info(3)['img_path'])
     damage(path)
     assert dataset[2]['inputs'].shape == (3, 32, 32)
@@ -183,7 +178,7 @@ def test_unreadable_picture_is_named(folder, damage, message, test_mode):
     assert '\n' not in str(caught.value)
 
 
-def test_an_error_of_the_pipeline_itself_is_not_blamed_on_the_picture(digits_root):
+def test_an_error_of_the_pipeline_itself_is_not_blamed_on_the_image(digits_root):
     dataset = Waterbirds(data_root=str(digits_root), split='train', pipeline=[lambda results: results['no_such_key']])
     with pytest.raises(KeyError, match='no_such_key'):
         dataset[0]

@@ -1,16 +1,24 @@
-"""GroupAccuracy against wilds' own evaluation of Waterbirds, and its rules about empty groups."""
+"""GroupAccuracy against the evaluation of wilds, its rules about empty groups, and its check of the splits."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.multiprocessing as mp
+from helpers import ROOT
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import Evaluator
+from mmengine.runner import Runner
 from mmpretrain.registry import METRICS
 from torch.utils.data import ConcatDataset, DataLoader
 
+from ftsgd_plugin.datasets import Waterbirds
+from ftsgd_plugin.datasets.base import META_KEYS
 from ftsgd_plugin.evaluation import GroupAccuracy
+from ftsgd_plugin.evaluation.group_accuracy import check_evaluated_splits
+from ftsgd_plugin.evaluation.wilds import WildsPredictions, load_wilds
 from ftsgd_plugin.utils.errors import UserError
 
 NAMES = {
@@ -42,12 +50,12 @@ def compare_waterbirds(tmp_path, seed):
 
     rng = random.Random(seed)
     tmp_path.mkdir()
-    folder = tmp_path / 'waterbirds_v1.0'
-    folder.mkdir()
-    (folder / 'RELEASE_v1.0.txt').touch()
+    root = tmp_path / 'waterbirds_v1.0'
+    root.mkdir()
+    (root / 'RELEASE_v1.0.txt').touch()
     cells = [(y, place) for y, place in NAMES for _ in range(rng.randint(1, 30))]
     lines = [f'{i},{i}.jpg,{y},2,{place},x' for i, (y, place) in enumerate(cells)]
-    (folder / 'metadata.csv').write_text('img_id,img_filename,y,split,place,place_filename\n' + '\n'.join(lines))
+    (root / 'metadata.csv').write_text('img_id,img_filename,y,split,place,place_filename\n' + '\n'.join(lines))
     oracle = WaterbirdsDataset(root_dir=str(tmp_path), download=False)
     predictions = [rng.randint(0, 1) for _ in cells]
     expected, _ = oracle.eval(torch.tensor(predictions), oracle.y_array, oracle.metadata_array)
@@ -114,7 +122,7 @@ def test_weights_renormalise_over_the_groups_that_occur():
     assert found['id/accuracy'] == pytest.approx((3 * 0.5 + 1 * 1.0) / 4)
 
 
-def test_keys_have_no_prefix_of_their_own():
+def test_keys_have_no_prefix():
     metric = METRICS.build(dict(type='mmpretrain.GroupAccuracy', id='val', ood='test'))
     assert 'id/accuracy' in evaluate(metric, ROWS)
 
@@ -127,7 +135,7 @@ def sharded_dataset() -> ConcatDataset:
 
 
 def evaluate_a_shard() -> dict[str, float]:
-    """What MMEngine's test loop does in each process."""
+    """Evaluate as MMEngine's test loop does in each process."""
     dataset = sharded_dataset()
     metric = GroupAccuracy(id='val', ood='test')
     evaluator = Evaluator(metric)
@@ -137,13 +145,14 @@ def evaluate_a_shard() -> dict[str, float]:
     return {'seen': len(metric.results), **evaluator.evaluate(len(dataset))}
 
 
-def _shard_worker(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    torch.save(evaluate_a_shard(), f'{folder}/{rank}.pt')
+def _shard_worker(rank: int, directory: str) -> None:
+    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
+    torch.save(evaluate_a_shard(), f'{directory}/{rank}.pt')
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_report_what_one_reports_of_133_samples(tmp_path):
+@pytest.mark.multiprocess
+def test_two_processes_report_the_same_as_one_of_133_samples(tmp_path):
     """MMEngine's sampler repeats a sample so that both have 67; it must not count twice."""
     alone = evaluate_a_shard()
     assert alone == {
@@ -156,7 +165,7 @@ def test_two_processes_report_what_one_reports_of_133_samples(tmp_path):
         'split/test': 0.7,
         'split/val': 11 / 33,
     }
-    mp.spawn(_shard_worker, (str(tmp_path),), nprocs=2)
+    mp.start_processes(_shard_worker, (str(tmp_path),), nprocs=2, start_method='fork')
     for rank in range(2):
         assert torch.load(tmp_path / f'{rank}.pt') == {**alone, 'seen': 67}
 
@@ -178,17 +187,84 @@ def test_empty_subset_is_an_error_not_a_zero(options, message):
 
 
 @pytest.mark.parametrize(
-    'option, message', [(dict(splits='val'), "has no key 'splits'"), (dict(groups=['a']), 'names no split')]
+    'option, message',
+    [(dict(splits='val'), "has the unknown key 'splits'"), (dict(groups=['a']), 'does not name a split')],
 )
 def test_malformed_subset_is_refused_at_build_time(option, message):
     with pytest.raises(UserError, match=message):
         GroupAccuracy(id=option, ood='test')
 
 
-def test_sample_without_split_and_group_names_the_mend():
-    sample = dict(gt_label=torch.tensor([0]), pred_label=torch.tensor([0]))
-    with pytest.raises(UserError, match="add 'split', 'group' to meta_keys of PackInputs"):
-        GroupAccuracy(id='val', ood='test').process({}, [sample])
+@pytest.mark.parametrize(
+    'metric, missing, meta_keys',
+    [
+        (GroupAccuracy(id='val', ood='test'), 'split', "'img_path', 'split', 'group'"),
+        (GroupAccuracy(id='val', ood='test', by=('year',)), 'year', "'img_path', 'split', 'group', 'year'"),
+        (WildsPredictions([Waterbirds('', 'test', lazy_init=True)], 'predictions'), 'img_path', "'img_path', 'split'"),
+    ],
+)
+def test_a_missing_field_names_the_meta_keys_to_set(metric, missing, meta_keys):
+    known = {} if missing != 'year' else dict(split='val', group='a')
+    sample = dict(gt_label=torch.tensor([0]), pred_label=torch.tensor([0]), **known)
+    with pytest.raises(UserError) as error:
+        metric.process({}, [sample])
+    assert f'the samples lack {missing!r}; set meta_keys=({meta_keys}' in str(error.value)
+
+
+PARTS = sorted((ROOT / 'configs/_base_/datasets').glob('*.py'))
+
+
+@pytest.mark.parametrize('part', PARTS, ids=lambda path: path.stem)
+def test_configs_hand_on_the_fields_that_the_metric_needs(part):
+    """Config files write the keys out; the package defines them once."""
+    cfg = Config.fromfile(part)
+    by = tuple(cfg.val_evaluator.get('by', ()))
+    datasets = cfg.val_dataloader.dataset.datasets
+    assert datasets
+    for dataset in datasets:
+        assert dataset.pipeline[-1].type == 'PackInputs'
+        assert tuple(dataset.pipeline[-1].meta_keys) == META_KEYS + by
+
+
+def _runner(digits_config, **options) -> Runner:
+    """MMEngine's own runner, as MMPretrain's tools/train.py and tools/test.py build it."""
+    return Runner.from_cfg(digits_config(subset=64, launcher='none', **options))
+
+
+@pytest.mark.parametrize('option', ['id', 'ood'])
+def test_a_misspelt_split_is_found_before_the_first_epoch(digits_config, monkeypatch, option):
+    runner = _runner(digits_config, **{f'val_evaluator.{option}': 'valid'})
+    monkeypatch.setattr(type(runner), '_init_model_weights', lambda self: pytest.fail('the run has started'))
+    message = rf"val_evaluator\.{option}: split 'valid' is not in val_dataloader \(val, test\); correct one of them"
+    with pytest.raises(UserError, match=message):
+        runner.train()
+
+
+def test_a_misspelt_split_is_found_before_the_test(digits_config, monkeypatch):
+    runner = _runner(digits_config, **{'test_evaluator.ood': 'tset', 'val_evaluator.id': 'not used by this run'})
+    monkeypatch.setattr(type(runner), 'load_or_resume', lambda self: pytest.fail('the run has started'))
+    with pytest.raises(UserError, match=r"test_evaluator\.ood: split 'tset' is not in test_dataloader \(val, test\)"):
+        runner.test()
+
+
+@pytest.mark.parametrize(
+    'dataset, accepted',
+    [
+        (SimpleNamespace(split='val'), False),
+        (SimpleNamespace(datasets=[SimpleNamespace(split='val'), SimpleNamespace(split='test')]), True),
+        (SimpleNamespace(dataset=SimpleNamespace(datasets=[SimpleNamespace(split='val')])), False),
+        (SimpleNamespace(datasets=[SimpleNamespace(split='val'), SimpleNamespace()]), True),  # its records may have one
+    ],
+    ids=['single', 'concatenated', 'wrapped', 'unknown'],
+)
+def test_splits_of_every_kind_of_dataset(dataset, accepted):
+    metrics = [object(), GroupAccuracy(id='val', ood='test')]
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset), evaluator=SimpleNamespace(metrics=metrics))
+    if accepted:
+        check_evaluated_splits(loop, 'val')
+    else:
+        with pytest.raises(UserError, match=r"val_evaluator\.ood: split 'test' is not in val_dataloader \(val\)"):
+            check_evaluated_splits(loop, 'val')
 
 
 def test_camelyon_equals_wilds_on_random_predictions(wilds):
@@ -225,8 +301,6 @@ def test_camelyon_equals_wilds_on_random_predictions(wilds):
 
 def test_fmow_equals_wilds_on_random_predictions(wilds, fmow_root):
     """``FMoWDataset.eval``: average, worst region without Other, worst year."""
-    from ftsgd_plugin.evaluation.wilds import load_wilds
-
     oracle = load_wilds('fmow', str(fmow_root))
     subset = oracle.get_subset('test')
     labels, metadata = subset.y_array, subset.metadata_array

@@ -30,7 +30,7 @@ def test_freeze_can_be_set_on_the_command_line(inside, tmp_path, run_tool):
             "train_dataloader = dict(dataset=dict(data_root='nowhere'))",
             'nowhere/metadata.csv: not found; set data_root',
         ),
-        ("train_dataloader = dict(dataset=dict(split='dev'))", "split='dev' is none of train, val, test"),
+        ("train_dataloader = dict(dataset=dict(split='dev'))", "split='dev' is not one of train, val, test"),
         ("optim_wrapper = dict(paramwise_cfg=dict(freeze=['blok*']))", "'blok*' matches no layer"),
         ("optim_wrapper = dict(paramwise_cfg=dict(freeze=['*']))", 'leaves nothing to train'),
         ("val_evaluator = dict(id='valid')", "val_evaluator.id: split 'valid' is not in val_dataloader (val, test)"),

@@ -38,7 +38,7 @@ def test_missing_and_broken_pictures(camelyon_root, tmp_path, run_tool):
     table = run_tool.stdout
     assert code == 1
     assert f'1 missing, e.g. {pictures[0]}' in table
-    assert 'pictures cannot be used; listed in' in table
+    assert 'images cannot be used; listed in' in table
     (line,) = (tmp_path / 'bad').read_text().splitlines()
     path, reason = line.split('\t')
     assert path == str(pictures[1]) and reason.startswith('not a complete 8-bit image')

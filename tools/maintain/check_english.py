@@ -1,4 +1,4 @@
-"""Find words and phrases that docs/glossary.md rejects; part of lint.
+"""Find words and phrases that docs/glossary.md rejects; lint runs this.
 
     python tools/maintain/check_english.py            # every tracked text file
     python tools/maintain/check_english.py FILE ...

@@ -3,7 +3,7 @@
     python tools/maintain/make_configs.py            # (re)write configs/MODEL_METHOD_DATASET.py
     python tools/maintain/make_configs.py --check    # write nothing; exit 1 and name the files that differ
 
-To change all of them, change the table here or those of `ftsgd_plugin/paper/`, never the files.
+To change the files, change the table here or those in `ftsgd_plugin/paper/`, and run this again.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from ftsgd_plugin.paper.names import (
 )
 from ftsgd_plugin.paper.published import PaperResult, paper_results
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.files import write_text
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
@@ -53,7 +54,7 @@ optim_wrapper = dict(optimizer=dict(lr={lr}))  # {choice}
 
 
 def config_text(model: str, method: str, dataset: str, result: PaperResult | None) -> str:
-    """The config file of a cell; ``result`` is what the paper published of it."""
+    """The config file of a cell; ``result`` has the paper's numbers."""
     grid = GRIDS[method]
     num_classes, data_root = DATA[dataset]
     if result and result.lr:
@@ -96,23 +97,34 @@ def matrix() -> dict[Path, str]:
     }
 
 
+def write_configs(check: bool = False) -> list[Path]:
+    """Write the configs that differ from the tables.
+
+    Args:
+        check: Write nothing.
+
+    Returns:
+        list[Path]: The files that differ, or differed before they were written.
+    """
+    texts = matrix()
+    stale = [path for path, text in texts.items() if not path.is_file() or path.read_text('utf-8') != text]
+    for path in [] if check else stale:
+        write_text(path, texts[path])
+    return stale
+
+
 @one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--check', action='store_true', help='exit 1 and name the files that differ; write nothing')
     args = parser.parse_args()
-    texts = matrix()
-    stale = {path: text for path, text in texts.items() if not path.is_file() or path.read_text('utf-8') != text}
+    stale = write_configs(args.check)
     if args.check and stale:
-        for path in stale:
-            print(f'configs/{path.name}')
-        print(
-            f'{len(stale)} of {len(texts)} configs differ; run python tools/maintain/make_configs.py', file=sys.stderr
-        )
+        print(*(f'configs/{path.name}' for path in stale), sep='\n')
+        count = f'{len(stale)} of {len(matrix())} configs differ'
+        print(f'{count}; run python tools/maintain/make_configs.py', file=sys.stderr)
         sys.exit(1)
-    for path, text in stale.items():
-        path.write_text(text, 'utf-8')
-    print(f'{len(texts)} configs in {CONFIGS}, {len(stale)} written')
+    print(f'{len(matrix())} configs in {CONFIGS}, {len(stale)} written')
 
 
 if __name__ == '__main__':

@@ -3,16 +3,11 @@
     python tools/maintain/pretrain_vit_tiny.py                # 22 minutes on two busy CPU cores
     python tools/maintain/pretrain_vit_tiny.py --steps 200    # a smoke test
 
-The task differs from the demo's, and so do the pictures: name the digit (10 classes) and the photograph (9 classes),
-on digits 0 to 599 and photographs that the benchmark never uses. AdamW, one-cycle schedule, random compositions.
+Task and images differ from the demo's: classify the digit (10 classes) and the photograph (9 classes), on digits 0 to
+599 and photographs that the benchmark never uses. AdamW, one-cycle schedule, random compositions.
 """
 
-# isort: off
-import ftsgd_plugin  # noqa: F401  first: it says in one line what is missing in the environment
-# isort: on
-
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +19,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
+import ftsgd_plugin  # noqa: F401  registers the components
 from ftsgd_plugin.datasets import digits
+from ftsgd_plugin.utils.files import atomic_write
+from ftsgd_plugin.utils.format import format_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,14 +46,23 @@ class Compositions(IterableDataset):
             yield inputs, torch.from_numpy(labels[which]), torch.from_numpy(where)
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', default=ROOT / 'ftsgd_plugin/models/weights/vit-tiny.safetensors', type=Path)
-    parser.add_argument('--steps', default=10_000, type=int, help='optimizer steps of 128 pictures')
+    parser.add_argument('--steps', default=10_000, type=int, help='optimizer steps of 128 images')
     parser.add_argument('--seed', default=0, type=int)
-    args = parser.parse_args()
+    return parser.parse_args()
 
-    torch.manual_seed(args.seed)
+
+def pretrain(out: Path, steps: int, seed: int) -> None:
+    """Train the backbone with two linear heads and write its weights.
+
+    Args:
+        out: The ``.safetensors`` file.
+        steps: Optimizer steps of 128 images.
+        seed: Seed of the weights and the compositions.
+    """
+    torch.manual_seed(seed)
     cfg = Config.fromfile(ROOT / 'configs/_base_/models/vit-tiny.py').model.backbone
     cfg.pop('init_cfg')
     backbone = MODELS.build(cfg)
@@ -63,11 +70,11 @@ def main() -> None:
     head = torch.nn.Linear(backbone.embed_dims, 10 + len(digits.PRETRAIN_PHOTOS))
     parameters = [*backbone.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=args.steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps, pct_start=0.05)
 
     correct_digit = correct_photo = 0.0
-    batches = iter(DataLoader(Compositions(128, args.seed), batch_size=None, num_workers=1))
-    progress = tqdm(range(args.steps), mininterval=5)
+    batches = iter(DataLoader(Compositions(128, seed), batch_size=None, num_workers=1))
+    progress = tqdm(range(steps), mininterval=5)
     for _ in progress:
         inputs, digit, photo = next(batches)
         logits = head(backbone(inputs)[0])
@@ -80,11 +87,11 @@ def main() -> None:
         correct_photo += 0.02 * ((logits[:, 10:].argmax(1) == photo).float().mean().item() - correct_photo)
         progress.set_postfix(loss=f'{loss.item():.3f}', digit=f'{correct_digit:.3f}', photo=f'{correct_photo:.3f}')
 
-    unfinished = args.out.with_suffix('.tmp')
-    save_file({name: value.contiguous() for name, value in backbone.state_dict().items()}, unfinished)
-    os.replace(unfinished, args.out)
-    print(f'{args.out}: {args.out.stat().st_size:,} bytes')
+    with atomic_write(out) as temporary:
+        save_file({name: value.contiguous() for name, value in backbone.state_dict().items()}, temporary)
+    print(f'{out}: {format_bytes(out.stat().st_size)}')
 
 
 if __name__ == '__main__':
-    main()
+    args = parse_args()
+    pretrain(args.out, args.steps, args.seed)

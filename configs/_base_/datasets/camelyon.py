@@ -1,6 +1,6 @@
 """WILDS-Camelyon17 as the paper ran it: 96 to 224 pixels (bilinear), flip; 3 epochs, batch 32.
 
-ID is the accuracy on `id_val`, OOD on `test` (hospital 2); `val` (hospital 1) and the slides of `test` stand beside.
+ID is the accuracy on `id_val`, OOD on `test` (hospital 2); `val` (hospital 1) and the slides of `test` are reported.
 """
 
 data_root = 'data/camelyon17_v1.0'

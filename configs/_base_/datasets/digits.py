@@ -1,7 +1,7 @@
 """The demo's benchmark: digits on grass and gravel in the Waterbirds layout (`python tools/make_digits.py`).
 
 ID is the val split, drawn like the training split (the place agrees with the label in 95 %). OOD is the test split,
-where every digit stands on both places.
+in which every digit appears on both places.
 """
 
 data_root = 'data/digits'
@@ -20,7 +20,7 @@ test_pipeline = [
 
 train_dataloader = dict(
     batch_size=32,  # per process
-    num_workers=0,  # the pictures are tiny: a worker costs more than it saves
+    num_workers=0,  # the images are tiny: a worker costs more time than it saves
     dataset=dict(type='Waterbirds', data_root=data_root, split='train', metainfo=metainfo, pipeline=train_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )

@@ -1,6 +1,6 @@
 """DomainNet-40 as the paper ran it, trained on sketches: 256 x 256 (bicubic), crop, flip; 50 epochs, batch 32.
 
-ID is the accuracy on `sketch_test`, OOD on `real_test`; `painting_test` and `clipart_test` stand beside.
+ID is the accuracy on `sketch_test`, OOD on `real_test`; `painting_test` and `clipart_test` are reported too.
 """
 
 data_root = 'data/domainnet'

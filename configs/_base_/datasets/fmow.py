@@ -1,7 +1,7 @@
 """WILDS-FMoW as the paper ran it: native 224 pixels, flip; 5 epochs, batch 32.
 
-ID is the accuracy on `id_val`, OOD on Africa within `test` (2016 on). Beside: every region of `test`, the worst one
-(WILDS: `Other` does not count), the worst year, and `split/test`, WILDS' average.
+ID is the accuracy on `id_val`, OOD on Africa within `test` (from 2016). Also reported: every region of `test`, the
+worst one (WILDS: `Other` does not count), the worst year, and `split/test`, WILDS' average.
 """
 
 data_root = 'data/fmow_v1.1'

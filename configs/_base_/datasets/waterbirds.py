@@ -1,7 +1,7 @@
 """Waterbirds as the paper ran it: no augmentation; 20 epochs, batch 32.
 
 ID is the group-weighted accuracy on the test split (weights: the training groups), OOD its worst group; both as in the
-authors' code. `data_root` may be WILDS' folder or the original one.
+authors' code. `data_root` may be the directory of WILDS or the original one.
 """
 
 data_root = 'data/waterbirds_v1.0'

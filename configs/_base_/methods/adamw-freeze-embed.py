@@ -1,7 +1,7 @@
 """AdamW (freeze-embed): AdamW with a frozen embedding layer.
 
 16 bytes per trained parameter (weight, gradient, two moments), 4 per frozen one. The paper's grid: lr 3e-7, 1e-6, 3e-6,
-1e-5, 3e-5, 1e-4. Weight decay 0.01, with the doubt explained in `adamw.py`; the embedding layer does not decay.
+1e-5, 3e-5, 1e-4. Weight decay 0.01 (`adamw.py` explains the open question); the embedding layer does not decay.
 """
 
 optim_wrapper = dict(

@@ -1,4 +1,4 @@
-"""SGD (freeze-embed, no momentum): plain SGD with a frozen embedding layer, which keeps no state at all.
+"""SGD (freeze-embed, no momentum): plain SGD with a frozen embedding layer, without optimizer state.
 
 8 bytes per trained parameter (weight, gradient), 4 per frozen one. The paper's grid: lr 3e-5, 1e-4, 3e-4, 1e-3, 3e-3,
 1e-2.

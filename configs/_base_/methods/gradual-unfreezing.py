@@ -1,7 +1,7 @@
-"""Gradual unfreezing: SGD with momentum from the head downwards, block by block, never the embedding layer.
+"""Gradual unfreezing: SGD with momentum that opens blocks from the head down, never the embedding layer.
 
-At most 12 bytes per parameter (weight, gradient, momentum); 4 while its block is closed. The paper's grid, of the base
-lr: 3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4. Training starts at exp(3.73) = 41.68 times the base and ends at the base.
+At most 12 bytes per parameter (weight, gradient, momentum); 4 while its block is closed. The paper's grid of base
+rates: 3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4. Training starts at exp(3.73) = 41.68 times the base and ends at the base.
 """
 
 optim_wrapper = dict(

@@ -3,8 +3,8 @@
 16 bytes per parameter (weight, gradient, two moments). The paper's grid: lr 3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, and on
 Living-17, Waterbirds and DomainNet 3e-4 and 1e-3.
 
-MMPretrain's `Lamb`, set to what the paper's code used (torch_optimizer's), except that there the norm of a weight
-tensor counts as 10 at most.
+MMPretrain's `Lamb` with the settings of the paper's code. The library of that code (torch_optimizer) also limits the
+norm of a weight tensor to 10; `Lamb` does not.
 """
 
 optim_wrapper = dict(

@@ -4,8 +4,8 @@
 Living-17, Waterbirds and DomainNet 3e-4 and 1e-3.
 
 The paper's LARS was SGD in effect: its library (torch_optimizer) skips the scaling at weight decay 0, which was set.
-MMPretrain's `LARS` scales at any weight decay, so here it works, and neither the paper's numbers nor its grid carry
-over: before momentum, a step moves a tensor by lr * eta of its norm, whatever its gradient.
+MMPretrain's `LARS` scales at any weight decay. Neither the paper's numbers nor its grid apply to it: before momentum, a
+step moves a tensor by lr * eta of its norm, whatever its gradient.
 """
 
 optim_wrapper = dict(

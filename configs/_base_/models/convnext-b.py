@@ -1,4 +1,4 @@
-"""ConvNeXt-B pretrained on ImageNet-22k; average-pooled and normed."""
+"""ConvNeXt-B pretrained on ImageNet-22k; features after average pooling and the final norm."""
 
 model = dict(
     type='ImageClassifier',
