@@ -1,4 +1,4 @@
-"""What must happen inside the training loop."""
+"""Hooks for the training loop: checkpoints, gradient norms, resources, records."""
 
 from .checkpoint import SafeCheckpointHook
 from .checkpoint_compatibility import CheckpointFitHook

@@ -1,4 +1,4 @@
-"""What the two wrappers share: pretrained weights at the right moment, and the speed options."""
+"""Base class of the two backbones: when pretrained weights are loaded, and the speed options."""
 
 from collections.abc import Mapping
 
@@ -10,20 +10,24 @@ from ..utils.errors import UserError
 
 
 class PooledBackbone(BaseModule):
-    """A library's network with pooled features, as an MMPretrain backbone.
+    """A network of timm or open_clip with pooled features, as an MMPretrain backbone.
 
-    Weights are loaded in ``init_weights``, which the runner calls before training and not for testing, so that neither
-    building nor testing needs the file.
+    Weights are loaded in ``init_weights``, which the runner calls before training and not for testing. Building and
+    testing do not need the file.
 
     Args:
         net (nn.Module): The network; its forward returns pooled features.
-        pretrained (bool | str): ``False``: random initialisation; ``True``: by name from the library's hub; a path:
+        pretrained (bool | str): ``False`` (default): random weights; ``True``: by name from the library's hub; a path:
             from that file.
-        channels_last (bool): Keep the inputs and the weights of plain convolutions in channels-last memory format (on
-            a CPU not for networks with group norm).
+        channels_last (bool): Keep the inputs and the weights of plain convolutions in channels-last memory format;
+            on a CPU only for networks without group norm. Defaults to False.
         grad_checkpointing (bool): Recompute activations in the backward pass, with the library's own code.
+            Defaults to False.
         compile (bool | dict): ``torch.compile`` the network, with these arguments (``dict(backend='aot_eager')``).
-            Freeze before the first forward pass, as the optimizer constructor does.
+            Freeze before the first forward pass, as the optimizer constructor does. Defaults to False.
+
+    Raises:
+        UserError: ``pretrained`` is of another type.
     """
 
     def __init__(
@@ -39,10 +43,10 @@ class PooledBackbone(BaseModule):
             raise UserError(f'pretrained={pretrained!r} is neither True, False nor the path of a weight file.')
         self.net, self.pretrained, self.channels_last = net, pretrained, channels_last
         # On the CPU, torch 2.11 crashes in the backward pass of GroupNorm where a channels-last input needs no
-        # gradient, which is what a frozen stage gives. The option is for GPUs.
+        # gradient, as after a frozen stage. The option is for GPUs.
         self._has_group_norm = any(isinstance(module, nn.GroupNorm) for module in net.modules())
         if channels_last:
-            # Plain convolutions only: BiT's standardise their weights anew in every pass, which undoes the layout.
+            # Plain convolutions only: BiT's standardise their weights in every pass, which undoes the layout.
             for module in net.modules():
                 if type(module) is nn.Conv2d:
                     module.to(memory_format=torch.channels_last)
@@ -57,7 +61,7 @@ class PooledBackbone(BaseModule):
         raise NotImplementedError
 
     def init_weights(self) -> None:
-        """Load the pretrained weights; random weights are the library's, from construction."""
+        """Load the pretrained weights; without them the network keeps the random weights it was built with."""
         if self.pretrained is not False and not self._is_init:
             self.load_pretrained()
         self._is_init = True

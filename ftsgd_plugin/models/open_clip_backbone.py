@@ -13,7 +13,7 @@ from .pretrained import fetch, fill, local_file, read_tensors, report_filled
 
 @MODELS.register_module()
 class OpenCLIPVisionTower(PooledBackbone):
-    """Image features of CLIP: after the projection, not normalised to unit length, as in the paper's code.
+    """CLIP's image features after the projection, not normalised to unit length, as in the paper's code.
 
     Args:
         model_name (str): open_clip's name, e.g. ``'ViT-B-16-quickgelu'`` (OpenAI's weights need quick-GELU).
@@ -26,7 +26,8 @@ class OpenCLIPVisionTower(PooledBackbone):
         channels_last, grad_checkpointing, compile: See :class:`PooledBackbone`.
 
     Raises:
-        UserError: open_clip has no such model; or, when weights are loaded, the file is missing, truncated or foreign.
+        UserError: open_clip has no such model. When weights are loaded: the file is missing, truncated or of another
+            model.
 
     Examples:
         >>> backbone = dict(type='OpenCLIPVisionTower', model_name='ViT-B-16-quickgelu', pretrained='ViT-B-16.pt')
@@ -51,7 +52,7 @@ class OpenCLIPVisionTower(PooledBackbone):
             known = ', '.join(name for name in open_clip.list_models() if name.endswith('quickgelu')) or 'none'
             raise UserError(f'model_name={model_name!r}: open_clip has no such model; with quick-GELU: {known}.')
         own_size = {} if image_size is None else {'image_size': image_size}
-        # The only private call: open_clip has no public way to build one tower.
+        # Private, because open_clip has no public way to build one tower.
         net = _build_vision_tower(
             cfg['embed_dim'], {**cfg['vision_cfg'], **own_size, **(vision_cfg or {})}, cfg.get('quick_gelu', False)
         )

@@ -1,7 +1,7 @@
 """Pretrained weights from a hub or a file, verified tensor by tensor.
 
-Libraries load what they find and stay silent about the rest; here a backbone is filled completely from the file it was
-meant for, or the run stops with one line. Nothing is un-pickled outside ``weights_only``.
+timm and open_clip load the tensors that they find and do not report the rest. Here every tensor of the backbone must be
+in the file, with its shape; otherwise the run stops with one line. All pickles load with ``weights_only``.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..checkpoint.compatibility import misfits, summarise
+from ..checkpoint.compatibility import Misfit, misfits, summarise
 from ..layers import unwrap_state_dict
 from ..utils.errors import UserError
 
@@ -27,14 +27,14 @@ def read_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:
     """Read the tensors of a weight file: safetensors, a ``torch.save`` file or a TorchScript archive.
 
     Args:
-        path: The file; its contents decide, not its suffix.
-        expected: What the file should be, for the error message.
+        path: The file. ``.safetensors`` is known by its suffix, the others by their content.
+        expected: Description of the right file, for the error message.
 
     Returns:
-        dict: Name -> tensor on the CPU. A nested ``state_dict`` or ``model`` entry is taken out.
+        dict: Name -> tensor on the CPU, from a nested ``state_dict`` or ``model`` entry if there is one.
 
     Raises:
-        UserError: The file is truncated, of another kind, or holds something else than tensors.
+        UserError: The file is truncated, of another kind, or does not hold tensors.
     """
     try:
         if _is_torchscript(path):
@@ -65,10 +65,10 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def fill(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, expected: str) -> None:
-    """Copy ``tensors`` into ``model`` if, and only if, they are exactly its own: every name and every shape.
+    """Copy ``tensors`` into ``model`` if every name and every shape is equal.
 
     Raises:
-        UserError: They are not; nothing was copied.
+        UserError: One differs; nothing was copied.
     """
     found = misfits(model, tensors)
     if found:
@@ -77,7 +77,7 @@ def fill(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, expecte
 
 
 class _ExactCopies(TorchFunctionMode):
-    """Watch a loader that copies into parameters one by one: no broadcasting, and remember what was filled."""
+    """Watch a loader that copies into parameters one by one: refuse broadcasting, and note what was filled."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -94,16 +94,16 @@ class _ExactCopies(TorchFunctionMode):
 
 
 def fill_from_npz(model: nn.Module, load: Callable[[str], None], path: Path, expected: str) -> None:
-    """Fill ``model`` from a NumPy archive with the library's own loader, watching every copy.
+    """Fill ``model`` from a NumPy archive with the library's loader, checking every copy.
 
     Args:
         model: The model.
         load: The library's loader, called with the path.
         path: ``.npz`` file.
-        expected: What the file should be, for the error message.
+        expected: Description of the right file, for the error message.
 
     Raises:
-        UserError: The archive is truncated or foreign, lacks an array, or an array has the wrong shape.
+        UserError: The archive is truncated or of another model, lacks an array, or an array has the wrong shape.
     """
     copies = _ExactCopies(model)
     try:
@@ -114,17 +114,17 @@ def fill_from_npz(model: nn.Module, load: Callable[[str], None], path: Path, exp
     except Exception as error:
         reason = ' '.join(str(error).strip('"\'').split('\n')[0].split()) or type(error).__name__
         raise UserError(f'{path}: cannot be read ({reason}); expected {expected}.') from error
-    missing = [name for name in copies.names.values() if name not in copies.filled]
+    own = {name: tuple(param.shape) for name, param in model.named_parameters()}
+    missing = [Misfit(name, None, shape) for name, shape in own.items() if name not in copies.filled]
     if missing:
-        more = f' and {len(missing) - 2} more' if len(missing) > 2 else ''
-        raise UserError(f'{path}: does not fit: {", ".join(missing[:2])}{more} missing; expected {expected}.')
+        raise UserError(f'{path}: does not fit: {summarise(missing)}; expected {expected}.')
 
 
 def local_file(path: str, expected: str) -> Path:
     """The file that ``pretrained='...'`` names.
 
     Raises:
-        UserError: There is none.
+        UserError: It does not exist.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -133,33 +133,33 @@ def local_file(path: str, expected: str) -> Path:
 
 
 def fetch(download: Callable[[bool], str | os.PathLike], name: str, expected: str) -> Path:
-    """Get a weight file by name: from the hub's cache, else from the hub; at once if it cannot be reached.
+    """Get a weight file by name: from the hub's cache, else from the hub. Fail at once if it cannot be reached.
 
     Args:
         download: Called with ``local_only``; returns the path or raises.
         name: The model's name, for the messages.
-        expected: What the file is and where to get it by hand.
+        expected: Description of the file and its address, for the message.
 
     Raises:
-        UserError: Not cached and the hub is out of reach or refuses.
+        UserError: The file is not in the cache, and the hub cannot be reached or refuses.
     """
     try:
         return Path(download(True))
     except Exception:  # not in the cache; hubs raise many kinds
         pass
-    mend = f'download {expected} on a connected machine and set pretrained to its path, or pretrained=False'
+    remedy = f'download {expected} on a connected machine and set pretrained to its path, or pretrained=False'
     if os.environ.get('HF_HUB_OFFLINE', '0').upper() in ('1', 'TRUE', 'YES', 'ON') or not _hub_answers():
-        raise UserError(f'pretrained=True: {name} is not in the cache and its hub cannot be reached; {mend}.')
+        raise UserError(f'pretrained=True: {name} is not in the cache and its hub cannot be reached; {remedy}.')
     try:
         print_log(f'downloading {name}', logger='current')
         return Path(download(False))
     except Exception as error:
         reason = ' '.join(str(error).split())[:200]
-        raise UserError(f'pretrained=True: {name} cannot be downloaded ({reason}); {mend}.') from error
+        raise UserError(f'pretrained=True: {name} cannot be downloaded ({reason}); {remedy}.') from error
 
 
 def _hub_answers(seconds: float = 3.0) -> bool:
-    """Whether the Hugging Face endpoint accepts connections; a proxy is trusted to."""
+    """Whether the Hugging Face endpoint accepts connections; through a proxy this is assumed."""
     if any(os.environ.get(key) for key in ('https_proxy', 'HTTPS_PROXY', 'all_proxy', 'ALL_PROXY')):
         return True
     endpoint = urlparse(os.environ.get('HF_ENDPOINT', 'https://huggingface.co'))
@@ -171,7 +171,7 @@ def _hub_answers(seconds: float = 3.0) -> bool:
 
 
 def report_filled(backbone: nn.Module, name: str, path: Path) -> None:
-    """Log which file filled the backbone, its SHA-256, and how much it filled."""
+    """Log which file filled the backbone, its SHA-256, and the number of tensors and parameters."""
     parameters = list(backbone.parameters())
     count = sum(param.numel() for param in parameters)
     print_log(

@@ -20,15 +20,15 @@ class TimmPooledBackbone(PooledBackbone):
     """A timm model without its classifier: class token after the final norm, or pooled and normed features.
 
     Args:
-        model_name (str): timm's name, with its tag where weights are wanted (``'resnetv2_50x1_bit.goog_in21k'``; the
-            bare name may stand for other weights).
+        model_name (str): timm's name, with its tag if weights are loaded (``'resnetv2_50x1_bit.goog_in21k'``; the name
+            without a tag may select other weights).
         pretrained (bool | str): ``False`` (default), ``True`` or a file: safetensors, ``.pth``, or Google's ``.npz``.
         channels_last, grad_checkpointing, compile: See :class:`PooledBackbone`.
         **kwargs: Arguments of ``timm.create_model``, such as ``img_size=384`` (position embeddings are interpolated by
             timm when weights are loaded).
 
     Raises:
-        UserError: timm has no such model; or, when weights are loaded, the file is missing, truncated or foreign.
+        UserError: timm has no such model. When weights are loaded: the file is missing, truncated or of another model.
 
     Examples:
         >>> backbone = dict(type='TimmPooledBackbone', model_name='vit_base_patch16_224.augreg_in21k', pretrained=True)
@@ -96,7 +96,7 @@ class TimmPooledBackbone(PooledBackbone):
         self.net.load_pretrained(path)
 
     def _convert(self, tensors: dict[str, torch.Tensor], path: Path, expected: str) -> dict[str, torch.Tensor]:
-        """timm's own conversion of published checkpoints, without the published classifier."""
+        """Apply timm's conversion of published checkpoints and remove the published classifier."""
         convert = getattr(sys.modules[type(self.net).__module__], 'checkpoint_filter_fn', None)
         try:
             self._check_geometry(*(getattr(tensors.get(key), 'shape', None) for key in (_PATCH, 'pos_embed')))
@@ -110,7 +110,7 @@ class TimmPooledBackbone(PooledBackbone):
         return {key: value for key, value in tensors.items() if key not in dropped}
 
     def _check_geometry(self, patch: Sequence[int] | None, position: Sequence[int] | None) -> None:
-        """Refuse what timm would resample in silence: other patches, or positions of another grid than the model's.
+        """Refuse what timm would resample silently: another patch size, or positions of another grid than the model's.
 
         Args:
             patch: Shape of the file's patch convolution (out, in, height, width), if it has one.
@@ -129,7 +129,7 @@ class TimmPooledBackbone(PooledBackbone):
 
 
 def _headers(arrays: np.lib.npyio.NpzFile):
-    """``(name, array)`` of the arrays whose shape decides the geometry; the others stay on disk."""
+    """Yield ``(name, array)`` of the arrays whose shape gives the geometry; the others are not read."""
     for name in arrays.files:
         if name.endswith(('/embedding/kernel', '/pos_embedding')) or name == 'embedding/kernel':
             yield f'/{name}', arrays[name]

@@ -1,4 +1,4 @@
-"""Training loops that go on exactly where they stopped, between epochs or within one."""
+"""Training loops that resume exactly where they stopped, at the end of an epoch or within one."""
 
 from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -13,7 +13,7 @@ _GEOMETRY = 'ftsgd_geometry'  # message hub: global batch and iterations per epo
 
 
 class _ResumableLoop:
-    """What both loops share; mixed in before MMEngine's."""
+    """Shared by both loops; a mixin that precedes MMEngine's loop in the bases."""
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
         if runner._randomness_cfg.get('diff_rank_seed'):
@@ -24,11 +24,11 @@ class _ResumableLoop:
         if isinstance(dataloader, dict):
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
         self.sampler = make_reproducible(dataloader, get_world_size())
-        self.sampler.silence()  # IterBasedTrainLoop makes an iterator at once; its workers would start decoding
+        self.sampler.silence()  # IterBasedTrainLoop creates an iterator at once, whose workers would start decoding
         super().__init__(runner, dataloader, *args, **kwargs)
 
     def run_iter(self, *args) -> None:
-        """One iteration, with its own randomness."""
+        """Run one iteration, seeded by its position."""
         seed_step(self.runner.seed, get_rank(), self._iter)
         super().run_iter(*args)
 
@@ -42,10 +42,13 @@ class _ResumableLoop:
         return self.dataloader.batch_sampler.batch_size  # the loader's own is None for a custom batch sampler
 
     def _adopt_position(self, epoch_length: int | None) -> None:
-        """After a resume, translate the position into this run's iterations, or refuse.
+        """After a resume, translate the checkpoint's position into this run's iterations.
 
         Args:
             epoch_length: Iterations per epoch; ``None`` if this loop counts iterations only.
+
+        Raises:
+            UserError: This run has other iterations, and the position has no equivalent in it.
         """
         hub = self.runner.message_hub
         saved = hub.runtime_info.get(_GEOMETRY)
@@ -77,7 +80,7 @@ class _ResumableLoop:
         self.runner.optim_wrapper.initialize_count_status(self.runner.model, self._iter, self._max_iters)
 
     def _validate_if_it_was_missed(self, is_due: bool) -> None:
-        """A run that stopped between saving and validating has the validation still to do."""
+        """Validate first if the earlier run stopped between saving and validating."""
         validated = self.runner.message_hub.runtime_info.get(VALIDATED, self._iter)
         if self._iter > 0 and is_due and validated != self._iter:
             self.runner.val_loop.run()
@@ -85,12 +88,14 @@ class _ResumableLoop:
 
 @LOOPS.register_module()
 class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
-    """MMEngine's ``EpochBasedTrainLoop``, exact across a stop: order, augmentation and step randomness are functions
-    of the position (:mod:`ftsgd_plugin.runner.sampling`); resuming within an epoch skips indices, not pictures.
+    """MMEngine's ``EpochBasedTrainLoop``; a resumed run is bit-identical to one that was never stopped.
 
-    A checkpoint at the end of an epoch can be resumed with another global batch if every scheduler counts epochs.
+    Data order, augmentation and step randomness are functions of the position (:mod:`ftsgd_plugin.runner.sampling`).
+    Resuming within an epoch skips indices without loading their images. A checkpoint at the end of an epoch can be
+    resumed with another global batch size if every scheduler counts epochs.
 
-    Args: as MMEngine's ``EpochBasedTrainLoop``.
+    Args:
+        Those of MMEngine's ``EpochBasedTrainLoop``.
 
     Raises:
         UserError: The sampler's order cannot be set, or a resumed position does not exist in this run.
@@ -125,7 +130,7 @@ class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
         return self.runner.val_loop is not None and epoch >= self.val_begin and due
 
     def run_epoch(self) -> None:
-        """Iterate one epoch, or what is left of it."""
+        """Iterate over one epoch, or the rest of it."""
         done = self._iter - self._epoch * len(self.dataloader)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
@@ -138,9 +143,10 @@ class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
-    """MMEngine's ``IterBasedTrainLoop``, exact across a stop, as :class:`ResumableEpochTrainLoop`.
+    """MMEngine's ``IterBasedTrainLoop``; resumes exactly, as :class:`ResumableEpochTrainLoop` does.
 
-    Args: as MMEngine's ``IterBasedTrainLoop``.
+    Args:
+        Those of MMEngine's ``IterBasedTrainLoop``.
 
     Raises:
         UserError: The sampler's order cannot be set, or the global batch has changed since the checkpoint.
@@ -172,7 +178,7 @@ class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
         return self.runner.val_loop is not None and self._iter >= self.val_begin and due
 
     def _batches(self):
-        """Batches from this iteration on, epoch after epoch."""
+        """Yield batches from the current iteration on, epoch after epoch."""
         if self.sampler.is_infinite:
             self.sampler.go_to(self.runner.seed, 0, self._iter * self._batch_size)
             yield from self.dataloader

@@ -12,7 +12,7 @@ from ..utils.patching import replaced
 def init_cpu_group(launcher: str, **dist_cfg) -> None:
     """Join the ranks of a machine without a GPU over gloo, for any of MMEngine's launchers.
 
-    MMEngine's own ``init_dist`` calls ``torch.cuda.set_device``, which needs a driver.
+    MMEngine's ``init_dist`` calls ``torch.cuda.set_device``, which needs a driver.
 
     Args:
         launcher: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
@@ -27,10 +27,10 @@ def init_cpu_group(launcher: str, **dist_cfg) -> None:
 
 
 def leave_group() -> None:
-    """End a distributed program whose work is done, together with the other ranks.
+    """Leave the process group of a finished program, together with the other ranks.
 
-    Over gloo the process ends here: its threads abort the interpreter's shutdown now and then ("terminate called
-    without an active exception", seen twice with torch 2.11), and a finished run would count as failed.
+    Over gloo the process ends here: its threads occasionally abort the interpreter's shutdown ("terminate called
+    without an active exception", seen twice with torch 2.11), which would mark a finished run as failed.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return

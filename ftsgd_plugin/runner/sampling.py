@@ -1,9 +1,9 @@
-"""Randomness as a pure function of where training stands, so that a resumed run draws what it would have drawn.
+"""Randomness as a pure function of the training position: a resumed run draws the same numbers as one never stopped.
 
-Saving generator states is not enough: data workers start anew and draw ahead of the training step. Here the order of
-the data depends on (seed, epoch), the augmentation of a picture on (seed, epoch, its index), and everything random in a
-training step (dropout, stochastic depth, mixup) on (seed, rank, iteration). The first two do not depend on the number
-of processes or workers either.
+Saving generator states is not enough: data workers restart and draw ahead of the training step. Here the order of the
+data depends on (seed, epoch), the augmentation of an image on (seed, epoch, its index), and everything random in a
+training step (dropout, stochastic depth, mixup) on (seed, rank, iteration). Order and augmentation do not depend on the
+number of processes or workers.
 """
 
 import random
@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, Sampler
 
 from ..utils.errors import UserError
 
-_AUGMENTATION, _STEP = 0, 1  # streams that must not coincide
+_AUGMENTATION, _STEP = 0, 1  # first part of every key: the two kinds of randomness must differ
 
 
 def _states(*key: int) -> list[int]:
-    """Three seeds from a tuple of whole numbers, by NumPy's hash, the same on every machine."""
+    """Three seeds from a tuple of integers, by NumPy's hash; equal on every machine."""
     return np.random.SeedSequence([number & 0xFFFFFFFFFFFFFFFF for number in key]).generate_state(3).tolist()
 
 
@@ -33,7 +33,7 @@ def seed_step(seed: int, rank: int, iteration: int) -> None:
 
 
 class SeededIndex(int):
-    """A sample's index with the seed and the epoch it is drawn in."""
+    """The index of a sample, with the seed and the epoch it is drawn in."""
 
     seed: int
     epoch: int
@@ -48,11 +48,15 @@ class SeededIndex(int):
 
 
 class SeededFetch:
-    """Seeds Python, NumPy and torch's CPU generator before each sample of a batch.
+    """Seed Python, NumPy and torch's CPU generator before each sample of a batch.
 
-    It becomes ``dataset.__getitems__``, which torch's loaders call with the indices of a batch, in the process that
-    decodes it. The index is that of the outermost dataset, so that repetitions of a picture (``RepeatDataset``,
-    ``ClassBalancedDataset``) differ, and any dataset may be inside.
+    :func:`make_reproducible` sets it as ``dataset.__getitems__``, torch's protocol for fetching a batch: a loader calls
+    it, if the dataset has it, with the indices of the batch, in the process that decodes the images. It replaces no
+    method of MMEngine's datasets and stays as long as the loader does. A dataset around the loader's own would need no
+    attribute, but a loader's dataset cannot be exchanged, and hooks look at its type.
+
+    The index is that of the outermost dataset, so that repetitions of an image (``RepeatDataset``,
+    ``ClassBalancedDataset``) differ, and the outermost dataset may wrap any other.
 
     Args:
         dataset: The loader's dataset.
@@ -68,17 +72,17 @@ class SeededFetch:
                 python, numpy, pytorch = _states(_AUGMENTATION, index.seed, index.epoch, int(index))
                 random.seed(python)
                 np.random.seed(numpy)
-                torch.random.default_generator.manual_seed(pytorch)  # the CPU's alone: a worker must not touch a GPU
+                torch.random.default_generator.manual_seed(pytorch)  # no GPU's: a worker must not use one
             samples.append(self.dataset[int(index)])
         return samples
 
 
 class PositionedSampler(Sampler):
-    """A sampler that can start anywhere, and yields :class:`SeededIndex`.
+    """A sampler that can start anywhere in an epoch and yields :class:`SeededIndex`.
 
     Args:
         sampler: MMEngine's ``DefaultSampler``, ``InfiniteSampler`` or another with ``set_epoch``.
-        world_size: Number of processes the samples are dealt to.
+        world_size: Number of processes that share the samples.
     """
 
     def __init__(self, sampler: Sampler, world_size: int) -> None:
@@ -92,14 +96,14 @@ class PositionedSampler(Sampler):
         return isinstance(self.sampler, InfiniteSampler)
 
     def go_to(self, seed: int, epoch: int, samples: int) -> None:
-        """Let the next iterator start behind the first ``samples`` of this rank in an epoch."""
+        """Let the next iterator start after the first ``samples`` of this rank in an epoch."""
         self.seed, self.epoch, self._start, self._silent = seed, epoch, samples, False
         if hasattr(self.sampler, 'seed'):
             self.sampler.seed = seed
         self.sampler.set_epoch(epoch)
 
     def silence(self) -> None:
-        """Let the next iterator be empty, for a loop that makes one before it knows where it stands."""
+        """Let the next iterator be empty, for a loop that creates one before it knows its position."""
         self._silent = True
 
     def __iter__(self) -> Iterator[SeededIndex]:

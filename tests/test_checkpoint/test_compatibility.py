@@ -1,4 +1,4 @@
-"""A checkpoint fills the model or is refused by the names of its tensors."""
+"""A checkpoint fills the model, or the error names its tensors."""
 
 import pytest
 import torch
@@ -28,20 +28,30 @@ def test_packaged_weights_fill_the_demo_backbone(digits_config):
     assert misfits(MODELS.build(digits_config().model.backbone), weights) == []
 
 
-def test_positions_that_the_model_resizes_itself_fit(vit):
-    """MMPretrain's ViT interpolates its positional embedding in a load hook; other sizes stay a misfit."""
+def test_positions_that_the_model_resizes_by_itself_fit(vit):
+    """MMPretrain's ViT interpolates its positional embedding in a load hook; other sizes do not fit."""
     small, large = vit().backbone, vit(img_size=64).backbone
     weights = small.state_dict()
     assert weights['pos_embed'].shape != large.pos_embed.shape
     assert misfits(large, weights) == []
     before = large.pos_embed.clone()
-    large.load_state_dict(weights)  # what MMEngine will do
+    large.load_state_dict(weights)  # as MMEngine does
     assert large.pos_embed.shape == before.shape and not torch.equal(large.pos_embed, before)
     weights['cls_token'] = torch.zeros(1, 1, 8)
     assert misfits(large, weights) == [Misfit('cls_token', found=(1, 1, 8), expected=(1, 1, 16))]
 
 
-def test_looking_for_misfits_changes_neither_model_nor_weights(vit):
+@pytest.mark.parametrize('shape, fits', [((), True), ((1,), True), ((2,), False)])
+def test_a_scalar_may_be_a_vector_of_one_entry(shape, fits):
+    """Files of torch 0.3 hold it like that, and load_state_dict takes it."""
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2))
+    weights = {**model.state_dict(), '0.num_batches_tracked': torch.zeros(shape, dtype=torch.long)}
+    assert misfits(model, weights) == ([] if fits else [Misfit('0.num_batches_tracked', found=shape, expected=())])
+    if fits:
+        model.load_state_dict(weights)
+
+
+def test_misfits_changes_neither_model_nor_weights(vit):
     model, weights = vit(), vit(seed=1, img_size=64).state_dict()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     shapes = {name: value.shape for name, value in weights.items()}
@@ -96,7 +106,7 @@ def test_whole_classifier_may_differ_in_the_head_but_not_in_the_backbone(vit, wh
         check_pretrained(larger)
 
 
-def test_every_init_cfg_of_a_list_is_looked_at(vit, whole, tmp_path):
+def test_every_init_cfg_of_a_list_is_checked(vit, whole, tmp_path):
     model = vit()
     normal = dict(type='TruncNormal', layer='Linear')
     model.backbone.init_cfg = [normal, pretrained(whole, prefix='backbone')]
@@ -106,7 +116,7 @@ def test_every_init_cfg_of_a_list_is_looked_at(vit, whole, tmp_path):
         check_pretrained(model)
 
 
-def test_backbone_with_a_block_too_few_is_named(vit, whole):
+def test_block_that_the_backbone_does_not_have_is_named(vit, whole):
     """A file may hold more than the module (a head), but not more of what the module has."""
     model = vit()
     del model.backbone.layers[1]

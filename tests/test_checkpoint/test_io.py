@@ -1,4 +1,4 @@
-"""Checkpoints load with weights_only; nothing else is un-pickled."""
+"""Checkpoints load with weights_only; which one is resumed."""
 
 import os
 import pickle
@@ -8,7 +8,7 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
 
-from ftsgd_plugin.checkpoint.io import check_readable, latest_checkpoint
+from ftsgd_plugin.checkpoint.io import check_readable, latest_checkpoint, read_weights
 from ftsgd_plugin.utils.errors import UserError
 
 
@@ -23,7 +23,7 @@ class Payload:
 
 
 class Getattr:
-    """A pickle that reaches for an attribute of an allowed class."""
+    """A pickle that reads an attribute of an allowed class."""
 
     def __reduce__(self):
         return getattr, (HistoryBuffer, '__init__')
@@ -69,10 +69,21 @@ def test_missing_file_is_named(tmp_path):
         check_readable(str(tmp_path / 'a.pth'))
 
 
-def test_plain_pickle_is_no_checkpoint(tmp_path):
+def test_plain_pickle_is_not_a_checkpoint(tmp_path):
     (tmp_path / 'a.pth').write_bytes(pickle.dumps(['not', 'a', 'checkpoint'], protocol=4))
     with pytest.raises(UserError, match='cannot be read as a checkpoint'):
         check_readable(str(tmp_path / 'a.pth'))
+
+
+@pytest.mark.parametrize('content', [{'module.w': torch.ones(2)}, {'state_dict': {'w': torch.ones(2)}, 'meta': {}}])
+def test_weights_are_read_with_and_without_training_state_or_wrapper(tmp_path, content):
+    torch.save(content, tmp_path / 'a.pth')
+    weights = read_weights(str(tmp_path / 'a.pth'))
+    assert weights.keys() == {'w'} and torch.equal(weights['w'], torch.ones(2))
+
+
+def test_packaged_weights_are_read_by_their_scheme():
+    assert read_weights('ftsgd://vit-tiny')['cls_token'].ndim == 3
 
 
 def test_unknown_packaged_weights():
@@ -80,7 +91,7 @@ def test_unknown_packaged_weights():
         CheckpointLoader.load_checkpoint('ftsgd://vit-huge')
 
 
-def test_safetensors_are_refused_with_what_to_do(tmp_path):
+def test_safetensors_are_refused_with_a_remedy(tmp_path):
     from safetensors.torch import save_file
 
     save_file({'w': torch.zeros(1)}, tmp_path / 'a.safetensors')
@@ -107,7 +118,7 @@ def test_latest_checkpoint_falls_back_to_the_newest_numbered_one(tmp_path, kind,
     assert latest_checkpoint(str(tmp_path)) == str(tmp_path / f'{kind}_10.pth')
 
 
-def test_folder_without_a_checkpoint_starts_anew_unless_one_was_expected(tmp_path):
+def test_directory_without_a_checkpoint_gives_none_unless_one_was_expected(tmp_path):
     assert latest_checkpoint(str(tmp_path)) is None
     assert latest_checkpoint(str(tmp_path / 'absent')) is None
     (tmp_path / 'best_id_accuracy_epoch_1.pth').touch()  # holds no training state

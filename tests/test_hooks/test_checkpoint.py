@@ -1,4 +1,4 @@
-"""SafeCheckpointHook: a kill, a full disk and accumulation leave whole checkpoints that can be resumed exactly."""
+"""SafeCheckpointHook: after a kill, a full disk or accumulation every checkpoint is complete and resumes exactly."""
 
 import errno
 import os
@@ -31,8 +31,8 @@ def load(path) -> dict:
     return torch.load(path, map_location='cpu', weights_only=True)
 
 
-def names(folder, pattern: str) -> set[str]:
-    return {path.name for path in Path(folder).glob(pattern)}
+def names(directory, pattern: str) -> set[str]:
+    return {path.name for path in Path(directory).glob(pattern)}
 
 
 def assert_same_tensors(found: dict, expected: dict) -> None:
@@ -43,12 +43,12 @@ def assert_same_tensors(found: dict, expected: dict) -> None:
 
 @pytest.fixture(scope='module')
 def straight(digits_root, tmp_path_factory):
-    """Two epochs that nobody interrupts: the last checkpoint."""
-    folder = tmp_path_factory.mktemp('straight')
-    options = {'launcher': 'none', 'work_dir': str(folder), **OPTIONS}
+    """The last checkpoint of two epochs without an interruption."""
+    directory = tmp_path_factory.mktemp('straight')
+    options = {'launcher': 'none', 'work_dir': str(directory), **OPTIONS}
     build_runner(load_digits_config(digits_root, 'freeze-embed', SUBSET, **options)).train()
-    assert names(folder, 'best_*') == {'best_id_accuracy_epoch_2.pth'}
-    return load(folder / 'epoch_2.pth')
+    assert names(directory, 'best_*') == {'best_id_accuracy_epoch_2.pth'}
+    return load(directory / 'epoch_2.pth')
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def straight(digits_root, tmp_path_factory):
     ],
     ids=['last half written', 'last moved', 'earlier removed', 'best half written', 'last half written again'],
 )
-def test_kill_leaves_whole_checkpoints_and_resuming_equals_no_kill(
+def test_kill_leaves_complete_checkpoints_and_resuming_equals_no_kill(
     straight, digits_config, tmp_path, run_tool, moment, name, nth, left
 ):
     cfg = digits_config('freeze-embed', SUBSET, **OPTIONS)
@@ -145,8 +145,8 @@ def test_checkpoint_due_within_an_accumulation_window_waits_for_its_update(digit
     if not by_epoch:
         options.update({'default_hooks.checkpoint.interval': 3, 'default_hooks.checkpoint.by_epoch': False})
 
-    def train(folder, **more):
-        cfg = digits_config('freeze-embed', SUBSET, work_dir=str(tmp_path / folder), **options, **more)
+    def train(directory, **more):
+        cfg = digits_config('freeze-embed', SUBSET, work_dir=str(tmp_path / directory), **options, **more)
         runner, weights = build_runner(cfg), Weights()
         runner.register_hook(weights)
         runner.train()
@@ -180,7 +180,7 @@ class Rising(GroupAccuracy):
 
 @pytest.fixture
 def events(monkeypatch, tmp_path):
-    """What happens to checkpoints, in order, each with the checkpoints that are there afterwards."""
+    """Writes and removals of checkpoints, in order, each with the checkpoints that exist afterwards."""
     found = []
 
     def note(function, verb):
@@ -220,7 +220,7 @@ def test_checkpoint_is_written_again_after_its_validation_with_the_best_score(ri
         assert info['best_score'] == epoch and info['best_ckpt'].endswith(f'best_id_accuracy_epoch_{epoch}.pth')
 
 
-def test_max_keep_ckpts_is_honoured_and_nothing_goes_before_its_successor_is_there(rising_run, events):
+def test_max_keep_ckpts_is_honoured_and_nothing_is_removed_before_its_successor_exists(rising_run, events):
     assert names(rising_run, '*.pth') == {'epoch_3.pth', 'epoch_4.pth', 'best_id_accuracy_epoch_4.pth'}
     present = [sorted(int(found[1]) for name in there if (found := re.fullmatch(r'epoch_(\d)\.pth', name)))
                for _, _, there in events]  # fmt: skip
@@ -233,8 +233,8 @@ def test_max_keep_ckpts_is_honoured_and_nothing_goes_before_its_successor_is_the
     assert sum(verb == 'removed' for verb, _, _ in events) == 2 + 3
 
 
-def test_config_is_formatted_once_however_many_checkpoints_there_are(digits_config):
-    """MMEngine asks yapf for the text of the config at every checkpoint, a fifth of a second each time."""
+def test_config_is_formatted_once_for_any_number_of_checkpoints(digits_config):
+    """MMEngine formats the config by yapf at every checkpoint, which takes a fifth of a second."""
     formatted = []
     for epochs in (1, 3):
         runner = build_runner(digits_config('freeze-embed', 32, launcher='none', **{'train_cfg.max_epochs': epochs}))
@@ -243,4 +243,5 @@ def test_config_is_formatted_once_however_many_checkpoints_there_are(digits_conf
         formatted.append(format_code.call_count)
         saved = load(Path(runner.work_dir) / f'epoch_{epochs}.pth')['meta']['cfg']
         assert saved == runner.cfg.pretty_text
+    assert isinstance(type(runner.cfg).pretty_text, property)  # as MMEngine defines it
     assert formatted[0] == formatted[1]

@@ -11,7 +11,7 @@ SEVEN = ['clip-vit-b16', 'clip-vit-l14', 'vit-b16', 'dino-vit-b16', 'convnext-b'
 
 
 def three_lines(tmp_path, name: str) -> Config:
-    """Any model part combines with the demo's data in a config of three lines."""
+    """A config of three lines with a model part and the demo's data."""
     path = tmp_path / f'{name}_freeze-embed_digits.py'
     parts = [f'models/{name}.py', 'methods/freeze-embed.py', 'datasets/digits-224.py', 'runtime.py']
     path.write_text(

@@ -1,4 +1,4 @@
-"""Every published weight format: written from random weights, loaded back tensor for tensor; and what bad files get."""
+"""Every published weight format, written from random weights and loaded tensor by tensor; errors of bad files."""
 
 import hashlib
 import re
@@ -32,7 +32,7 @@ def published(request, tmp_path_factory):
     return path, build, weights
 
 
-def test_every_format_loads_tensor_for_tensor(published):
+def test_every_format_loads_tensor_by_tensor(published):
     path, build, weights = published
     found = load(build, path).net.state_dict()
     assert found.keys() == weights.keys()
@@ -40,7 +40,7 @@ def test_every_format_loads_tensor_for_tensor(published):
         assert found[name].dtype == torch.float32 and torch.equal(found[name], value), name
 
 
-def test_run_says_file_hash_and_that_all_was_filled(published, caplog):
+def test_log_names_the_file_its_hash_and_the_number_of_tensors(published, caplog):
     path, build, weights = published
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
@@ -158,7 +158,7 @@ def test_file_that_runs_code_is_refused(tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
-def test_missing_file_says_what_was_expected_and_where_it_is():
+def test_missing_file_names_the_expected_file_and_its_address():
     with pytest.raises(
         UserError, match=r"pretrained='no\.npz': no such file; .* \(https://storage.*B_16-i21k.*\.npz\)"
     ):
