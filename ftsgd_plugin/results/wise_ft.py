@@ -1,61 +1,142 @@
-"""Between the pretrained and the fine-tuned weights of a run (WiSE-FT, arXiv 2109.01903)."""
+"""Interpolate between the pretrained and the fine-tuned weights of a run (WiSE-FT, arXiv 2109.01903)."""
 
+import json
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 
+import pandas as pd
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from torch import nn
 
 from ..checkpoint.compatibility import misfits
 from ..checkpoint.io import read_weights
+from ..evaluation.selection import ID_METRIC, select_epoch
+from ..layers import unwrap
+from ..records import FILE, read_record
 from ..runner.build import build_runner, read_config
 from ..utils.errors import UserError
+from ..utils.files import write_text
+from .plots import draw_interpolation
 
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
 State = dict[str, torch.Tensor]
 
 
-def find_run(folder: str | Path, checkpoint: str | Path | None = None) -> tuple[Config, Path]:
-    """The config that a run dumped and the checkpoint to take.
+def write_wise_ft(
+    run: str | os.PathLike,
+    out: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    alphas: Sequence[float] = ALPHAS,
+    report: Callable[[str], None] = print,
+) -> dict:
+    """Evaluate the interpolated weights of a run and write ``wise_ft.json``, ``wise_ft.csv`` and ``wise_ft.png``.
 
     Args:
-        folder: A run's work_dir.
-        checkpoint: Another checkpoint than ``best_id_accuracy_*.pth`` or, without one, the last ``epoch_*.pth``.
+        run: A run's work_dir: its config and a checkpoint.
+        out: Directory for the files and the log (default: ``wise_ft`` in the run's directory).
+        checkpoint: As in :func:`find_run`.
+        alphas: Weights of the fine-tuned side, in 0 to 1.
+        report: Called with each line of the report.
+
+    Returns:
+        dict: The content of ``wise_ft.json``: ``points`` (``alpha`` and the metrics as fractions, by alpha) and
+        ``selected`` (the point with the highest ID accuracy, the smallest alpha on ties), ``run``, ``checkpoint``,
+        ``selected_by``.
 
     Raises:
-        UserError: The folder has no config or no checkpoint.
+        UserError: The run cannot be evaluated, its evaluator has no ID accuracy, or a file cannot be written.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f'{folder}: no such folder; name the work_dir of a run.')
-    configs = sorted(folder.glob('*.py'), key=lambda path: path.stat().st_mtime)
+    run = Path(run)
+    out = run / 'wise_ft' if out is None else Path(out)
+    cfg, checkpoint = find_run(run, checkpoint)
+    runner = evaluation_runner(cfg, out / 'log')
+    pretrained, tuned = end_points(runner, cfg, checkpoint)
+    points = []
+    for alpha, metrics in evaluate_between(runner, pretrained, tuned, sorted(set(alphas))):
+        if ID_METRIC not in metrics:
+            raise UserError(f'{cfg.filename}: val_evaluator gives no {ID_METRIC}; use GroupAccuracy.')
+        points.append({'alpha': alpha, **metrics})
+        report(f'alpha {alpha:g}: ID {metrics[ID_METRIC]:.2%}')
+    selected = points[select_epoch(points)]
+    result = {
+        'run': str(run),
+        'checkpoint': str(checkpoint),
+        'selected_by': ID_METRIC,
+        'selected': selected,
+        'points': points,
+    }
+    table = pd.DataFrame(points)
+    write_text(out / 'wise_ft.csv', table.to_csv(index=False))
+    write_text(out / 'wise_ft.json', json.dumps(result, indent=1) + '\n')
+    draw_interpolation(points, selected['alpha'], out / 'wise_ft.png')
+
+    shown = [key for key in (ID_METRIC, 'ood/accuracy', 'ood/worst_group') if key in table]
+    report('\n' + (100 * table.set_index('alpha')[shown]).to_string(float_format='{:.2f}'.format))
+    report(f'\nselected by {ID_METRIC}: alpha {selected["alpha"]:g}')
+    if points[-1]['alpha'] == 1 and (line := _compare_with_record(run, points[-1])):
+        report(line)
+    report(f'written: {out}/wise_ft.json, wise_ft.csv and wise_ft.png')
+    return result
+
+
+def _compare_with_record(run: Path, metrics: dict[str, float]) -> str | None:
+    """Whether alpha 1 gave the metrics of the run's record; ``None`` without a record."""
+    if not (run / FILE).is_file():
+        return None
+    recorded = read_record(run).selected or {}
+    differences = {key: abs(metrics[key] - value) for key, value in recorded.items() if key in metrics}
+    if not differences:
+        return None
+    key = max(differences, key=differences.get)
+    if differences[key] <= 1e-6:
+        return 'alpha 1 reproduces the metrics of the run record.'
+    return (
+        f'warning: at alpha 1 {key} is {metrics[key]:.4f}, in the run record {recorded[key]:.4f}; the checkpoint, the '
+        'data or the device is another than in training.'
+    )
+
+
+def find_run(directory: str | os.PathLike, checkpoint: str | os.PathLike | None = None) -> tuple[Config, Path]:
+    """Find the config that a run dumped and its checkpoint.
+
+    Args:
+        directory: A run's work_dir.
+        checkpoint: Default: ``best_id_accuracy_*.pth`` or, without one, the last ``epoch_*.pth``.
+
+    Raises:
+        UserError: The directory has no config or no checkpoint.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f'{directory}: no such directory; name the work_dir of a run.')
+    configs = sorted(directory.glob('*.py'), key=lambda path: path.stat().st_mtime)
     if not configs:
-        raise UserError(f'{folder}: no config (*.py); name the work_dir that tools/train.py wrote.')
+        raise UserError(f'{directory}: no config (*.py); name the work_dir that tools/train.py wrote.')
     if checkpoint is None:
         found = [
             (path.name.startswith('best'), int(number[1]), path)
-            for path in folder.glob('*.pth')
+            for path in directory.glob('*.pth')
             if (number := re.fullmatch(r'(?:best_id_accuracy_)?(?:epoch|iter)_(\d+)\.pth', path.name))
         ]
         if not found:
-            raise UserError(f'{folder}: no best_id_accuracy_*.pth or epoch_*.pth; name one with --checkpoint.')
+            raise UserError(f'{directory}: no best_id_accuracy_*.pth or epoch_*.pth; name one with --checkpoint.')
         checkpoint = max(found)[2]
     return read_config(str(configs[-1])), Path(checkpoint)
 
 
 def evaluation_runner(cfg: Config, work_dir: str | Path) -> Runner:
-    """A runner that evaluates as the run did while it trained, and writes nothing but its log.
+    """Build a runner that evaluates as the run did during training and writes only its log.
 
     Args:
         cfg: The run's config.
-        work_dir: Folder for the log.
+        work_dir: Directory for the log.
 
     Raises:
-        UserError: The config has no validation.
+        UserError: The config has no validation loop.
     """
     if not all(cfg.get(f'val_{part}') is not None for part in ('dataloader', 'evaluator', 'cfg')):
         raise UserError(f'{cfg.filename}: no val_dataloader, val_evaluator or val_cfg; this run cannot be evaluated.')
@@ -71,17 +152,18 @@ def evaluation_runner(cfg: Config, work_dir: str | Path) -> Runner:
 
 
 def end_points(runner: Runner, cfg: Config, checkpoint: str | Path) -> tuple[State, State]:
-    """The weights at alpha 0 and 1.
+    """Read the weights at alpha 0 and 1.
 
-    What has no pretrained value keeps the run's own at alpha 0 too: the head, and what the model draws at random.
+    Tensors without a pretrained value keep the run's own at alpha 0 too: the head, and what the model initialises at
+    random.
 
     Args:
-        runner: Of :func:`evaluation_runner`; its model is initialised here.
-        cfg: The run's config, for ``load_from`` (weights that training started from).
+        runner: Output of :func:`evaluation_runner`; its model is initialised here.
+        cfg: The run's config; its ``load_from`` names the weights that training started from.
         checkpoint: The run's checkpoint.
 
     Returns:
-        tuple: State dicts on the CPU.
+        tuple: State dicts ``(pretrained, tuned)`` on the CPU.
 
     Raises:
         UserError: The checkpoint does not fit the model, or its backbone starts from random weights.
@@ -107,7 +189,7 @@ def end_points(runner: Runner, cfg: Config, checkpoint: str | Path) -> tuple[Sta
 
 
 def _initial_state(runner: Runner, cfg: Config, seed: int) -> State:
-    """The state that training started from, with random parts by the seed."""
+    """The state that training started from; the seed determines what is random in it."""
     torch.manual_seed(seed)
     model = runner.build_model(deepcopy(cfg.model))
     model.init_weights()
@@ -119,7 +201,7 @@ def _initial_state(runner: Runner, cfg: Config, seed: int) -> State:
 
 
 def interpolate(pretrained: State, tuned: State, alpha: float) -> State:
-    """``(1 - alpha) pretrained + alpha tuned``, exact at 0 and 1 and where both agree; integers as tuned."""
+    """``(1 - alpha) pretrained + alpha tuned``; exact at 0, at 1 and where both agree; integers are tuned's."""
     if alpha in (0, 1):
         return tuned if alpha else pretrained
     return {
@@ -131,17 +213,17 @@ def interpolate(pretrained: State, tuned: State, alpha: float) -> State:
 def evaluate_between(
     runner: Runner, pretrained: State, tuned: State, alphas: Sequence[float] = ALPHAS
 ) -> Iterator[tuple[float, dict[str, float]]]:
-    """Evaluate the interpolated weights one after the other.
+    """Evaluate the interpolated weights one alpha after the other.
 
     Args:
-        runner: Of :func:`evaluation_runner`.
-        pretrained, tuned: Of :func:`end_points`.
+        runner: Output of :func:`evaluation_runner`.
+        pretrained, tuned: Output of :func:`end_points`.
         alphas: Weights of the fine-tuned side, in 0 to 1.
 
     Yields:
         tuple: ``(alpha, metrics)`` with the metrics of the run's evaluator (fractions).
     """
-    model: nn.Module = getattr(runner.model, 'module', runner.model)
+    model = unwrap(runner.model)
     for alpha in alphas:
         model.load_state_dict(interpolate(pretrained, tuned, alpha))
         yield alpha, {key: float(value) for key, value in runner.val_loop.run().items()}

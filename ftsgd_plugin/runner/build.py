@@ -140,11 +140,15 @@ def without_init_log(model: BaseModule) -> replaced:
 class _ShortLogHook(Hook):
     """:func:`without_init_log` while the runner initialises the model."""
 
+    def __init__(self) -> None:
+        self._patch: replaced | None = None  # a loop that is run directly, as by WiSE-FT, has no before_run
+
     def before_run(self, runner: Runner) -> None:
         self._patch = without_init_log(unwrap(runner.model))
 
     def before_train(self, runner: Runner) -> None:
-        self._patch.undo()
+        if self._patch is not None:
+            self._patch.undo()
 
     before_val = before_test = before_train
 

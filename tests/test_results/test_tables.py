@@ -180,7 +180,7 @@ def test_method_table_says_what_the_interval_is():
     assert set(rule) == set('|-:')
     assert cells_of(row) == ['adamw', '0.0003', '85.0 ± 8.2', '65.0 ± 8.2', '55.0 ± 8.2', '8.40', '2.0']
     unknown = method_table(method_summary([record(epochs=[{'id/accuracy': 0.5, 'ood/accuracy': 0.25}])]))
-    assert cells_of(unknown.splitlines()[2]) == ['sgd', '0.001', '50.0', '25.0', '–', '–', '–']
+    assert cells_of(unknown.splitlines()[2]) == ['sgd', '0.001', '50.0', '25.0', *('\N{EN DASH}',) * 3]
 
 
 @pytest.fixture

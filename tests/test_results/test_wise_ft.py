@@ -1,4 +1,4 @@
-"""tools/wise_ft.py on a short run of the demo: the ends are the run and its pretrained backbone."""
+"""WiSE-FT on a short run of the demo: the ends are the run and its pretrained backbone."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from ftsgd_plugin.utils.errors import UserError
 
 @pytest.fixture(scope='module')
 def run(digits_root, tmp_path_factory):
-    """Two epochs of SGD (freeze-embed) on 64 pictures of each split, and the metrics of the best one."""
+    """Two epochs of SGD (freeze-embed) on 64 images of each split, and the metrics of the best one."""
     folder = tmp_path_factory.mktemp('run')
     cfg = load_digits_config(digits_root, 'freeze-embed', 64, work_dir=str(folder))
     cfg.train_cfg.max_epochs, cfg.launcher, cfg.randomness.seed = 2, 'none', 1
@@ -35,7 +35,7 @@ def run(digits_root, tmp_path_factory):
     return folder, metrics
 
 
-def test_program_reproduces_the_run_at_one_and_selects_by_id(run, tmp_path, run_tool):
+def test_program_reproduces_the_run_at_alpha_1_and_selects_by_id(run, tmp_path, run_tool):
     folder, metrics = run
     write_record(record(epochs=[metrics], selected_epoch=0), folder)
     code, err = run_tool('wise_ft', folder, '--out', tmp_path, '--alphas', '0', '0.5', '1')
@@ -50,10 +50,10 @@ def test_program_reproduces_the_run_at_one_and_selects_by_id(run, tmp_path, run_
     with open(tmp_path / 'wise_ft.csv', newline='') as file:
         assert [float(row['id/accuracy']) for row in csv.DictReader(file)] == [p['id/accuracy'] for p in points]
     assert (tmp_path / 'wise_ft.png').is_file()
-    assert not list(tmp_path.rglob('*.pth'))
+    assert not list(tmp_path.rglob('*.pth')) and not list(tmp_path.glob('.*'))
 
 
-def test_ends_are_the_pretrained_backbone_with_the_runs_head_and_the_run(run, tmp_path):
+def test_alpha_0_is_the_pretrained_backbone_with_the_runs_head_and_alpha_1_the_run(run, tmp_path):
     cfg, checkpoint = find_run(run[0])
     assert checkpoint.name.startswith('best_id_accuracy')
     runner = evaluation_runner(cfg, tmp_path)
@@ -74,13 +74,13 @@ def test_ends_are_the_pretrained_backbone_with_the_runs_head_and_the_run(run, tm
     assert torch.equal(middle[frozen], saved[frozen])
 
     ((_, metrics),) = evaluate_between(runner, pretrained, tuned, [0])
-    by_hand = build_runner(evaluation_runner(cfg, tmp_path).cfg)  # an independent model, filled by name
-    by_hand.model.backbone.load_state_dict(original)
-    by_hand.model.head.load_state_dict({k.removeprefix('head.'): v for k, v in saved.items() if k.startswith('head.')})
-    assert metrics == pytest.approx(by_hand.val_loop.run())
+    twin = build_runner(evaluation_runner(cfg, tmp_path).cfg)  # filled by name
+    twin.model.backbone.load_state_dict(original)
+    twin.model.head.load_state_dict({k.removeprefix('head.'): v for k, v in saved.items() if k.startswith('head.')})
+    assert metrics == pytest.approx(twin.val_loop.run())
 
 
-def test_integers_are_the_fine_tuned_ones():
+def test_integer_tensors_are_the_fine_tuned_ones():
     ends = ({'n': torch.tensor(1)}, {'n': torch.tensor(5)})
     assert interpolate(*ends, 0.5)['n'] == 5
 
@@ -121,7 +121,7 @@ def test_bad_input_gets_one_line(run, tmp_path, run_tool):
     other = tmp_path / 'other.pth'
     torch.save({'state_dict': {'head.fc.weight': torch.zeros(3, 3)}}, other)
     for argv, said in (
-        ([tmp_path / 'absent'], 'no such folder'),
+        ([tmp_path / 'absent'], 'no such directory'),
         ([tmp_path / 'empty'], 'no config'),
         ([tmp_path / 'config'], 'no best_id_accuracy_*.pth or epoch_*.pth'),
         ([tmp_path / 'config', '--checkpoint', other], 'no val_dataloader'),
