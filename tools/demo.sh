@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job on an embedded default: the six methods on digits over photographs, compared (configs/sweeps/demo.py).
-# Makes the environment and the data if there are none; then minutes on two CPU cores. The same command again goes on.
+# The demo: the six methods on digits over photographs, compared (configs/sweeps/demo.py).
+# Creates the environment and the data if they are missing; takes minutes on two CPU cores. Run it again to continue.
 #
 #     bash tools/demo.sh
 #     bash tools/demo.sh --out work_dirs/other --seeds 0 1 2 3 4

@@ -1,23 +1,30 @@
-"""Which method for this model and this data, why, and at what cost: the logic of ``tools/diagnose.py``."""
+"""The recommended method for a model on its data, with reasons and costs; the logic of ``tools/diagnose.py``."""
 
+import math
 import statistics
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
+from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.model import BaseModel
 
-from .evidence import Correlation, PaperPoint, correlation, nearest, paper_points
-from .gradients import GradientProfile
-from .predict import MethodPlan
+from ..paper.published import paper_gradients, paper_results
+from ..utils.format import format_bytes
+from .gradients import GradientProfile, measure_gradients
+from .predict import MethodPrediction, predict_methods
+from .setup import pretrained_model, training_loader
 
-# The paper's ratios are at most 0.33 (BiT, where freeze-embed changes nothing) or at least 1.27 (all others); nothing
-# is known between, and this is the middle by factor.
+# The paper's ratios are at most 0.33 (BiT, where freeze-embed changes nothing) or at least 1.27 (all others). This is
+# their geometric mean.
 TOWERS_FROM = 0.65
-HEADROOM = 1.1  # over the planned peak: what a plan cannot count (workspaces, fragmentation, the CUDA context)
-# From the least memory saved to the most; each gives up something for it.
+HEADROOM = 1.1  # over the predicted peak, for workspaces, fragmentation and the CUDA context
+# From the least memory saved to the most.
 LADDER = ('freeze-embed', 'freeze-embed-no-momentum', 'sgd-in-backward')
 GIVES_UP = {
     'freeze-embed-no-momentum': 'momentum (on CLIP ViT-B/16 the paper found plain SGD without it equal OOD on average)',
@@ -26,14 +33,50 @@ GIVES_UP = {
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a method is predicted to cost.
+class PaperPoint:
+    """One of the paper's models on one of its datasets.
 
     Attributes:
-        bytes: Peak over the run, from the plan.
-        seconds_per_image: Training time per picture, averaged over the run; the measured step of this model scaled by
+        model, dataset: As in the config's name.
+        ratio: Gradient norm of the embedding over that of the largest middle layer, before training.
+        freeze_embed_gain: OOD accuracy of SGD (freeze-embed) minus SGD, in percentage points.
+        adamw_gain: OOD accuracy of AdamW minus SGD, likewise.
+    """
+
+    model: str
+    dataset: str
+    ratio: float
+    freeze_embed_gain: float
+    adamw_gain: float
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Correlation of the logarithm of the ratio with a gain, over the paper's points.
+
+    Attributes:
+        spearman, pearson: Coefficients.
+        spearman_p, pearson_p: Their p-values, as if the points were independent; 20 points of 7 models are not, so the
+            values are too small.
+        points: Number of points.
+    """
+
+    spearman: float
+    spearman_p: float
+    pearson: float
+    pearson_p: float
+    points: int
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """Predicted cost of a method.
+
+    Attributes:
+        bytes: Peak over the run.
+        seconds_per_image: Training time per image, averaged over the run: the measured step of this model scaled by
             the method's FLOPs.
-        fits: Whether the peak with 10 % to spare is within the memory; ``None`` if none was given or found.
+        fits: Whether the peak with 10 % to spare is within the memory; ``None`` if that is unknown.
     """
 
     bytes: int
@@ -43,24 +86,24 @@ class Cost:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The answer.
+    """A recommended method with its reasons.
 
     Attributes:
         ratio: Gradient norm of the embedding over that of the largest middle layer.
         recommendation: Name of a method part.
-        reasons: Sentences.
+        reasons: Full sentences.
         methods: Cost by method.
         memory: Bytes that the methods have to fit; ``None`` if unknown.
-        batch_size: Pictures per step that the costs are for.
-        profile: The gradients.
+        batch_size: Images per step that the costs are for.
+        profile: The measured gradients.
         paper: The paper's points.
-        evidence: Correlation of ratio and gain over those.
+        evidence: Correlation of ratio and gain over these points.
     """
 
     ratio: float
     recommendation: str
     reasons: list[str]
-    methods: dict[str, Cost]
+    methods: dict[str, MethodCost]
     memory: int | None
     batch_size: int
     profile: GradientProfile
@@ -71,7 +114,7 @@ class Diagnosis:
     def headline(self) -> str:
         """The answer in a sentence."""
         if self.methods[self.recommendation].fits is False:
-            return f'No method fits {gib(self.memory)}; {self.recommendation} comes nearest.'
+            return f'No method fits {format_bytes(self.memory)}; {self.recommendation} comes nearest.'
         return f'Take {self.recommendation}.'
 
     def to_dict(self) -> dict:
@@ -79,13 +122,73 @@ class Diagnosis:
         return {**asdict(self), 'profile': self.profile.to_dict()}
 
 
+def diagnose(
+    cfg: Config,
+    name: str | None = None,
+    batches: int = 8,
+    memory: int | None = None,
+    device: str | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Diagnosis:
+    """Recommend a method for a config's model and training data.
+
+    Measures the gradients and the time of a step on the training batches, predicts memory and FLOPs of every method,
+    and chooses with :func:`choose_method`.
+
+    Args:
+        cfg: A full config; its own method is ignored.
+        name: Name in texts and figures. Default: the config file's.
+        batches: Training batches to measure.
+        memory: Bytes that the methods have to fit. Default: the memory of the GPU, if ``device`` is one.
+        device: E.g. ``'cpu'`` or ``'cuda:1'``. Default: the GPU if there is one. If a step does not fit its memory, the
+            CPU measures instead.
+        report: Called with lines about the progress. Default: print to stderr.
+
+    Raises:
+        UserError: The config lacks a model or training data, its weights or data are missing, or the device cannot be
+            used.
+
+    Examples:
+        >>> diagnose(Config.fromfile('configs/vit-tiny_freeze-embed_digits.py'), memory=2**30).recommendation
+        'freeze-embed'
+    """
+    report = report or (lambda line: print(line, file=sys.stderr, flush=True))
+    device = device or get_device()
+    name = name or Path(cfg.filename or 'model').stem
+    report('loading the model and the data')
+    model, loader = pretrained_model(cfg, device), training_loader(cfg)
+    batches = min(batches, len(loader))
+    wrapper = cfg.get('optim_wrapper', {})
+    autocast = wrapper.get('dtype') or ('float16' if wrapper.get('type') == 'AmpOptimWrapper' else None)
+
+    def measure() -> tuple[GradientProfile, float]:
+        profile = measure_gradients(
+            model, loader, batches, name=name, progress=lambda done: report(f'gradients: batch {done}/{batches}')
+        )
+        return profile, full_step_seconds(model, next(iter(loader)), autocast=autocast)
+
+    try:
+        profile, seconds = measure()
+    except torch.OutOfMemoryError:
+        report('full fine-tuning does not fit the GPU at this batch size; measuring on the CPU')
+        model.zero_grad()
+        model.cpu()
+        torch.cuda.empty_cache()
+        profile, seconds = measure()
+    report('predicting the cost of every method')
+    predictions = predict_methods(cfg, autocast=autocast, device=device.split(':')[0])
+    if memory is None and device.startswith('cuda'):
+        memory = torch.cuda.get_device_properties(device).total_memory
+    return choose_method(profile, predictions, seconds, memory)
+
+
 def full_step_seconds(model: BaseModel, batch: dict, repeats: int = 3, autocast: str | None = None) -> float:
-    """Median time per picture of forward and backward with everything training, synchronised.
+    """Median time per image of a forward and backward pass in which everything trains, synchronised.
 
     Args:
         model: The classifier, on its device.
         batch: A batch of its loader.
-        repeats: Timed steps, after one that warms up.
+        repeats: Timed steps, after one warm-up step.
         autocast: ``None`` (float32) or the type of mixed precision, e.g. ``'bfloat16'``.
     """
     times, device = [], next(model.parameters()).device.type
@@ -109,39 +212,42 @@ def _synchronise(model: BaseModel) -> None:
         torch.cuda.synchronize()
 
 
-def diagnose(
-    profile: GradientProfile, plans: Sequence[MethodPlan], seconds_per_image: float, memory: int | None = None
+def choose_method(
+    profile: GradientProfile,
+    predictions: Sequence[MethodPrediction],
+    seconds_per_image: float,
+    memory: int | None = None,
 ) -> Diagnosis:
     """Choose a method.
 
-    The choice between plain SGD and freeze-embed follows the ratio: where it is as low as a BiT ResNet's, the paper saw
-    no difference on average; otherwise freeze-embed, whose gain grows with the ratio on average and which costs
-    nothing. AdamW is not recommended: over the paper's tables freeze-embed is level with it out of distribution. Where
-    memory is short, freeze-embed gives way to its leaner kin.
+    The choice between plain SGD and freeze-embed follows the ratio. Where it is as low as a BiT ResNet's, the paper
+    found no difference on average: plain SGD. Otherwise freeze-embed, whose gain grows with the ratio on average and
+    which costs nothing. AdamW is not recommended: over the paper's tables freeze-embed is level with it out of
+    distribution. Where memory is short, a variant of freeze-embed that needs less of it is recommended.
 
     Args:
-        profile: Of the model on its data.
-        plans: Of the methods; ``sgd`` and the ladder of freeze-embed among them.
-        seconds_per_image: Of a step with everything training, from :func:`full_step_seconds`.
-        memory: Bytes at hand.
+        profile: Gradients of the model on its data.
+        predictions: Of the methods, including ``sgd`` and those of ``LADDER``.
+        seconds_per_image: Of a step in which everything trains, from :func:`full_step_seconds`.
+        memory: Available bytes; ``None`` if unknown.
     """
     points = paper_points()
-    full = next(plan for plan in plans if plan.name == 'sgd').mean_flops_per_image
+    full = next(method for method in predictions if method.name == 'sgd').mean_flops_per_image
     costs = {
-        plan.name: Cost(
-            plan.peak,
-            seconds_per_image * plan.mean_flops_per_image / full,
-            None if memory is None else plan.peak * HEADROOM <= memory,
+        method.name: MethodCost(
+            method.peak,
+            seconds_per_image * method.mean_flops_per_image / full,
+            None if memory is None else method.peak * HEADROOM <= memory,
         )
-        for plan in plans
+        for method in predictions
     }
     evidence = correlation(points)
     reasons = [_about_ratio(profile), _about_neighbours(points, profile.ratio), _about_evidence(evidence)]
     preferred = 'sgd' if profile.ratio < TOWERS_FROM else 'freeze-embed'
-    recommendation, why = _what_fits(preferred, costs, memory)
+    recommendation, why = _fit_memory(preferred, costs, memory)
     reasons += [*why, _about_adamw(costs, recommendation)]
     return Diagnosis(
-        profile.ratio, recommendation, reasons, costs, memory, plans[0].batch_size, profile, points, evidence
+        profile.ratio, recommendation, reasons, costs, memory, predictions[0].batch_size, profile, points, evidence
     )
 
 
@@ -153,13 +259,13 @@ def _about_ratio(profile: GradientProfile) -> str:
         f'{profile.batch_size}'
     )
     if profile.ratio < TOWERS_FROM:
-        return f'{text}: much less than the rest, so that one learning rate suits all layers and plain SGD will do.'
+        return f'{text}: much less than the rest, so one learning rate suits all layers and plain SGD is enough.'
     if profile.ratio < 1.2:
         return (
             f"{text}: about the same, between the paper's ResNets, where freezing it changed nothing, and its ViTs, "
             'where it helped; freezing it costs nothing.'
         )
-    return f'{text}: a learning rate that suits the rest moves it too far.'
+    return f'{text}: a learning rate that suits the other layers moves it too far.'
 
 
 def _about_neighbours(points: list[PaperPoint], ratio: float) -> str:
@@ -180,28 +286,30 @@ def _about_evidence(evidence: Correlation) -> str:
     )
 
 
-def _what_fits(preferred: str, costs: dict[str, Cost], memory: int | None) -> tuple[str, list[str]]:
-    """The method to take, with the reasons that memory adds."""
+def _fit_memory(preferred: str, costs: dict[str, MethodCost], memory: int | None) -> tuple[str, list[str]]:
+    """The method to recommend, with the reasons that memory adds."""
     if memory is None:
         return preferred, ['No memory limit was given and no GPU found; --memory 8GiB says what fits.']
     candidates = [preferred, *(name for name in LADDER if name != preferred)]
     fitting = [name for name in candidates if costs[name].fits]
+    limit, wanted = format_bytes(memory), format_bytes(costs[preferred].bytes)
     if not fitting:
         least = min(candidates, key=lambda name: costs[name].bytes)
         return least, [
-            f'No method fits {gib(memory)} at this batch size; {least} comes nearest with {gib(costs[least].bytes)}: '
-            'halve train_dataloader.batch_size (and set optim_wrapper.accumulative_counts=2, not with '
-            'sgd-in-backward), or set model.backbone.grad_checkpointing=True.'
+            f'No method fits {limit} at this batch size; {least} comes nearest with '
+            f'{format_bytes(costs[least].bytes)}: halve train_dataloader.batch_size (and set '
+            'optim_wrapper.accumulative_counts=2, not with sgd-in-backward), or set '
+            'model.backbone.grad_checkpointing=True.'
         ]
     if fitting[0] == preferred:
-        return preferred, [f'It needs {gib(costs[preferred].bytes)} of the {gib(memory)}, with 10 % to spare.']
+        return preferred, [f'It needs {wanted} of the {limit}, with 10 % to spare.']
     name = fitting[0]
     price = f' and gives up {GIVES_UP[name]}' if name in GIVES_UP else ''
-    text = f'{preferred} would need {gib(costs[preferred].bytes)}, more than {gib(memory)} allows with 10 % to spare; '
-    return name, [f'{text}{name} fits with {gib(costs[name].bytes)}{price}.']
+    text = f'{preferred} would need {wanted}, more than {limit} allows with 10 % to spare; '
+    return name, [f'{text}{name} fits with {format_bytes(costs[name].bytes)}{price}.']
 
 
-def _about_adamw(costs: dict[str, Cost], recommendation: str) -> str:
+def _about_adamw(costs: dict[str, MethodCost], recommendation: str) -> str:
     text = "AdamW is level with SGD (freeze-embed) out of distribution over the paper's tables (76.0 and 76.7 %)"
     if 'adamw' not in costs or recommendation == 'adamw':
         return f'{text}.'
@@ -209,6 +317,39 @@ def _about_adamw(costs: dict[str, Cost], recommendation: str) -> str:
     return f'{text}; here it would need {more:.0%} more memory than {recommendation}.'
 
 
-def gib(size: float) -> str:
-    """Bytes for people."""
-    return f'{size / 2**30:.2f} GiB' if size >= 2**28 else f'{size / 2**20:.1f} MiB'
+def paper_points() -> list[PaperPoint]:
+    """The paper's models on Living-17, Waterbirds and DomainNet, where it measured gradients."""
+    ood = {(r.model, r.method, r.dataset): r.ood for r in paper_results()}
+    points = []
+    for norms in paper_gradients():
+        model, dataset = norms.model, norms.dataset
+        sgd = ood[model, 'sgd', dataset]
+        points.append(
+            PaperPoint(
+                model,
+                dataset,
+                norms.embed / norms.middle,
+                ood[model, 'freeze-embed', dataset] - sgd,
+                ood[model, 'adamw', dataset] - sgd,
+            )
+        )
+    return points
+
+
+def correlation(points: list[PaperPoint], gain: str = 'freeze_embed_gain') -> Correlation:
+    """Correlation of the logarithm of the ratio with a gain.
+
+    Args:
+        points: Output of :func:`paper_points`.
+        gain: ``'freeze_embed_gain'`` or ``'adamw_gain'``.
+    """
+    from scipy.stats import pearsonr, spearmanr
+
+    ratios, gains = [math.log(point.ratio) for point in points], [getattr(point, gain) for point in points]
+    rank, linear = spearmanr(ratios, gains), pearsonr(ratios, gains)
+    return Correlation(*(float(x) for x in (*rank, *linear)), len(points))
+
+
+def nearest(points: list[PaperPoint], ratio: float, count: int = 6) -> list[PaperPoint]:
+    """The ``count`` points whose ratios are nearest to ``ratio``, by factor."""
+    return sorted(points, key=lambda point: abs(math.log(point.ratio / ratio)))[:count]

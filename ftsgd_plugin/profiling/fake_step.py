@@ -1,4 +1,4 @@
-"""One training step without memory: its live bytes moment by moment and its FLOPs, from fake tensors."""
+"""One training step traced with fake tensors: its live bytes at every operator, and its FLOPs."""
 
 import weakref
 from collections.abc import Callable
@@ -42,16 +42,16 @@ class StepTrace:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Follow every storage that operators create: bytes live now, the most at once, and the operators' FLOPs.
+    """Track every storage that operators create: bytes live now, the most at once, and the operators' FLOPs.
 
     Args:
-        known: Tensors that exist already; they and views of them count nothing.
+        known: Tensors that exist already; they and views of them do not count.
     """
 
     def __init__(self, known=()) -> None:
         super().__init__()
         self.live = self.peak = self.flops = 0
-        self._known = [tensor.untyped_storage() for tensor in known]  # held, so that ids stay theirs
+        self._known = [tensor.untyped_storage() for tensor in known]  # held, so that no other storage gets their ids
         self._storages: dict[int, weakref.ref | None] = {id(storage): None for storage in self._known}
         self._formulas = _flop_formulas()
 
@@ -84,11 +84,11 @@ class LiveBytes(TorchDispatchMode):
 
 
 def _flop_formulas() -> dict:
-    """PyTorch's formulas, with its error for grouped convolutions mended and attention that it leaves out added."""
+    """PyTorch's formulas, with grouped convolutions corrected and the attention operators that it leaves out added."""
     aten = torch.ops.aten
 
     def convolution_backward(grad, x, weight, *args, out_val=None, **kwargs) -> int:
-        # torch (2.11) forgets the groups, three times too much for all of ConvNeXt
+        # torch (2.11) ignores the groups: three times too much for all of ConvNeXt
         spatial = x.shape[2:] if args[4] else grad.shape[2:]  # transposed
         return 2 * sum(args[-1][:2]) * x.shape[0] * prod(spatial) * weight.numel()
 
@@ -130,9 +130,9 @@ def model_config(cfg: Config) -> dict:
 
 
 def image_size(cfg: Config, model: nn.Module) -> int:
-    """Side of the training pictures in pixels: the pipeline's last crop or resize, else the backbone's, else 224."""
+    """Side of the training images in pixels: the pipeline's last crop or resize, else the backbone's, else 224."""
     dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset:  # RepeatDataset and its like
+    while 'dataset' in dataset:  # wrappers such as RepeatDataset
         dataset = dataset['dataset']
     for step in reversed(dataset.get('pipeline') or []):
         size = next((step[key] for key in ('crop_size', 'scale', 'size') if step.get(key)), None)
@@ -147,14 +147,14 @@ def image_size(cfg: Config, model: nn.Module) -> int:
 
 
 def fake_batch(classes: int, size: int, batch_size: int, device: str) -> dict:
-    """Arguments of the model's loss: pictures (B, 3, H, W), float32, and labels. Real outside ``FakeTensorMode``."""
+    """Arguments of the model's loss: images (B, 3, H, W), float32, and labels. Real outside ``FakeTensorMode``."""
     with torch.device(device):
         samples = [DataSample().set_gt_label(torch.zeros(1, dtype=torch.long)) for _ in range(batch_size)]
         return dict(inputs=torch.zeros(batch_size, 3, size, size), data_samples=samples)
 
 
 class FakeModel:
-    """A config's model as fake tensors: shapes, types and operators are real, storage is not there.
+    """A config's model as fake tensors: shapes, types and operators are real, there is no storage.
 
     Args:
         cfg: A config with a model.
@@ -180,7 +180,7 @@ class FakeModel:
         """Run forward and backward of what trains now.
 
         Args:
-            batch_size: Pictures per step.
+            batch_size: Images per step.
             autocast: ``None`` for float32, or ``'bfloat16'``, ``'float16'``.
             in_backward: Drop each gradient when it is complete.
         """
@@ -206,17 +206,26 @@ class FakeModel:
         self.model.zero_grad()
         return StepTrace(inputs, activations, inputs + forward, inputs + backward, flops)
 
+    def forward_flops(self, batch_size: int) -> int:
+        """FLOPs of the evaluation of a batch: one forward pass in eval mode."""
+        with self.mode, torch.no_grad(), LiveBytes() as tracker:
+            batch = fake_batch(self.classes, self.size, batch_size, self.device)
+            self.model.eval()
+            self.model(batch['inputs'], mode='tensor')
+            self.model.train()
+        return tracker.flops
+
 
 def _drop_gradient(param: torch.Tensor) -> None:
     param.grad = None
 
 
 def trace_update(build: Callable[[list[nn.Parameter]], Optimizer], params, foreach: bool) -> tuple[int, int]:
-    """Bytes of an optimizer's state and of what its update needs for a moment beside weights and gradients.
+    """Bytes of an optimizer's state, and of the temporaries of its update.
 
     Args:
-        build: Makes the optimizer from parameters.
-        params: What trains.
+        build: Builds the optimizer from parameters.
+        params: The parameters that train.
         foreach: Whether the update takes all tensors at once, PyTorch's default on CUDA, and not one by one.
 
     Returns:

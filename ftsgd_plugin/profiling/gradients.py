@@ -14,14 +14,14 @@ from ..utils.norms import stacked_norms
 
 @dataclass(frozen=True)
 class Gradient:
-    """The gradient of one layer, or of a group of layers that the paper's authors take as one.
+    """The gradient of one layer, or of a group of layers that the paper's authors count as one.
 
     Attributes:
         name: The layer's name, or the group's (``'trans0_attn'``, ``'stage1'``).
         role: The layer's role, or that of the group's last layer; see :class:`ftsgd_plugin.layers.Layer`.
         block: Index of the block; ``None`` outside blocks and for a group of several.
         group: The group's name.
-        part: What it is in the paper's figure: ``'embed'``, ``'middle'``, ``'head'`` or ``''`` (left out).
+        part: Its part of the paper's figure: ``'embed'``, ``'middle'``, ``'head'`` or ``''`` (left out).
         parameters: Number of parameters.
         norm: L2 norm of the mean loss's gradient, mean over batches.
         std: Standard deviation of ``norm`` over batches (n - 1); ``None`` for one batch.
@@ -46,9 +46,9 @@ class GradientProfile:
     """The gradients of a model on its data.
 
     Attributes:
-        name: What was measured, usually the config's name.
+        name: Usually the config's name.
         batches: Number of batches in the means.
-        batch_size: Pictures per batch.
+        batch_size: Images per batch.
         layers: From input to output; layers without a gradient are left out.
         groups: Likewise, in the authors' coarser layers: whole stages of a convnet, BiT's head with its norm.
     """
@@ -81,7 +81,7 @@ class GradientProfile:
 
     @property
     def ratio(self) -> float:
-        """``embed`` over the norm of ``largest_middle``: above 1, the embedding towers over every other layer."""
+        """``embed`` over the norm of ``largest_middle``: above 1, the embedding's is the largest."""
         return self.embed / self.largest_middle.norm if self.largest_middle.norm else math.inf
 
     def to_dict(self) -> dict:
@@ -108,8 +108,8 @@ def measure_gradients(
         model: A classifier on its device, with pretrained weights and a fresh head.
         batches: Batches of its training data loader, before the data preprocessor.
         count: Batches to use. Defaults to all.
-        accumulate: Batches of the loader that make up one batch of the optimizer. Incomplete ones at the end are left
-            out.
+        accumulate: Batches of the loader that make up one batch of the optimizer. An incomplete one at the end is
+            left out.
         name: Name of the profile.
         progress: Called after every batch with the number of batches done.
 
@@ -117,7 +117,8 @@ def measure_gradients(
         GradientProfile: The means.
 
     Raises:
-        UserError: There is not one whole batch, or the model lacks an embedding layer, a head or layers between.
+        UserError: There is not a single complete batch, or the model lacks an embedding layer, a head or layers
+            between.
     """
     layers = list_layers(model)
     batches, norms, batch_size = iter(batches), [], 0
@@ -125,8 +126,8 @@ def measure_gradients(
         window = list(islice(batches, accumulate))
         if len(window) < accumulate:
             break
-        pictures = _backward(model, window)
-        batch_size = batch_size or pictures  # the first one's: the last one of an epoch may be smaller
+        images = _backward(model, window)
+        batch_size = batch_size or images  # of the first batch: the last one of an epoch may be smaller
         norms.append(current_norms(layers))
         if progress is not None:
             progress(len(norms))
@@ -136,34 +137,17 @@ def measure_gradients(
     return _profile(name, layers, norms, batch_size)
 
 
-def layer_grad_norms(model: BaseModel, batch: dict) -> list[tuple[Layer, float]]:
-    """L2 norm of the gradient of the mean loss, layer by layer; nothing is updated.
-
-    Args:
-        model: A classifier, initialised.
-        batch: A batch of its data loader, before the data preprocessor.
-
-    Returns:
-        list: ``(layer, norm)`` from input to output; layers without a gradient are left out.
-    """
-    layers = list_layers(model)
-    _backward(model, [batch])
-    norms = current_norms(layers)
-    model.zero_grad()
-    return [(layers[i], norm) for i, norm in norms.items()]
-
-
 def _backward(model: BaseModel, window: list[dict]) -> int:
-    """Gradient of the mean loss over the batches of a window; returns their number of pictures."""
+    """Gradient of the mean loss over the batches of a window; returns their number of images."""
     model.train()
     model.zero_grad()
-    pictures = 0
+    images = 0
     for batch in window:
         data = model.data_preprocessor(batch, training=True)
         loss, _ = model.parse_losses(model(**data, mode='loss'))
         (loss / len(window)).backward()
-        pictures += len(data['inputs'])
-    return pictures
+        images += len(data['inputs'])
+    return images
 
 
 def current_norms(layers: list[Layer]) -> dict[int, float]:

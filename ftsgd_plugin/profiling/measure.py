@@ -1,9 +1,9 @@
-"""What each method costs on this machine, measured: the twin of :mod:`ftsgd_plugin.profiling.predict`.
+"""Measured cost of every method on this machine: the counterpart of :mod:`ftsgd_plugin.profiling.predict`.
 
 On CUDA the peak is the allocator's (``max_memory_allocated``, ``max_memory_reserved``) over one step whose optimizer
 state exists already, and times are CUDA events. On the CPU the peak is counted from the tensors of a real step, at
-every operator; beside it stands the peak of the CPU allocator (events of PyTorch's profiler), which also sees the
-scratch space inside operators: nothing to speak of for a ViT, something for convolutions. Times are wall clock.
+every operator; the peak of the CPU allocator (events of PyTorch's profiler) is reported too and includes the scratch
+space inside operators, which is small for a ViT and larger for convolutions. Times are wall clock.
 Learning rates are zero, so that every method works on the same numbers; nothing in a step depends on the rate.
 """
 
@@ -26,16 +26,16 @@ from ..freezing import freeze_layers
 from ..layers import list_layers
 from ..optim.report import optimizer_state_bytes
 from .fake_step import LiveBytes, fake_batch, image_size, model_config
-from .phases import METHODS, Method, load_method, phases, run_length
+from .phases import METHODS, Method, list_phases, load_method, run_length
 
 
 @dataclass
 class PhaseMeasure:
-    """One phase of a method as it was measured; sizes in bytes.
+    """Measured cost of one phase of a method; sizes in bytes.
 
     Attributes:
-        open_blocks, fraction_of_steps, weights, buffers, gradients, state, activations: As in ``PhasePlan``, counted
-            from the tensors of a real step; ``gradients`` are the most that were live at once.
+        open_blocks, fraction_of_steps, weights, buffers, gradients, state, activations: As in ``PhasePrediction``,
+            counted from the tensors of a real step; ``gradients`` are the most that were live at once.
         peak: The most bytes that tensors held at once.
         allocated: The most bytes that PyTorch's allocator gave out at once; on CUDA the same as ``peak``.
         reserved: The most that CUDA's caching allocator held; ``None`` on the CPU.
@@ -57,11 +57,11 @@ class PhaseMeasure:
 
 @dataclass
 class MethodMeasure:
-    """A method's phases as they were measured.
+    """Measured cost of a method's phases.
 
     Attributes:
         name: The method.
-        batch_size: Pictures per step.
+        batch_size: Images per step.
         phases: In order of time.
     """
 
@@ -96,7 +96,7 @@ class MethodMeasure:
         return {**asdict(self), **derived}
 
 
-def measure_config(
+def measure_methods(
     cfg: Config,
     methods: Iterable[str] = METHODS,
     batch_size: int = 32,
@@ -106,19 +106,19 @@ def measure_config(
     device: str | None = None,
     report: Callable[[str], None] = print,
 ) -> list[MethodMeasure]:
-    """Measure every method on the model of a config, with random weights and pictures.
+    """Measure every method on the model of a config, with random weights and images.
 
-    Methods take turns, ``rounds`` times, so that a machine that slows down slows all of them.
+    Methods take turns, ``rounds`` times, so that a machine that slows down affects all of them.
 
     Args:
-        cfg: A config, or a model part; its own method is not looked at.
+        cfg: A config, or a model part; its own method is ignored.
         methods: Names of `configs/_base_/methods/`. One whose optimizer wrapper is not registered is left out.
-        batch_size: Pictures per step.
+        batch_size: Images per step.
         steps: Timed steps of each phase of each method, over all rounds.
         rounds: Number of turns.
         autocast: ``None`` (float32), ``'bfloat16'`` or ``'float16'`` (without a loss scaler, which costs nothing).
-        device: ``'cpu'`` or ``'cuda'``. Default: CUDA where there is one.
-        report: Takes lines about what is done and left out.
+        device: ``'cpu'`` or ``'cuda'``. Default: CUDA if the machine has it.
+        report: Called with lines about the progress and about methods left out.
 
     Returns:
         list[MethodMeasure]: In the order of ``methods``, without those left out.
@@ -181,9 +181,9 @@ class _Rig:
         gradients = _LiveGradients(self.model)  # before the wrapper: with SGD in backward its hook drops them
         optim_wrapper = build_optim_wrapper(self.model, settings)
         measured = []
-        for phase in phases(method, list_layers(self.model), length):
+        for phase in list_phases(method, list_layers(self.model), length):
             freeze_layers(self.model, phase.frozen)
-            self.step(optim_wrapper)  # makes the state, and whatever libraries make once
+            self.step(optim_wrapper)  # creates the state, and what libraries create once
             line = PhaseMeasure(phase.open_blocks, phase.fraction_of_steps)
             if count:
                 self._count(line, optim_wrapper, gradients)
@@ -272,7 +272,7 @@ class _SavedTensors:
 
 
 class _LiveGradients:
-    """The most bytes of gradients that are there at once in a backward pass."""
+    """The most bytes of gradients that exist at once in a backward pass."""
 
     def __init__(self, model: nn.Module) -> None:
         self.peak, self._on, self._params = 0, False, list(model.parameters())

@@ -1,4 +1,4 @@
-"""The methods of `configs/_base_/methods/` and what trains in each of their phases, before any training."""
+"""The methods of `configs/_base_/methods/` and the layers that train in each of their phases."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ METHODS = (
     'sgd-in-backward',
     'gradual-unfreezing',
 )
-DEFAULT_EPOCHS = 20  # the paper's on Living-17 and Waterbirds, for configs that are a model part only
+DEFAULT_EPOCHS = 20  # the paper's on Living-17 and Waterbirds; for configs that are only a model part
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ class Method:
 
     @property
     def freeze(self) -> str | list[str]:
-        """What is frozen from first to last."""
+        """The method's ``freeze`` option: the layers that never train."""
         return (self.optim_wrapper.get('paramwise_cfg') or {}).get('freeze', 'embed')
 
     @property
     def in_backward(self) -> bool:
-        """Whether a gradient is spent and dropped as soon as it is complete."""
+        """Whether a gradient is applied and freed as soon as it is complete."""
         return self.optim_wrapper.get('type') == 'SGDInBackwardOptimWrapper'
 
     @property
     def gradual(self) -> bool:
-        """Whether blocks open one after the other."""
+        """Whether blocks open one after another."""
         return self.scheduler.get('type') == 'GradualUnfreezingLR'
 
 
@@ -76,21 +76,31 @@ def load_method(name: str) -> Method:
         name: One of `configs/_base_/methods/`, e.g. ``'freeze-embed'``.
 
     Raises:
-        UserError: There is no such part.
+        UserError: No such part exists.
     """
-    cfg = Config.fromfile(config_path(f'_base_/methods/{name}.py'))
-    scheduler = cfg.param_scheduler[0] if isinstance(cfg.param_scheduler, list) else cfg.param_scheduler
-    return Method(name, cfg.optim_wrapper.to_dict(), scheduler.to_dict())
+    return method_of(Config.fromfile(config_path(f'_base_/methods/{name}.py')), name)
+
+
+def method_of(cfg: Config, name: str) -> Method:
+    """The method of a full config, with its own optimizer and schedule.
+
+    Args:
+        cfg: A config with ``optim_wrapper``.
+        name: Name of the method.
+    """
+    schedulers = cfg.get('param_scheduler') or {}
+    scheduler = schedulers[0] if isinstance(schedulers, list) else schedulers
+    return Method(name, cfg.optim_wrapper.to_dict(), dict(scheduler))
 
 
 def run_length(cfg: Config) -> int:
-    """Units in which the schedule of ``cfg`` counts: epochs, or iterations where its loop counts those."""
+    """Length of the run of ``cfg`` in the unit of its schedule: epochs, or iterations if its loop counts those."""
     loop = cfg.get('train_cfg') or {}
     return loop.get('max_epochs') or loop.get('max_iters') or DEFAULT_EPOCHS
 
 
-def phases(method: Method, layers: Sequence[Layer], length: int) -> list[Phase]:
-    """What trains when.
+def list_phases(method: Method, layers: Sequence[Layer], length: int) -> list[Phase]:
+    """The phases of a method's run.
 
     Gradual unfreezing follows :func:`ftsgd_plugin.optim.schedule.open_blocks` and
     :func:`ftsgd_plugin.optim.schedule.trains`; every other method has one phase.

@@ -1,63 +1,36 @@
-"""Pictures."""
+"""Figures of gradients, of the paper's evidence and of what each method costs."""
 
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..paper.names import method_label
-from ..utils.plotting import COLOURS, GREY, LIGHT_GREY, ROLE_COLOURS, import_pyplot, save_figure
+from ..utils.plotting import (
+    COLOURS,
+    GREY,
+    LIGHT_GREY,
+    MODEL_MARKS,
+    ROLE_COLOURS,
+    import_pyplot,
+    save_figure,
+    style_axes,
+)
+from .diagnosis import PaperPoint, correlation
 from .gradients import Gradient, GradientProfile
+from .measure import MethodMeasure
+from .predict import MethodPrediction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+PARTS = (('weights', '#4c72b0'), ('optimizer state', '#dd8452'), ('activations, gradients, temporaries', '#b8b8b8'))
+LINES = ('adamw', 'freeze-embed', 'sgd-in-backward', 'gradual-unfreezing')  # methods of the memory over a run
 
-def draw_comparison(summary: Sequence[dict], norms: Sequence[tuple[str, str, float]], path: str | os.PathLike) -> None:
-    """Draw accuracies by method beside the gradient norm of every layer; written whole or not at all.
-
-    Args:
-        summary: Output of :func:`ftsgd_plugin.results.aggregate.method_summary`.
-        norms: ``(layer name, role, gradient norm)`` from input to output.
-        path: PNG file.
-    """
-    plt = import_pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6), width_ratios=(1.1, 1.25), constrained_layout=True)
-    measures = {'id': 'ID', 'ood': 'OOD average', 'ood_worst': 'OOD worst group'}
-    width = 0.8 / len(summary)
-    for k, line in enumerate(summary):
-        positions = [i + (k - (len(summary) - 1) / 2) * width for i in range(len(measures))]
-        means, errors = zip(*(line[key] for key in measures))
-        method = line['method']
-        bars = left.bar(
-            positions,
-            [100 * mean for mean in means],
-            width * 0.92,
-            yerr=[100 * (error or 0) for error in errors],
-            capsize=3,
-            color=COLOURS.get(method),
-            label=f'{method_label(method)}, {line["state_bytes_per_param"]:.1f} state bytes/param',
-        )
-        left.bar_label(bars, fmt='%.0f' if len(summary) > 4 else '%.1f', fontsize=8, padding=2)
-    seeds = len(summary[0]['seeds'])
-    left.set(ylabel='accuracy (%)', ylim=(0, 100), title=f'Mean ± 90 % interval over {seeds} seeds, lr selected by ID')
-    left.set_yticks(range(0, 101, 20))
-    left.set_xticks(range(len(measures)), measures.values())
-    left.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.07), ncols=2, frameon=False)
-
-    names, roles, heights = zip(*norms)
-    right.bar(range(len(norms)), heights, color=[ROLE_COLOURS.get(role, GREY) for role in roles])
-    right.set(ylabel='gradient norm', title='Pretrained model at the first batch, input to output')
-    right.set_xticks(range(len(norms)), names, rotation=90, fontsize=8)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in ROLE_COLOURS.values()]
-    right.legend(handles, ['embedding layer (frozen by freeze-embed)', 'head'], fontsize=8)
-    for axes in (left, right):
-        axes.spines[['top', 'right']].set_visible(False)
-
-    save_figure(figure, path)
+ABOVE = dict(loc='lower left', bbox_to_anchor=(0, 1), fontsize=8, frameon=False, columnspacing=1.2, handlelength=1.4)
 
 
 def draw_layer_gradients(profiles: Sequence[GradientProfile], path: str | os.PathLike) -> None:
-    """Draw the gradient norm of every layer, one panel per model; written whole or not at all.
+    """Draw the gradient norm of every layer, one panel per model; the file is written atomically.
 
     Layers are the authors' (a convnet's stages are one each), from input to output, the embedding merged into one bar.
     The axis is linear from zero: plain SGD moves a layer by the learning rate times its gradient, so that heights
@@ -83,11 +56,11 @@ def draw_layer_gradients(profiles: Sequence[GradientProfile], path: str | os.Pat
 
 
 def _draw_profile(axes: 'Axes', profile: GradientProfile, width: float) -> None:
-    """One panel.
+    """Draw one panel.
 
     Args:
-        axes: Where.
-        profile: What.
+        axes: The panel.
+        profile: The gradients.
         width: Of the figure, in points.
     """
     embedding = [group for group in profile.groups if group.part == 'embed']
@@ -111,10 +84,10 @@ def _draw_profile(axes: 'Axes', profile: GradientProfile, width: float) -> None:
     axes.set_title(title, fontsize=10, loc='left')
     spread = ' ± sd' if profile.batches > 1 else ''
     axes.set_ylabel(f'gradient norm, mean{spread}\nof {profile.batches} batches of {profile.batch_size}', fontsize=9)
-    slots = max(len(names), 16)  # the five bars of a ResNet should not be walls
+    slots = max(len(names), 16)  # few bars, e.g. the five of a ResNet, stay narrow
     axes.set_xlim(-0.7, slots - 0.3)
     axes.set_ylim(bottom=0)
-    axes.spines[['top', 'right']].set_visible(False)
+    style_axes(axes)
     room = 0.85 * width / slots  # points per label
     if room >= 7.5:
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8 if room > 11 else 6.5)
@@ -128,3 +101,147 @@ def _merged_std(parts: Sequence[Gradient]) -> float:
     """Standard deviation of the root of the sum of squares, to first order, for parts that vary together."""
     total = sum(part.norm**2 for part in parts) ** 0.5
     return sum(part.norm * part.std for part in parts) / total if total else 0.0
+
+
+def draw_evidence(points: Sequence[PaperPoint], ratio: float, name: str, path: str | os.PathLike) -> None:
+    """Draw the gain of freeze-embed over SGD against the ratio; the file is written atomically.
+
+    Args:
+        points: Output of :func:`ftsgd_plugin.profiling.diagnosis.paper_points`.
+        ratio: Of the model in question, drawn as a vertical line.
+        name: Its label.
+        path: PNG file.
+    """
+    plt = import_pyplot()
+    figure, axes = plt.subplots(figsize=(9, 4.6), constrained_layout=True)
+    for model, (colour, marker) in MODEL_MARKS.items():
+        own = [point for point in points if point.model == model]
+        axes.plot(
+            [point.ratio for point in own],
+            [point.freeze_embed_gain for point in own],
+            marker,
+            color=colour,
+            markersize=8,
+            markeredgecolor='white',
+            label=model,
+        )
+    axes.axhline(0, color='#444444', linewidth=0.8)
+    axes.axvline(ratio, color='black', linewidth=2, linestyle='--')
+    at_left = ratio < 1
+    axes.annotate(
+        f'{name}\n{ratio:.2g}',
+        (ratio, 1),
+        xycoords=('data', 'axes fraction'),
+        xytext=(6 if at_left else -6, -4),
+        textcoords='offset points',
+        ha='left' if at_left else 'right',
+        va='top',
+    )
+    axes.set_xscale('log')
+    ticks = [0.25, 0.5, 1, 2, 4]
+    axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel('gradient norm of the embedding / of the largest middle layer, before training')
+    axes.set_ylabel('OOD accuracy of freeze-embed\nminus SGD (percentage points)')
+    found = correlation(list(points))
+    title = f"the paper's models: rank correlation {found.spearman:.2f} over {found.points} points of 7 models"
+    axes.set_title(title, fontsize=10, loc='left')
+    style_axes(axes)
+    axes.legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1, 0.5))
+    save_figure(figure, path)
+
+
+def draw_resources(
+    models: Sequence[tuple[str, Sequence[MethodPrediction], Sequence[MethodMeasure]]], path: str | os.PathLike
+) -> None:
+    """Draw memory at the peak, memory over the run and time of each method, one row per model.
+
+    The file is written atomically.
+
+    Args:
+        models: ``(title, predictions, measures)``; the measures may be empty.
+        path: PNG file.
+    """
+    plt = import_pyplot()
+    figure = plt.figure(figsize=(16, 4.6 * len(models)), layout='constrained')
+    rows = figure.subfigures(len(models), 1, squeeze=False)[:, 0]
+    for (title, predictions, measures), row in zip(models, rows):
+        row.suptitle(title, x=0.01, ha='left', fontweight='bold')
+        parts, course, time = row.subplots(1, 3)
+        measured = {measure.name: measure for measure in measures}
+        scale, unit = _unit(max(predicted.peak for predicted in predictions))
+        _draw_parts(parts, predictions, measured, scale, unit)
+        _draw_course(course, predictions, scale, unit)
+        _draw_time(time, predictions, measured)
+        for axes in (parts, course, time):
+            style_axes(axes)
+    save_figure(figure, path)
+
+
+def _unit(size: float) -> tuple[float, str]:
+    return (2**30, 'GiB') if size >= 2**30 else (2**20, 'MiB')
+
+
+def _draw_parts(axes, predictions, measured: dict, scale: float, unit: str) -> None:
+    """Stacked bars of the memory at the peak of the heaviest phase, with the measured peak as a mark."""
+    for y, predicted in enumerate(predictions):
+        phase = max(predicted.phases, key=lambda phase: phase.peak)
+        fixed = phase.weights + phase.buffers
+        left = 0.0
+        for (_, colour), size in zip(PARTS, (fixed, phase.state, phase.peak - fixed - phase.state)):
+            axes.barh(y, size / scale, 0.66, left / scale, color=colour)
+            left += size
+        axes.text(1.02 * left / scale, y, f'{left / scale:.3g}', va='center', fontsize=8)
+        if predicted.name in measured:
+            axes.plot([measured[predicted.name].peak / scale] * 2, [y - 0.38, y + 0.38], color='black', lw=1.6)
+    axes.set_yticks(range(len(predictions)), [method_label(predicted.name) for predicted in predictions], fontsize=9)
+    axes.invert_yaxis()
+    axes.set(xlabel=f'peak memory of tensors ({unit}); black: measured' if measured else f'predicted peak ({unit})')
+    axes.set_xlim(0, 1.12 * max(predicted.peak for predicted in predictions) / scale)
+    axes.legend(axes.patches[: len(PARTS)], [name for name, _ in PARTS], ncols=3, **ABOVE)
+
+
+def _draw_course(axes, predictions, scale: float, unit: str) -> None:
+    """Predicted peak of each phase over the run, for the methods that differ most."""
+    for predicted in predictions:
+        if predicted.name not in LINES:
+            continue
+        edges, heights = [0.0], []
+        for phase in predicted.phases:
+            edges.append(edges[-1] + 100 * phase.fraction_of_steps)
+            heights.append(phase.peak / scale)
+        axes.stairs(
+            heights, edges, baseline=None, color=COLOURS[predicted.name], lw=2, label=method_label(predicted.name)
+        )
+    axes.set(xlabel='progress of the run (%)', ylabel=f'predicted peak ({unit})', xlim=(0, 100), ylim=(0, None))
+    axes.legend(ncols=4, **ABOVE)
+
+
+def _draw_time(axes, predictions, measured: dict) -> None:
+    """Time and operations of an image, both with AdamW = 100 %."""
+    base = next((predicted for predicted in predictions if predicted.name == 'adamw'), predictions[0])
+    operations = [100 * predicted.mean_flops_per_image / base.mean_flops_per_image for predicted in predictions]
+    if base.name in measured:
+        reference = measured[base.name].seconds_per_step
+        shown = [(y, measured[predicted.name]) for y, predicted in enumerate(predictions) if predicted.name in measured]
+        bars = axes.barh(
+            [y for y, _ in shown], [100 * m.seconds_per_step / reference for _, m in shown], 0.66, color='#9ecae1'
+        )
+        labels = [f' {_time(measure.seconds_per_step / measure.batch_size)} / image' for _, measure in shown]
+        for bar, label in zip(bars, labels):
+            axes.text(0, bar.get_y() + bar.get_height() / 2, label, va='center', fontsize=8)
+        axes.plot(operations, range(len(predictions)), 'D', color='black', ms=5, clip_on=False)
+        axes.legend([bars, axes.lines[0]], ['time (measured)', 'operations (predicted)'], ncols=2, **ABOVE)
+    else:
+        bars = axes.barh(range(len(predictions)), operations, 0.66, color='#9ecae1')
+        axes.legend([bars], ['operations (predicted)'], **ABOVE)
+        for y, predicted in enumerate(predictions):
+            axes.text(0, y, f' {predicted.mean_flops_per_image / 1e9:.3g} GFLOP / image', va='center', fontsize=8)
+    axes.set_yticks(range(len(predictions)), [''] * len(predictions))
+    axes.invert_yaxis()
+    axes.set_xlim(0, None)
+    axes.set(xlabel=f'% of {method_label(base.name)}')
+
+
+def _time(seconds: float) -> str:
+    return f'{seconds:.2g} s' if seconds >= 1 else f'{1e3 * seconds:.3g} ms'

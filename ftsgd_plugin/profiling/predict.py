@@ -1,4 +1,4 @@
-"""What each method will cost on a config's model, computed before training: bytes by kind and phase, and FLOPs.
+"""Cost of every method on a config's model, predicted before training: bytes by kind and phase, and FLOPs.
 
 One step of each phase is traced with fake tensors (:mod:`ftsgd_plugin.profiling.fake_step`): no weight is loaded, and
 none of the memory is needed. The most bytes that tensors hold at once are::
@@ -6,34 +6,43 @@ none of the memory is needed. The most bytes that tensors hold at once are::
     peak = weights + buffers + state + max(forward, backward, update)
     forward  = batch + the most that is live in the forward pass
     backward = batch + the most that is live in the backward pass (activations left, gradients so far, temporaries)
-    update   = batch + gradients + what the optimizer needs for a moment
+    update   = batch + gradients + temporaries of the optimizer
 
 ``forward`` and ``backward`` come from the life of every storage in the traced step, so frozen layers, SGD in backward
-and the order in which activations go are accounted for, not assumed. ``update`` holds a copy of what trains for AdamW
-on CUDA (``foreach``) and of one tensor on the CPU.
+and the order in which activations are freed are accounted for, not assumed. ``update`` holds a copy of what trains for
+AdamW on CUDA (``foreach``) and of one tensor on the CPU.
 
-Limits: what libraries hold beside tensors is not in it (scratch space inside operators such as convolutions, cuBLAS and
-cuDNN workspaces, the CUDA context, the allocator's
-rounding to 512 bytes and its fragmentation, the interpreter), nor are DDP's buckets (another copy of the gradients),
-EMA, or evaluation. Gradient accumulation keeps the gradients through the forward pass. On a machine without CUDA
-the CPU's operators are traced; CUDA's mixed precision keeps a few operators in float32 that the CPU runs in bfloat16.
+Limits: memory outside tensors is not included (scratch space inside operators such as convolutions, cuBLAS and cuDNN
+workspaces, the CUDA context, the allocator's rounding to 512 bytes and its fragmentation, the interpreter), nor are
+DDP's buckets (another copy of the gradients), EMA, or evaluation. Gradient accumulation keeps the gradients through the
+forward pass. On a machine without CUDA the CPU's operators are traced; CUDA's mixed precision keeps a few operators in
+float32 that the CPU runs in bfloat16.
+
+This is the only cost model: the diagnosis and the resource tables use it for one step of every method, sweeps for whole
+runs (:class:`RunCosts`).
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 import torch
 from mmengine.config import Config
-from mmpretrain.registry import OPTIMIZERS
+from mmpretrain.registry import DATASETS, OPTIMIZERS
 
+from ..datasets.digits import DIGITS_PER_SPLIT, PICTURES_PER_DIGIT
 from ..freezing import freeze_layers
 from ..layers import list_layers
-from .fake_step import FakeModel, StepTrace, trace_update
-from .phases import METHODS, Method, Phase, load_method, phases, run_length
+from ..records import run_names
+from .fake_step import FakeModel, StepTrace, image_size, model_config, trace_update
+from .phases import METHODS, Method, Phase, list_phases, load_method, method_of, run_length
+
+TFLOPS = 60.0  # sustained TFLOP/s of a GPU: an assumption, not a measurement
+LOG_BYTES = 2**20  # logs and record of a run, about
 
 
 @dataclass(frozen=True)
-class PhasePlan:
+class PhasePrediction:
     """One phase of a method; sizes in bytes, at one step's batch.
 
     Attributes:
@@ -44,10 +53,10 @@ class PhasePlan:
         gradients: Of everything that trains; with SGD in backward, the largest one.
         state: The optimizer's.
         activations: What the forward pass leaves for the backward pass.
-        temporaries: What the optimizer's update needs for a moment.
+        temporaries: What the optimizer's update needs besides weights, gradients and state.
         peak: The most at once.
-        peak_in: ``'forward'``, ``'backward'`` or ``'update'``, where that is.
-        flops: Of one step's forward and backward; a multiply-add counts two.
+        peak_in: Where the peak is: ``'forward'``, ``'backward'`` or ``'update'``.
+        flops: Of one step's forward and backward pass; a multiply-add counts two.
     """
 
     open_blocks: int
@@ -65,12 +74,12 @@ class PhasePlan:
 
 
 @dataclass(frozen=True)
-class MethodPlan:
+class MethodPrediction:
     """A method's phases and what follows from them.
 
     Attributes:
         name: The method.
-        batch_size: Pictures per step.
+        batch_size: Images per step.
         autocast: ``None`` (float32) or the type of mixed precision.
         phases: In order of time.
     """
@@ -78,7 +87,7 @@ class MethodPlan:
     name: str
     batch_size: int
     autocast: str | None
-    phases: tuple[PhasePlan, ...]
+    phases: tuple[PhasePrediction, ...]
 
     @property
     def peak(self) -> int:
@@ -87,7 +96,7 @@ class MethodPlan:
 
     @property
     def mean_flops_per_image(self) -> float:
-        """FLOPs per picture, weighted by how long each phase lasts."""
+        """FLOPs per image, weighted by the length of each phase."""
         return sum(phase.flops * phase.fraction_of_steps for phase in self.phases) / self.batch_size
 
     def to_dict(self) -> dict:
@@ -95,60 +104,66 @@ class MethodPlan:
         return {**asdict(self), 'peak': self.peak, 'mean_flops_per_image': self.mean_flops_per_image}
 
 
-def plan_config(
+def predict_methods(
     cfg: Config,
     methods: Iterable[str] = METHODS,
     batch_size: int | None = None,
     autocast: str | None = None,
     device: str | None = None,
-) -> list[MethodPlan]:
-    """Plan every method on the model of a config.
+) -> list[MethodPrediction]:
+    """Predict the cost of every method on the model of a config.
 
     Args:
-        cfg: A config, or a model part; its own method is not looked at.
+        cfg: A config, or a model part; its own method is ignored.
         methods: Names of `configs/_base_/methods/`.
-        batch_size: Pictures per step. Default: the config's, else 32.
+        batch_size: Images per step. Default: the config's, else 32.
         autocast: ``None`` (float32, default), ``'bfloat16'`` or ``'float16'``.
-        device: ``'cpu'`` or ``'cuda'``: whose operators and optimizer updates. Default: CUDA where there is one.
-            ``'cuda'`` on a machine without one traces the CPU's operators and CUDA's updates.
+        device: ``'cpu'`` or ``'cuda'``: whose operators and optimizer updates. Default: CUDA if the machine has it.
+            ``'cuda'`` on a machine without it traces the CPU's operators and CUDA's updates.
 
     Returns:
-        list[MethodPlan]: In the order of ``methods``.
+        list[MethodPrediction]: In the order of ``methods``.
 
     Raises:
         UserError: An unknown method, a config without model, a backbone without layer list, or an optimizer that
             cannot be predicted.
 
     Examples:
-        >>> plans = plan_config(Config.fromfile('configs/_base_/models/clip-vit-l14.py'), ['adamw'], batch_size=32)
-        >>> plans[0].peak / 1e9  # GB
+        >>> cfg = Config.fromfile('configs/_base_/models/clip-vit-l14.py')
+        >>> predict_methods(cfg, ['adamw'], batch_size=32)[0].peak / 2**30  # GiB
     """
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     if batch_size is None:
         batch_size = (cfg.get('train_dataloader') or {}).get('batch_size', 32)
     chosen = [load_method(name) for name in methods]
-    planner = _Planner(FakeModel(cfg, device if torch.cuda.is_available() else 'cpu'), device, batch_size, autocast)
-    return [planner.plan(method, run_length(cfg)) for method in chosen]
+    predictor = _Predictor(cfg, device or ('cuda' if torch.cuda.is_available() else 'cpu'), batch_size, autocast)
+    return [predictor.predict(method, run_length(cfg)) for method in chosen]
 
 
-class _Planner:
+class _Predictor:
     """Traces of one model at one batch size; methods that train the same layers share them."""
 
-    def __init__(self, fake: FakeModel, device: str, batch_size: int, autocast: str | None) -> None:
-        self.fake, self.device, self.batch_size, self.autocast = fake, device, batch_size, autocast
-        self.layers = list_layers(fake.model)
-        self.traces: dict[tuple, StepTrace] = {}
+    def __init__(self, cfg: Config, device: str, batch_size: int, autocast: str | None) -> None:
+        self.fake = FakeModel(cfg, device if torch.cuda.is_available() else 'cpu')
+        self.device, self.batch_size, self.autocast = device, batch_size, autocast
+        self.layers = list_layers(self.fake.model)
+        self._traces: dict[tuple, StepTrace] = {}
+        self._forward_flops: float | None = None
 
-    def plan(self, method: Method, length: int) -> MethodPlan:
-        planned = tuple(self._phase(method, phase) for phase in phases(method, self.layers, length))
-        return MethodPlan(method.name, self.batch_size, self.autocast, planned)
+    def predict(self, method: Method, length: int) -> MethodPrediction:
+        predicted = tuple(self._phase(method, phase) for phase in list_phases(method, self.layers, length))
+        return MethodPrediction(method.name, self.batch_size, self.autocast, predicted)
 
-    def _phase(self, method: Method, phase: Phase) -> PhasePlan:
+    def forward_flops_per_image(self) -> float:
+        if self._forward_flops is None:
+            self._forward_flops = self.fake.forward_flops(self.batch_size) / self.batch_size
+        return self._forward_flops
+
+    def _phase(self, method: Method, phase: Phase) -> PhasePrediction:
         freeze_layers(self.fake.model, phase.frozen)
         key = (frozenset(layer.name for layer in phase.frozen), method.in_backward)
-        if key not in self.traces:
-            self.traces[key] = self.fake.trace(self.batch_size, self.autocast, method.in_backward)
-        trace = self.traces[key]
+        if key not in self._traces:
+            self._traces[key] = self.fake.trace(self.batch_size, self.autocast, method.in_backward)
+        trace = self._traces[key]
         trained = [param for param in self.fake.model.parameters() if param.requires_grad]
         state, temporaries = trace_update(
             lambda params: OPTIMIZERS.build({**method.optim_wrapper['optimizer'], 'params': params}),
@@ -165,7 +180,7 @@ class _Planner:
         }
         peak_in = max(moments, key=moments.get)
         weights, buffers = _bytes(self.fake.model.parameters()), _bytes(self.fake.model.buffers())
-        return PhasePlan(
+        return PhasePrediction(
             open_blocks=phase.open_blocks,
             fraction_of_steps=phase.fraction_of_steps,
             weights=weights,
@@ -183,3 +198,108 @@ class _Planner:
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """Predicted cost of a whole run.
+
+    Attributes:
+        images: Images of all training epochs.
+        evaluated: Images of all evaluations.
+        flops: Of training, by the method's phases, and of evaluation.
+        weights_bytes: Of the model: the size of the best checkpoint.
+        state_bytes: Of the optimizer, at most; the last checkpoint holds it too.
+    """
+
+    images: int
+    evaluated: int
+    flops: float
+    weights_bytes: int
+    state_bytes: int
+
+    def hours(self, tflops: float = TFLOPS) -> float:
+        """GPU-hours at so many sustained TFLOP/s."""
+        return self.flops / (tflops * 1e12) / 3600
+
+    @property
+    def running_bytes(self) -> int:
+        """Most disk space while it runs: the last checkpoint, the best one, and a new last one being written."""
+        return 3 * self.weights_bytes + 2 * self.state_bytes + LOG_BYTES
+
+    @property
+    def kept_bytes(self) -> int:
+        """Disk space of a finished run whose checkpoints are kept."""
+        return 2 * self.weights_bytes + self.state_bytes + LOG_BYTES
+
+
+class RunCosts:
+    """Predict the cost of runs. Runs of one model share its traces, those of one method its prediction.
+
+    The first run of a large model takes seconds, as do the phases of gradual unfreezing.
+
+    Args:
+        report: Called with the model's name before it is traced.
+    """
+
+    def __init__(self, report: Callable[[str], None] | None = None) -> None:
+        self._report = report
+        self._predictors: dict[str, dict[int, _Predictor]] = {}
+        self._methods: dict[tuple[int, str], MethodPrediction] = {}
+
+    def __call__(self, cfg: Config) -> RunCost:
+        """Predict the cost of the run of a full config.
+
+        Raises:
+            UserError: As :func:`predict_methods`.
+        """
+        names = run_names(cfg)
+        predictor = self._predictor(cfg, names['model'])
+        method, length = method_of(cfg, names['method']), run_length(cfg)
+        optimizer = {key: value for key, value in method.optim_wrapper['optimizer'].items() if key != 'lr'}
+        wrapper = {**method.optim_wrapper, 'optimizer': optimizer}
+        key = (id(predictor), _key({'wrapper': wrapper, 'scheduler': method.scheduler, 'length': length}))
+        if key not in self._methods:
+            self._methods[key] = predictor.predict(method, length)
+        predicted = self._methods[key]
+        epochs = cfg.train_cfg.max_epochs
+        validations = -(-epochs // cfg.train_cfg.get('val_interval', 1))
+        images = epochs * _split_size(names['dataset'], cfg.train_dataloader.dataset)
+        splits = cfg.val_dataloader.dataset.get('datasets', [cfg.val_dataloader.dataset])
+        evaluated = validations * sum(_split_size(names['dataset'], split) for split in splits)
+        return RunCost(
+            images,
+            evaluated,
+            predicted.mean_flops_per_image * images + predictor.forward_flops_per_image() * evaluated,
+            max(phase.weights + phase.buffers for phase in predicted.phases),
+            max(phase.state for phase in predicted.phases),
+        )
+
+    def _predictor(self, cfg: Config, name: str) -> _Predictor:
+        # One trace for every number of classes: the head makes less than 0.1 % of a backbone.
+        settings = model_config(cfg)
+        if settings.get('head'):
+            settings['head'].pop('num_classes')
+        known = self._predictors.setdefault(_key(settings), {})  # by image size
+        if known and (size := image_size(cfg, next(iter(known.values())).fake.model)) in known:
+            return known[size]
+        if self._report is not None:
+            self._report(name)
+        # As on a GPU, whose fused updates are also traced faster. FLOPs per image do not depend on the batch size.
+        predictor = _Predictor(cfg, 'cuda', batch_size=2, autocast=None)
+        known[predictor.fake.size] = predictor
+        return predictor
+
+
+def _key(settings: dict) -> str:
+    return json.dumps(settings, sort_keys=True, default=str)
+
+
+def _split_size(name: str, dataset: dict) -> int:
+    """Published number of images of a split; ``indices`` may cut it."""
+    if name == 'digits':  # written in the layout of Waterbirds and read by its class
+        size = DIGITS_PER_SPLIT[dataset['split']] * PICTURES_PER_DIGIT
+    else:
+        size = DATASETS.get(dataset['type']).PUBLISHED[dataset['split']]
+    indices = dataset.get('indices')
+    return min(size, indices) if isinstance(indices, int) and indices > 0 else size

@@ -2,6 +2,7 @@
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
@@ -49,7 +50,7 @@ def pretrained_model(cfg: Config, device: str = 'cpu') -> BaseModel:
 
 
 def training_loader(cfg: Config) -> DataLoader:
-    """The data loader of the first epoch of training in one process: same pictures, same order, same augmentation.
+    """The data loader of the first epoch of training in one process: same images, same order, same augmentation.
 
     Args:
         cfg: A config with a ``train_dataloader``.
@@ -80,3 +81,8 @@ def _load_backbone(model: BaseModel, path: str) -> None:
     if found := of_backbone(misfits(model, weights)):
         raise UserError(f'{path}: does not fit the backbone: {summarise(found)}; correct load_from or the model.')
     model.load_state_dict(weights, strict=False)
+
+
+def quieten() -> None:
+    """Let MMEngine log warnings and errors only; programs that build many models and optimizers call it."""
+    MMLogger.get_instance('ftsgd_plugin', log_level='WARNING')

@@ -1,36 +1,111 @@
-"""Run what is left of a sweep and say what became of it."""
+"""Run the unfinished runs of a sweep and report how they ended; the logic of ``tools/sweep.py``."""
 
 import contextlib
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import filelock
+
+from ..profiling.predict import TFLOPS, RunCosts
 from ..records import code_version, read_record
 from ..utils.errors import UserError
+from ..utils.format import format_bytes
 from ..utils.paths import tool_path
-from .cost import TFLOPS, predict
-from .plan import Plan
-from .process import run_process, take_lock
-from .progress import Progress
-from .ray_backend import Cluster
-from .runs import CONFIG, LOG, Task, delete_weights, is_finished, mark_failed, prepare, survey
+from .plan import Plan, claim_directory, read_plan
+from .progress import SweepProgress
+from .ray_backend import Cluster, hold_lock, run_process
+from .runs import CONFIG, LOG, Task, delete_weights, is_finished, mark_failed, prepare, survey, task_of
+from .slurm import write_script
 
 Failures = list[tuple[str, str]]  # name of the run and last line
 Command = Callable[[Path], list[str]]  # directory of a run -> what follows the interpreter to start or resume it
 
 
-def train_command(folder: Path) -> list[str]:
+def train_command(directory: Path) -> list[str]:
     """Train the run of a directory, or resume it: the default command of a sweep."""
-    return [tool_path('train'), str(folder / CONFIG), '--work-dir', str(folder), '--resume']
+    return [tool_path('train'), str(directory / CONFIG), '--work-dir', str(directory), '--resume']
+
+
+def sweep(
+    plan: str | os.PathLike,
+    out: str | os.PathLike | None = None,
+    cfg_options: dict | None = None,
+    dry_run: bool = False,
+    tflops: float = TFLOPS,
+    address: str | None = None,
+    gpus: float | None = None,
+    cpus: int | None = None,
+    workers: int | None = None,
+    keep_checkpoints: bool = False,
+    slurm: str | os.PathLike | None = None,
+    index: int | None = None,
+) -> Failures:
+    """Run a plan file on Ray, or print what it would run, or write it as a Slurm script, or run one of its runs.
+
+    Args:
+        plan: The plan file.
+        out: Directory of the sweep. Default: ``work_dirs/PLAN_NAME``.
+        cfg_options: Overrides of every run's config.
+        dry_run: Print the runs with predicted GPU-hours and disk space; run and write nothing.
+        tflops: Sustained TFLOP/s of a GPU that the GPU-hours assume.
+        address, gpus, cpus, workers: See :class:`ftsgd_plugin.sweep.ray_backend.Cluster`.
+        keep_checkpoints: Keep the weights of finished runs.
+        slurm: Write a Slurm array script into this directory and run nothing.
+        index: Run this one run of the plan here, without Ray.
+
+    Returns:
+        list: Name and last line of every run that failed.
+
+    Raises:
+        UserError: The plan is wrong, the directory belongs to another plan or process, ``index`` is outside the plan,
+            or as :func:`run_sweep`.
+
+    Examples:
+        >>> sweep('configs/sweeps/demo.py', workers=2)
+    """
+    content = read_plan(str(plan))
+    out = Path(out or Path('work_dirs') / Path(plan).stem)
+    if dry_run:
+        print(describe(survey(content, out, cfg_options), out, tflops))
+        return []
+    runs = content.runs()
+    if index is not None and not 0 <= index < len(runs):
+        raise UserError(f'--index {index}: the plan has runs 0 to {len(runs) - 1}.')
+    claim_directory(content, out)
+    if slurm:
+        words = [tool_path('sweep'), str(plan), '--out', str(out)]
+        words += ['--keep-checkpoints'] * keep_checkpoints
+        if cfg_options:
+            words += ['--cfg-options', *(f'{key}={_option(value)}' for key, value in cfg_options.items())]
+        script = write_script(slurm, runs, words, gpus, cpus)
+        print(f'{len(runs)} runs; start them with: sbatch --partition=NAME --time=HH:MM:SS {script}')
+        return []
+    if index is not None:
+        task = task_of(content, runs[index], out, cfg_options)
+        failure = run_one(task, keep_checkpoints)
+        print(f'{task.run.name}: {failure or "finished"}')
+        return [(task.run.name, failure)] if failure else []
+    return run_sweep(content, out, cfg_options, address, gpus, cpus, workers, keep_checkpoints)
+
+
+def _option(value) -> str:
+    """A value as ``--cfg-options`` reads it."""
+    if isinstance(value, list | tuple):
+        inner = ','.join(map(_option, value))
+        return f'[{inner}]' if isinstance(value, list) else f'({inner})'
+    return str(value)
 
 
 def describe(tasks: Sequence[Task], out: str | os.PathLike, tflops: float = TFLOPS) -> str:
-    """What a sweep would run, and its predicted GPU-hours and disk."""
+    """The runs of a sweep with their states, predicted GPU-hours and disk space, as text."""
     lines, hours, largest, kept, left = [], 0.0, 0.0, 0.0, 0
+    costs = RunCosts(_report_tracing)
     for task in tasks:
-        cost = predict(task.run, task.config)
+        cost = costs(task.config)
         kept += cost.kept_bytes
         reason = f': {task.record.error}' if task.record and task.record.status == 'failed' else ''
         lines.append(f'{task.run.name:<60} {task.state + reason:<12} {cost.hours(tflops):9.3f} h')
@@ -43,13 +118,14 @@ def describe(tasks: Sequence[Task], out: str | os.PathLike, tflops: float = TFLO
     lines += [
         '',
         f'{len(tasks)} runs, {left} to do: about {hours:.1f} GPU-hours at {tflops:g} TFLOP/s sustained (an assumption)',
-        f'disk: up to {_gb(largest)} per run at a time; {_gb(kept)} with --keep-checkpoints; {_gb(free)} are free',
+        f'disk: up to {format_bytes(largest)} per run at a time; {format_bytes(kept)} with --keep-checkpoints; '
+        f'{format_bytes(free)} are free',
     ]
     return '\n'.join(lines)
 
 
-def _gb(size: float) -> str:
-    return f'{size / 1e9:.1f} GB'
+def _report_tracing(model: str) -> None:
+    print(f'predicting the cost of {model}', file=sys.stderr, flush=True)
 
 
 def run_sweep(
@@ -63,52 +139,53 @@ def run_sweep(
     keep_checkpoints: bool = False,
     command: Command = train_command,
 ) -> Failures:
-    """Run on Ray what is not finished, with progress on stdout. No failure stops the others.
+    """Run the unfinished runs of a plan on Ray, with progress on stdout. No failure stops the others.
 
     Args:
         plan: The plan.
-        out: Folder of the sweep, which :func:`ftsgd_plugin.sweep.plan.claim_folder` has claimed for the plan; only one
+        out: Directory of the sweep, claimed for the plan by :func:`ftsgd_plugin.sweep.plan.claim_directory`. Only one
             process at a time may run it.
-        cfg_options: Overrides of the command line.
+        cfg_options: Overrides of every run's config.
         address, gpus, cpus, workers: See :class:`ftsgd_plugin.sweep.ray_backend.Cluster`.
         keep_checkpoints: Keep the weights of finished runs.
-        command: Makes the command of a run; tests replace the training by something quick.
+        command: Gives the command of a run.
 
     Returns:
         list: Name and last line of every run that failed.
 
     Raises:
-        UserError: Another process runs this sweep, Ray cannot be had, or the folder cannot be written.
+        UserError: Another process runs this sweep, Ray is not available, the directory cannot be written, or the sweep
+            was interrupted.
     """
     failures: Failures = []
-    with _alone(out):
+    with _locked(out):
         tasks = survey(plan, out, cfg_options)
         to_do = [i for i, task in enumerate(tasks) if task.state != 'finished']
         for task in tasks:
             if task.state == 'finished' and not keep_checkpoints:
-                delete_weights(task.folder)
+                delete_weights(task.directory)
         _warn_of_other_code(tasks)
         if not to_do:
             print(f'all {len(tasks)} runs are finished')
             return failures
+        costs = RunCosts(_report_tracing)
+        flops = [costs(task.config).flops for task in tasks]
+        finished = sorted(set(range(len(tasks))) - set(to_do))
         cluster = Cluster(address, gpus, cpus, workers)
         try:
-            with _interruptible(out):  # from here on: Ray sets its own handler of SIGTERM when it starts
-                finished = [i for i in range(len(tasks)) if i not in set(to_do)]
-                work = [predict(task.run, task.config).flops for task in tasks]
-                progress = Progress([task.run.method for task in tasks], work, finished)
-                at_once = min(cluster.workers, len(to_do))
-                print(f'{len(tasks)} runs, {len(finished)} finished before, {at_once} at a time, in {out}', flush=True)
-                progress.draw()
+            at_once = min(cluster.workers, len(to_do))
+            print(f'{len(tasks)} runs, {len(finished)} finished before, {at_once} at a time, in {out}', flush=True)
+            # Only now: Ray sets its own handler of SIGTERM when it starts.
+            with _interruptible(out), SweepProgress([task.run.method for task in tasks], flops, finished) as progress:
 
                 def start(job: int) -> None:
                     task = tasks[to_do[job]]
                     if moved := prepare(task):
-                        progress.say(_moved(task, moved))
+                        progress.print(_moved(task, moved))
                     progress.started(to_do[job])
 
-                jobs = [(command(tasks[i].folder), str(tasks[i].folder)) for i in to_do]
-                for job, status, line in cluster.run(jobs, start, progress.draw):
+                jobs = [(command(tasks[i].directory), str(tasks[i].directory)) for i in to_do]
+                for job, status, line in cluster.run(jobs, start):
                     task = tasks[to_do[job]]
                     failure = conclude(task, status, line, keep_checkpoints)
                     if failure:
@@ -120,41 +197,41 @@ def run_sweep(
 
 
 def run_one(task: Task, keep_checkpoints: bool = False, command: Command = train_command) -> str:
-    """Run one task in this process's place, without Ray: what a task of the Slurm array does.
+    """Run one task from this process without Ray, as a task of the Slurm array does.
 
     Returns:
         str: Last line of a failure, ``''`` without one.
     """
     if task.state == 'finished':
         if not keep_checkpoints:
-            delete_weights(task.folder)
+            delete_weights(task.directory)
         return ''
     if moved := prepare(task):
         print(_moved(task, moved))
-    with _interruptible(task.folder):
-        status, line = run_process(command(task.folder), str(task.folder), {}, os.getcwd())
+    with _interruptible(task.directory):
+        status, line = run_process(command(task.directory), str(task.directory), {}, os.getcwd())
     return conclude(task, status, line, keep_checkpoints)
 
 
 def conclude(task: Task, status: int, line: str, keep_checkpoints: bool) -> str:
-    """Look at what a run has left; delete its weights or note its failure, and return that."""
+    """After a run has ended, delete its weights, or mark its record as failed and return the failure."""
     if status == 0 and is_finished(task):
         if not keep_checkpoints:
-            delete_weights(task.folder)
+            delete_weights(task.directory)
         return ''
     failure = line or 'ended without a finished record'
-    # On a full disk the failure is still said and the record stays as it was.
+    # On a full disk the failure is still reported and the record stays as it was.
     with contextlib.suppress(UserError, OSError):
         mark_failed(task, failure)
     return failure
 
 
 def _moved(task: Task, where: Path) -> str:
-    return f'{task.run.name}: its config has changed; the old folder is now {where}'
+    return f'{task.run.name}: its config has changed; the old directory is now {where}'
 
 
 def _note(task: Task) -> str:
-    record = read_record(task.folder)
+    record = read_record(task.directory)
     selected = (record.selected or {}).get(record.selected_by)
     accuracy = '' if selected is None else f'ID {selected:6.1%}  '
     return f'{accuracy}{record.resources.get("seconds", 0):6.1f} s'
@@ -168,26 +245,24 @@ def _warn_of_other_code(tasks: Sequence[Task]) -> None:
 
 
 def failures_text(failures: Failures, out: str | os.PathLike) -> str:
-    """The list at the end."""
+    """The list of failures that ends a sweep."""
     lines = [f'{len(failures)} failed; their logs are {out}/runs/NAME/{LOG}; the same command tries them again:']
     return '\n'.join([*lines, *(f'  {name}: {line}' for name, line in failures)])
 
 
 @contextlib.contextmanager
-def _alone(out: str | os.PathLike) -> Iterator[None]:
-    """Hold the folder's lock."""
-    lock = os.open(Path(out) / 'sweep.lock', os.O_CREAT | os.O_RDWR)
+def _locked(out: str | os.PathLike) -> Iterator[None]:
+    """Hold the lock of a sweep's directory."""
     try:
-        if not take_lock(lock, 1.0):
-            raise UserError(f'{out}: another process is running this sweep; wait for it or end it.')
-        yield
-    finally:
-        os.close(lock)
+        with hold_lock(Path(out) / 'sweep.lock', 1):
+            yield
+    except filelock.Timeout:
+        raise UserError(f'{out}: another process is running this sweep; wait for it or end it.') from None
 
 
 @contextlib.contextmanager
 def _interruptible(where: str | os.PathLike) -> Iterator[None]:
-    """SIGTERM ends the runs as Ctrl-C does, with one line."""
+    """Let SIGTERM end the runs as Ctrl-C does, with one line."""
 
     def interrupt(*_) -> None:
         raise KeyboardInterrupt
@@ -196,6 +271,6 @@ def _interruptible(where: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise UserError(f'{where}: interrupted; the same command goes on.') from None
+        raise UserError(f'{where}: interrupted; run the same command again to continue.') from None
     finally:
         signal.signal(signal.SIGTERM, before)

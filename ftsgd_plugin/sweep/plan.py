@@ -1,4 +1,4 @@
-"""What a sweep consists of, as data: reading and checking a plan, expanding it to runs."""
+"""The plan of a sweep as data: read and check it, expand it to runs."""
 
 import itertools
 import json
@@ -13,6 +13,7 @@ import numpy as np
 
 from ..runner.build import read_config
 from ..utils.errors import UserError
+from ..utils.files import write_text
 from ..utils.paths import config_path
 
 FILE = 'plan.json'
@@ -41,7 +42,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What its folder is called, e.g. ``clip-vit-b16_freeze-embed_fmow_lr3e-4_seed0``."""
+        """Name of its directory, e.g. ``clip-vit-b16_freeze-embed_fmow_lr3e-4_seed0``."""
         lr = np.format_float_scientific(self.lr, trim='-', exp_digits=1)
         return f'{self.config}_lr{lr}_seed{self.seed}'
 
@@ -55,8 +56,8 @@ class Plan:
         lrs: Learning rates of each method; its keys are the methods.
         seeds: Seeds of every model that ``model_seeds`` does not name.
         model_seeds: Seeds of some models.
-        epochs: Epochs of every run; ``None`` as in the configs.
-        data_roots: Folder of each dataset; as in the configs where absent.
+        epochs: Epochs of every run. Default: as in the configs.
+        data_roots: Directory of each dataset. Default: as in the configs.
     """
 
     models: list[str]
@@ -83,12 +84,13 @@ def read_plan(path: str) -> Plan:
     """Read and check a plan file.
 
     Raises:
-        UserError: A key is unknown or missing, a name has no config, a grid holds a duplicate or no positive rate.
+        UserError: A key is unknown or missing, a name has no config, or a grid holds a duplicate or a rate that is not
+            positive.
     """
     content = read_config(path).to_dict()
     known = {one.name for one in fields(Plan)}
     if unknown := sorted(content.keys() - known):
-        raise UserError(f'{path}: {unknown[0]!r} is no key of a plan; its keys are {", ".join(sorted(known))}.')
+        raise UserError(f'{path}: {unknown[0]!r} is not a key of a plan; its keys are {", ".join(sorted(known))}.')
     if missing := [key for key in ('models', 'datasets', 'lrs', 'seeds') if not content.get(key)]:
         raise UserError(f'{path}: {missing[0]} is missing or empty; see configs/sweeps/paper.py.')
     plan = Plan(**content)
@@ -130,7 +132,7 @@ def check_plan(plan: Plan, path: str) -> None:
         where = f'{path}: lrs[{method!r}]'
         for lr in _sequence(where, grid):
             if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not (math.isfinite(lr) and lr > 0):
-                raise UserError(f'{where}: {lr!r} is no positive number; correct it.')
+                raise UserError(f'{where}: {lr!r} is not a positive number; correct it.')
         _no_duplicate(where, grid)
     for where, seeds in {
         'seeds': plan.seeds,
@@ -138,17 +140,17 @@ def check_plan(plan: Plan, path: str) -> None:
     }.items():
         for seed in _sequence(f'{path}: {where}', seeds):
             if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-                raise UserError(f'{path}: {where}: {seed!r} is no whole number from 0 on; correct it.')
+                raise UserError(f'{path}: {where}: {seed!r} is not a whole number from 0 up; correct it.')
         _no_duplicate(f'{path}: {where}', seeds)
     if plan.epochs is not None and (not isinstance(plan.epochs, int) or plan.epochs < 1):
-        raise UserError(f'{path}: epochs: {plan.epochs!r} is no positive whole number; correct it or leave it out.')
+        raise UserError(f'{path}: epochs: {plan.epochs!r} is not a positive whole number; correct it or leave it out.')
 
 
-def claim_folder(plan: Plan, out: str | os.PathLike) -> None:
-    """Write ``plan.json`` into the folder of a sweep, or compare with the one that is there.
+def claim_directory(plan: Plan, out: str | os.PathLike) -> None:
+    """Write ``plan.json`` into the directory of a sweep, or compare the plan with an existing one.
 
     Raises:
-        UserError: The folder holds the sweep of another plan, or cannot be written.
+        UserError: The directory holds the sweep of another plan, or cannot be written.
     """
     path = Path(out) / FILE
     content = json.loads(json.dumps(asdict(plan)))
@@ -159,36 +161,25 @@ def claim_folder(plan: Plan, out: str | os.PathLike) -> None:
             found = {}
         if different := [key for key in content if found.get(key) != content[key]]:
             raise UserError(
-                f'{path}: is of another plan ({", ".join(different)} differ); choose another folder, or remove that '
-                'file to go on here: finished runs that both plans have are kept.'
+                f'{path}: is of another plan ({", ".join(different)} differ); choose another directory, or remove '
+                'that file to continue here: finished runs that both plans have are kept.'
             )
         return
-    write_whole(path, json.dumps(content, indent=1) + '\n')
+    write_text(path, json.dumps(content, indent=1) + '\n')
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        UserError: The disk is full or the folder cannot be written.
-    """
-    unfinished = path.with_name(f'.{path.name}.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}); make room or choose another folder.') from error
-
-
-def _check_names(path: str, key: str, names: Iterable[str], folder: str) -> None:
-    known = sorted(file.stem for file in Path(config_path(f'_base_/{folder}/{_EXAMPLE[folder]}')).parent.glob('*.py'))
+def _check_names(path: str, key: str, names: Iterable[str], parts: str) -> None:
+    known = sorted(file.stem for file in Path(config_path(f'_base_/{parts}/{_EXAMPLE[parts]}')).parent.glob('*.py'))
     for name in names:
         _check_member(path, key, name, known)
     _no_duplicate(f'{path}: {key}', list(names))
 
 
-_EXAMPLE = {'models': 'vit-tiny', 'methods': 'sgd', 'datasets': 'digits'}  # one file of each folder, to find it by
+_EXAMPLE = {
+    'models': 'vit-tiny',
+    'methods': 'sgd',
+    'datasets': 'digits',
+}  # one file of each directory, to find the others
 
 
 def _check_member(path: str, key: str, name: str, known: Iterable[str]) -> None:
@@ -201,11 +192,11 @@ def _check_member(path: str, key: str, name: str, known: Iterable[str]) -> None:
 
 def _sequence(where: str, values: list) -> list:
     if not isinstance(values, (list, tuple)) or not values:
-        raise UserError(f'{where}: {values!r} is no list with values; correct it.')
+        raise UserError(f'{where}: {values!r} is not a list with values; correct it.')
     return values
 
 
 def _no_duplicate(where: str, values: list) -> None:
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise UserError(f'{where}: {value!r} is there twice; remove one.')
+            raise UserError(f'{where}: {value!r} is listed twice; remove one.')

@@ -1,89 +1,97 @@
-"""What is going on in a sweep: a table that stays in its place on a terminal, lines elsewhere."""
+"""Progress of a sweep on stdout: a line per finished run, and on a terminal a bar per method."""
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
 STATES = ('done', 'running', 'failed', 'waiting')
 
 
-class Progress:
-    """Counts of done, running, failed and waiting runs by method, and the time that is left.
+class SweepProgress:
+    """Counts of done, running, failed and waiting runs by method, and the time that is left. A context manager.
 
     Args:
         methods: Method of each run.
-        work: Predicted cost of each run, in any unit; the eta goes by it.
+        costs: Predicted cost of each run, in any unit; the ETA weighs runs by it.
         finished: Indices of the runs that were finished before.
+        console: Default: stdout.
     """
 
-    def __init__(self, methods: Sequence[str], work: Sequence[float], finished: Sequence[int]) -> None:
-        self._methods, self._work = list(methods), list(work)
+    def __init__(
+        self, methods: Sequence[str], costs: Sequence[float], finished: Sequence[int], console: Console | None = None
+    ) -> None:
+        self._methods, self._costs = list(methods), list(costs)
         self._states = ['done' if i in set(finished) else 'waiting' for i in range(len(methods))]
         self._to_do = sum(state == 'waiting' for state in self._states)
-        self._ended = 0
-        self._work_done = 0.0
-        self._since = time.monotonic()
-        self._lines = 0
-        self._in_place = sys.stdout.isatty()
+        self._ended, self._cost_done, self._start = 0, 0.0, time.monotonic()
+        self._console = console or Console()
+        columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[counts]}'))
+        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._rows = {
+            name: self._bars.add_task(name, total=len(self._of(name)), counts='')
+            for name in [*dict.fromkeys(self._methods), 'all']
+        }
+
+    def __enter__(self) -> 'SweepProgress':
+        self._update()
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bars.stop()
 
     def started(self, index: int) -> None:
-        """A run was handed out."""
+        """A run was submitted."""
         self._states[index] = 'running'
+        self._update()
 
     def ended(self, index: int, name: str, failure: str, note: str) -> None:
-        """A run has ended.
+        """A run has ended; prints a line.
 
         Args:
             index: Of the run.
             name: Its name.
             failure: Last line of a failure, ``''`` without one.
-            note: What to say of a run that is done.
+            note: Results of a run that is done.
         """
         self._states[index] = 'failed' if failure else 'done'
         self._ended += 1
-        self._work_done += self._work[index]
+        self._cost_done += self._costs[index]
         width = len(str(self._to_do))
         what = f'failed: {failure}' if failure else note
-        self.say(f'[{self._ended:{width + 1}d}/{self._to_do}] {name:<52} {what}  eta {self.eta()}')
+        self.print(f'[{self._ended:{width + 1}d}/{self._to_do}] {name:<52} {what}  eta {self.eta()}')
+        self._update()
 
-    def say(self, line: str) -> None:
-        """Print a line above the table."""
-        self._clear()
-        print(line, flush=True)
-        self.draw()
+    def print(self, line: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.file.flush()
 
     def eta(self) -> str:
         """Time left as ``h:mm:ss`` or ``m:ss``; ``?`` before the first run has ended."""
-        left = sum(w for w, state in zip(self._work, self._states) if state in ('waiting', 'running'))
+        left = sum(cost for cost, state in zip(self._costs, self._states) if state in ('waiting', 'running'))
         if left == 0:
             return '0:00'
-        if not self._work_done:
+        if not self._cost_done:
             return '?'
-        seconds = int((time.monotonic() - self._since) * left / self._work_done)
+        seconds = int((time.monotonic() - self._start) * left / self._cost_done)
         hours, minutes = divmod(seconds // 60, 60)
         return f'{hours}:{minutes:02d}:{seconds % 60:02d}' if hours else f'{minutes}:{seconds % 60:02d}'
 
-    def table(self) -> str:
-        """The counts by method and in all."""
-        rows = [('method', *STATES)]
-        for method in [*dict.fromkeys(self._methods), 'all']:
-            counts = Counter(s for m, s in zip(self._methods, self._states) if method in (m, 'all'))
-            rows.append((method, *(str(counts[state]) for state in STATES)))
-        width = max(len(row[0]) for row in rows)
-        lines = [f'{name:<{width}} ' + ' '.join(f'{cell:>8}' for cell in cells) for name, *cells in rows]
-        return '\n'.join([*lines, f'eta {self.eta()}'])
+    def counts(self, name: str = 'all') -> dict[str, int]:
+        """Number of runs of a method, or of all, in each of ``STATES``."""
+        found = Counter(self._of(name))
+        return {state: found[state] for state in STATES}
 
-    def draw(self) -> None:
-        """Draw the table in its place; nothing where the output is no terminal."""
-        if not self._in_place:
-            return
-        self._clear()
-        table = self.table()
-        print(table, flush=True)
-        self._lines = table.count('\n') + 1
+    def _of(self, name: str) -> list[str]:
+        return [state for method, state in zip(self._methods, self._states) if name in (method, 'all')]
 
-    def _clear(self) -> None:
-        if self._lines:
-            print(f'\x1b[{self._lines}A\x1b[J', end='')
-            self._lines = 0
+    def _update(self) -> None:
+        for name, row in self._rows.items():
+            counts = self.counts(name)
+            text = '  '.join(f'{count} {state}' for state, count in counts.items())
+            text += f'  eta {self.eta()}' if name == 'all' else ''
+            self._bars.update(row, completed=counts['done'] + counts['failed'], counts=text)

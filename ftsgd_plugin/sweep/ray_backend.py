@@ -1,17 +1,33 @@
-"""Runs as Ray tasks, on this machine without any set-up or on a cluster. Ray places them; nothing here schedules."""
+"""Runs as Ray tasks, on this machine without any set-up or on a cluster. Ray places them; nothing here schedules.
+
+:func:`run_process` starts one run as a process. Ray sends it to its workers by value, and the Slurm script uses it
+without Ray.
+"""
 
 import contextlib
+import ctypes
+import errno
 import logging
 import os
+import re
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import filelock
+import psutil
+
 from ..utils.errors import UserError
-from . import process
 
 RETRIES = 3  # of a run whose machine or Ray worker was lost; one that failed by itself is not tried again
 CPUS_OF_A_GPU_RUN = 5  # one to train and four data workers, as in the configs
+LOCK_SECONDS = 30.0  # how long a run waits for an earlier process of the same directory to end
+TERM_SECONDS = 10.0  # between SIGTERM and SIGKILL
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+_ERROR = re.compile(r'(error: |[\w.]*(Error|Exception|Interrupt)\b)')
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -21,12 +37,13 @@ class Cluster:
     Args:
         address: ``None`` starts Ray on this machine; else the address of a cluster, e.g. ``'10.0.0.1:6379'`` or
             ``'auto'``.
-        gpus: GPUs of a run, may be a fraction; ``None``: 1 where there are any, else 0.
-        cpus: CPU cores of a run; ``None``: 1 without a GPU, with one its share of the cores, at most 5.
-        workers: Most runs at a time; ``None``: as many as there is room for, on this machine without a GPU at most 8.
+        gpus: GPUs of a run, may be a fraction. Default: 1 if Ray has any, else 0.
+        cpus: CPU cores of a run. Default: 1 without a GPU, with one its share of the cores, at most 5.
+        workers: Most runs at a time. Default: as many as the cluster has room for; on this machine without a GPU at
+            most 8.
 
     Raises:
-        UserError: Ray is not installed, the cluster is not there, or has no room for a single run.
+        UserError: Ray is not installed, the cluster does not answer, or it has no room for a single run.
     """
 
     def __init__(
@@ -50,51 +67,51 @@ class Cluster:
         self.gpus = gpus if gpus is not None else float(all_gpus > 0)
         if self.gpus > all_gpus:
             self.close()
-            raise UserError(f'--gpus-per-run {self.gpus:g}: Ray knows {all_gpus:g} GPUs here; give less, or 0.')
+            raise UserError(f'--gpus-per-run {self.gpus:g}: Ray has {all_gpus:g} GPUs here; give less, or 0.')
         at_once = int(all_gpus / self.gpus) if self.gpus else all_cpus
         self.cpus = cpus or (max(1, min(CPUS_OF_A_GPU_RUN, all_cpus // at_once)) if self.gpus else 1)
         if self.cpus > all_cpus:
             self.close()
-            raise UserError(f'--cpus-per-run {self.cpus}: Ray knows {all_cpus} CPU cores here; give less.')
+            raise UserError(f'--cpus-per-run {self.cpus}: Ray has {all_cpus} CPU cores here; give less.')
         room = min(at_once, all_cpus // self.cpus)
         self.workers = workers or (min(room, 8) if address is None and not self.gpus else room)
 
     def _start(self, **options) -> None:
         os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
         try:
-            # Ray has words for a terminal that the progress table owns.
+            # Ray's messages would disturb the progress bars.
             with open(os.devnull, 'w') as nowhere, contextlib.redirect_stderr(nowhere):
                 self.ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         except Exception as error:
             reason = ' '.join(str(error).split())
             if options['address'] != 'local':
-                raise _not_there(options['address'], reason) from error
+                raise _unreachable(options['address'], reason) from error
             raise UserError(f'Ray does not start on this machine ({reason}); see the logs in /tmp/ray.') from error
 
     def run(
-        self, jobs: Sequence[tuple[list[str], str]], started: Callable[[int], None], waited: Callable[[], None]
+        self, jobs: Sequence[tuple[list[str], str]], started: Callable[[int], None]
     ) -> Iterator[tuple[int, int, str]]:
-        """Run commands, so many at a time as there is room for.
+        """Run commands, as many at a time as there is room for.
 
         Args:
-            jobs: ``(command, folder)``, as :func:`ftsgd_plugin.sweep.process.run_process` takes them.
-            started: Called with the index of a job that was handed to Ray.
-            waited: Called about once per second.
+            jobs: ``(command, directory)``, as :func:`run_process` takes them.
+            started: Called with the index of a job that was submitted to Ray.
 
         Yields:
             ``(index, exit status, last line)`` of each job as it ends.
         """
-        self.ray.cloudpickle.register_pickle_by_value(process)  # the workers then need not import torch
-        remote = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(process.run_process)
+        # By value: the workers of a cluster need not have this package.
+        self.ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        remote = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(run_process)
         path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
         environment = {'OMP_NUM_THREADS': str(self.cpus), 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1'}
         waiting, running = list(enumerate(jobs))[::-1], {}
         try:
             while waiting or running:
                 while waiting and len(running) < self.workers:
-                    index, (command, folder) = waiting.pop()
+                    index, (command, directory) = waiting.pop()
                     started(index)
-                    running[remote.remote(command, folder, environment, os.getcwd())] = index
+                    running[remote.remote(command, directory, environment, os.getcwd())] = index
                 done, _ = self.ray.wait(list(running), timeout=1)
                 for reference in done:
                     index = running.pop(reference)
@@ -103,12 +120,11 @@ class Cluster:
                     except self.ray.exceptions.RayError as error:
                         status, line = 1, f'lost by Ray: {" ".join(str(error).split())[:200]}'
                     yield index, status, line
-                waited()
         finally:
             for reference in running:
                 self.ray.cancel(reference)
             if running:
-                self.ray.wait(list(running), num_returns=len(running), timeout=process.TERM_SECONDS)
+                self.ray.wait(list(running), num_returns=len(running), timeout=TERM_SECONDS)
 
     def close(self) -> None:
         """Leave the cluster; ends Ray if it was started here."""
@@ -126,18 +142,127 @@ def _import_ray():
 
 
 def _check_listening(address: str) -> None:
-    """Ray itself would try for minutes, and end the process in C++."""
+    """Refuse an address without a listener: Ray would retry for minutes and then end the process in C++."""
     host, _, port = address.removeprefix('ray://').rpartition(':')
     if address in ('auto', 'local') or not port.isdigit():
         return
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
-        raise _not_there(address, error.strerror or str(error)) from error
+        raise _unreachable(address, error.strerror or str(error)) from error
 
 
-def _not_there(address: str, reason: str) -> UserError:
+def _unreachable(address: str, reason: str) -> UserError:
     return UserError(
-        f'--address {address}: no Ray cluster there ({reason[:200]}); start one with `ray start --head`, correct the '
+        f'--address {address}: no Ray cluster answers ({reason[:200]}); start one with `ray start --head`, correct the '
         'address or the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN), or leave the option out to run on this machine.'
     )
+
+
+def run_process(command: list[str], directory: str, environment: dict[str, str], cwd: str) -> tuple[int, str]:
+    """Run a command until it ends; if this function is interrupted, the command and its children are ended.
+
+    Args:
+        command: What follows the interpreter.
+        directory: Of the run. ``run.log`` is appended to, and ``run.lock`` is locked while the command runs.
+        environment: Added to this process's.
+        cwd: Working directory, which relative data roots start from.
+
+    Returns:
+        tuple: Exit status (negative: the signal) and the last line of a failure, ``''`` without one.
+    """
+    log = os.path.join(directory, 'run.log')
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(os.path.join(directory, 'run.lock'), LOCK_SECONDS))
+        except filelock.Timeout:
+            return 1, 'another process is running it; end that one first'
+        with open(log, 'ab') as output:
+            start = output.tell()
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=cwd,
+                env={**os.environ, **environment},
+                start_new_session=True,
+                preexec_fn=_die_with(os.getpid()),
+            )
+            try:
+                status = process.wait()
+            finally:
+                if process.poll() is None:
+                    end_tree(process)
+    return status, '' if status == 0 else last_line(log, start, status)
+
+
+@contextlib.contextmanager
+def hold_lock(path: str | os.PathLike, seconds: float) -> Iterator[None]:
+    """Hold a lock file; the kernel releases it when this process ends, however it ends.
+
+    Without locks in the file system the block runs unprotected.
+
+    Args:
+        path: The lock file, created if it is missing.
+        seconds: How long to wait for another holder.
+
+    Raises:
+        filelock.Timeout: Another process still holds it.
+    """
+    lock = filelock.FileLock(path, timeout=seconds)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise
+    except (NotImplementedError, OSError) as error:
+        if getattr(error, 'errno', errno.ENOSYS) not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """Make the child die with this process even after ``kill -9``, when nothing else could end it."""
+    libc = ctypes.CDLL(None)  # loaded before the fork
+
+    def prepare() -> None:
+        libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
+
+
+def end_tree(process: subprocess.Popen) -> None:
+    """End a process and all that it has started: SIGTERM, and SIGKILL to those that remain."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(process.pid)
+        tree = [root, *root.children(recursive=True)]
+        for one in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.terminate()
+        _, alive = psutil.wait_procs(tree, timeout=TERM_SECONDS)
+        for one in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    process.wait()
+
+
+def last_line(log: str, start: int, status: int) -> str:
+    """The reason of a failure: the signal, else the last error in the log, its last line, or the exit status.
+
+    Args:
+        log: The log file.
+        start: Its size before the process started.
+        status: Exit status of the process.
+    """
+    if status < 0:
+        return f'killed by signal {-status} ({signal.Signals(-status).name})'
+    with open(log, 'rb') as file:
+        file.seek(max(start, os.path.getsize(log) - 100_000))
+        lines = [line.strip() for line in file.read().decode(errors='replace').splitlines() if line.strip()]
+    errors = [line for line in lines if _ERROR.match(line)]
+    return (errors or lines or [f'exit status {status}'])[-1].removeprefix('error: ')

@@ -1,4 +1,4 @@
-"""The folders of a sweep: the config of each run, what is done and what is left to do, nothing ever lost."""
+"""The run directories of a sweep: each run's config and state. Nothing is ever lost."""
 
 import functools
 import os
@@ -13,8 +13,9 @@ from mmengine.config import Config
 from ..records import FILE, RunRecord, code_version, config_hash, read_record, write_record
 from ..runner.build import merge_cfg_options, read_config
 from ..utils.errors import UserError
+from ..utils.files import write_text
 from ..utils.paths import config_path
-from .plan import Plan, Run, write_whole
+from .plan import Plan, Run
 
 CONFIG = 'config.py'
 LOG = 'run.log'
@@ -23,33 +24,33 @@ _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 @dataclass(frozen=True)
 class Task:
-    """A run with its folder and what is known of it.
+    """A run with its directory and state.
 
     Attributes:
         run: The run.
-        folder: Where everything of it is.
+        directory: Of all its files.
         config: Its full config.
         hash: ``config_hash`` of that.
         state: ``'new'``, ``'unfinished'`` (started, failed or killed: it will be resumed), ``'finished'`` or
-            ``'changed'`` (the folder is of another config: it will be moved aside).
+            ``'changed'`` (the directory is of another config: it will be moved aside).
         record: Its record, if there is one.
     """
 
     run: Run
-    folder: Path
+    directory: Path
     config: Config
     hash: str
     state: str
     record: RunRecord | None
 
 
-def run_config(plan: Plan, run: Run, folder: Path, cfg_options: dict | None = None) -> Config:
+def run_config(plan: Plan, run: Run, directory: Path, cfg_options: dict | None = None) -> Config:
     """The full config of a run.
 
     Args:
         plan: Gives epochs and data roots.
         run: The run.
-        folder: Its work dir.
+        directory: Its work directory.
         cfg_options: Overrides of the command line, merged last.
 
     Raises:
@@ -69,7 +70,7 @@ def run_config(plan: Plan, run: Run, folder: Path, cfg_options: dict | None = No
             raise UserError(f'--cfg-options {key}: a sweep resumes its runs itself; set weights in the model part.')
     merge_cfg_options(cfg, run.config, cfg_options)
     cfg.run = dict(model=run.model, method=run.method, dataset=run.dataset)
-    cfg.work_dir = str(folder)
+    cfg.work_dir = str(directory)
     cfg.experiment_name = run.name
     return cfg
 
@@ -80,78 +81,78 @@ def _cell_config(name: str) -> Config:
 
 
 def survey(plan: Plan, out: str | os.PathLike, cfg_options: dict | None = None) -> list[Task]:
-    """Every run of a plan with its state in a folder; writes nothing."""
-    return [look_at(plan, run, out, cfg_options) for run in plan.runs()]
+    """Every run of a plan with its state in the directory of a sweep; writes nothing."""
+    return [task_of(plan, run, out, cfg_options) for run in plan.runs()]
 
 
-def look_at(plan: Plan, run: Run, out: str | os.PathLike, cfg_options: dict | None = None) -> Task:
-    """One run of a plan with its state in a folder; writes nothing."""
-    folder = Path(out).absolute() / 'runs' / run.name
-    cfg = run_config(plan, run, folder, cfg_options)
+def task_of(plan: Plan, run: Run, out: str | os.PathLike, cfg_options: dict | None = None) -> Task:
+    """One run of a plan with its state in the directory of a sweep; writes nothing."""
+    directory = Path(out).absolute() / 'runs' / run.name
+    cfg = run_config(plan, run, directory, cfg_options)
     digest = config_hash(cfg)
-    record = _record_of(folder)
+    record = _record_of(directory)
     if record is None:
-        # A checkpoint without a record is of nobody knows which config.
-        state = 'changed' if any(folder.glob('*.pth')) else 'new'
+        # Without a record nothing says which config a checkpoint is of.
+        state = 'changed' if any(directory.glob('*.pth')) else 'new'
     elif record.config_hash != digest:
         state = 'changed'
     else:
         state = 'finished' if record.status == 'finished' else 'unfinished'
-    return Task(run, folder, cfg, digest, state, record)
+    return Task(run, directory, cfg, digest, state, record)
 
 
-def _record_of(folder: Path) -> RunRecord | None:
+def _record_of(directory: Path) -> RunRecord | None:
     try:
-        return read_record(folder) if (folder / FILE).is_file() else None
+        return read_record(directory) if (directory / FILE).is_file() else None
     except UserError:
         return None
 
 
 def prepare(task: Task) -> Path | None:
-    """Make a run's folder ready to start or resume.
+    """Prepare a run's directory for starting or resuming.
 
     Returns:
-        Path | None: Where an old folder of another config has gone.
+        Path | None: The new place of an old directory of another config.
     """
-    moved = _move_aside(task.folder) if task.state == 'changed' else None
+    moved = _move_aside(task.directory) if task.state == 'changed' else None
     settings = task.config.to_dict()
     text = f'"""{task.run.name}, written by tools/sweep.py."""\n\n'
     text += ''.join(f'{key} = {pformat(value, width=116, sort_dicts=False)}\n' for key, value in settings.items())
-    write_whole(task.folder / CONFIG, text)
+    write_text(task.directory / CONFIG, text)
     return moved
 
 
-def _move_aside(folder: Path) -> Path:
-    """Out of the way and out of sight of the tables, which look for ``record.json``."""
-    aside = folder.parents[1] / 'replaced'
+def _move_aside(directory: Path) -> Path:
+    """Move a directory to where the tables, which look for ``record.json``, do not find it."""
+    aside = directory.parents[1] / 'replaced'
     aside.mkdir(parents=True, exist_ok=True)
     number = 1
-    while (target := aside / f'{folder.name}.{number}').exists():
+    while (target := aside / f'{directory.name}.{number}').exists():
         number += 1
-    if (folder / FILE).exists():
-        os.replace(folder / FILE, folder / f'replaced-{FILE}')
-    os.replace(folder, target)
+    if (directory / FILE).exists():
+        os.replace(directory / FILE, directory / f'replaced-{FILE}')
+    os.replace(directory, target)
     return target
 
 
 def mark_failed(task: Task, reason: str) -> None:
-    """Note in a run's record that it failed; what it has reached stays."""
-    record = _record_of(task.folder)
+    """Mark a run's record as failed; the epochs that it has reached stay."""
+    record = _record_of(task.directory)
     if record is None or record.config_hash != task.hash:
         run = task.run
         record = RunRecord(run.model, run.method, run.dataset, run.lr, run.seed, task.hash, 'failed', [])
         record = replace(record, code=code_version())
     now = datetime.now(timezone.utc).isoformat(timespec='seconds')
-    write_record(replace(record, status='failed', error=reason, finished=now), task.folder)
+    write_record(replace(record, status='failed', error=reason, finished=now), task.directory)
 
 
 def is_finished(task: Task) -> bool:
-    """Whether the folder now holds the finished record of this config."""
-    record = _record_of(task.folder)
+    """Whether the directory now holds the finished record of this config."""
+    record = _record_of(task.directory)
     return record is not None and record.status == 'finished' and record.config_hash == task.hash
 
 
-def delete_weights(folder: Path) -> None:
+def delete_weights(directory: Path) -> None:
     """Remove the checkpoints of a finished run."""
-    for path in (folder / 'last_checkpoint', *folder.glob('*.pth'), *folder.glob('.*.pth.tmp')):
+    for path in (directory / 'last_checkpoint', *directory.glob('*.pth'), *directory.glob('.*.pth.tmp')):
         path.unlink(missing_ok=True)

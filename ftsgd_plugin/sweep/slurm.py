@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..utils.errors import UserError
-from .plan import Run, write_whole
+from ..utils.files import write_text
+from .plan import Run
 
 SCRIPT = 'sweep.sh'
 LIST = 'runs.txt'
@@ -27,7 +28,7 @@ _TEXT = """\
 #     bash {script} 3                              # one of them, here
 #     OFFSET=1000 sbatch ... --array=0-{rest} {script}   # the rest, where Slurm's MaxArraySize is 1001
 #
-# Submitted again it goes on: finished runs end at once, others are resumed from their checkpoint.
+# Submit it again to continue: finished runs end at once, others are resumed from their checkpoint.
 set -euo pipefail
 index=$(( ${{SLURM_ARRAY_TASK_ID:-${{1:?give the index of a run}}}} + ${{OFFSET:-0}} ))
 export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{cpus}}}"
@@ -38,34 +39,34 @@ exec {command} --index "$index"
 
 
 def write_script(
-    folder: str | os.PathLike, runs: Sequence[Run], arguments: Sequence[str], gpus: float | None, cpus: int | None
+    directory: str | os.PathLike, runs: Sequence[Run], arguments: Sequence[str], gpus: float | None, cpus: int | None
 ) -> Path:
     """Write ``sweep.sh`` and ``runs.txt``.
 
     Args:
-        folder: Where to; made if absent. The logs of the tasks go below it.
+        directory: Of the script, created if it is missing; the tasks' logs are written below it.
         runs: In the order of the indices.
-        arguments: Command line of ``tools/sweep.py`` that runs the sweep, without ``--index``.
-        gpus: Of a task; ``None`` for 1.
-        cpus: Of a task; ``None`` for 5.
+        arguments: Command line of ``tools/sweep.py`` for the sweep, without ``--index``.
+        gpus: Of a task. Default: 1.
+        cpus: Of a task. Default: 5.
 
     Returns:
         Path: The script.
 
     Raises:
-        UserError: ``gpus`` is a fraction, or the folder cannot be written.
+        UserError: ``gpus`` is a fraction, or the directory cannot be written.
     """
     gpus = 1 if gpus is None else gpus
     if gpus != int(gpus):
-        raise UserError(f'--gpus-per-run {gpus:g}: Slurm gives out whole GPUs; give 1 or 0, or use Ray.')
-    folder = Path(folder).absolute()
-    script, listing, logs = folder / SCRIPT, folder / LIST, folder / 'logs'
+        raise UserError(f'--gpus-per-run {gpus:g}: Slurm allocates whole GPUs; give 1 or 0, or use Ray.')
+    directory = Path(directory).absolute()
+    script, listing, logs = directory / SCRIPT, directory / LIST, directory / 'logs'
     logs.mkdir(parents=True, exist_ok=True)
-    write_whole(listing, ''.join(f'{i} {run.name}\n' for i, run in enumerate(runs)))
-    write_whole(
+    write_text(listing, ''.join(f'{i} {run.name}\n' for i, run in enumerate(runs)))
+    write_text(
         script,
         _TEXT.format(
-            name=folder.name,
+            name=directory.name,
             last=len(runs) - 1,
             rest=max(len(runs) - 1001, 0),
             count=len(runs),

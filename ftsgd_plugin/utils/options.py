@@ -2,6 +2,9 @@
 
 import argparse
 
+from .errors import UserError
+from .format import parse_bytes
+
 
 class _KeyValue(argparse.Action):
     """MMEngine's ``DictAction``, imported when the option is used, with a usage error for words without ``=``."""
@@ -35,3 +38,18 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     # torch.distributed.launch passes --local-rank, torchrun sets LOCAL_RANK.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def positive_int(text: str) -> int:
+    """The ``type`` of an option that counts."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a positive whole number')
+    return int(text)
+
+
+def byte_size(text: str) -> int:
+    """The ``type`` of an option in bytes, e.g. ``8GiB``."""
+    try:
+        return parse_bytes(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

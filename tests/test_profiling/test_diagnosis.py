@@ -1,4 +1,4 @@
-"""tools/diagnose.py: the answer for the demo's config, what it rests on, and what bad input gets."""
+"""tools/diagnose.py: the answer for the demo's config, the evidence behind it, and bad input."""
 
 import json
 import re
@@ -11,12 +11,18 @@ from helpers import ROOT
 from mmengine.config import Config
 from scipy.stats import rankdata
 
-from ftsgd_plugin.profiling.diagnosis import TOWERS_FROM, diagnose, full_step_seconds
-from ftsgd_plugin.profiling.evidence import correlation, nearest, paper_points
+from ftsgd_plugin.profiling.diagnosis import (
+    TOWERS_FROM,
+    choose_method,
+    correlation,
+    full_step_seconds,
+    nearest,
+    paper_points,
+)
 from ftsgd_plugin.profiling.gradients import Gradient, GradientProfile
-from ftsgd_plugin.profiling.measure import measure_config
+from ftsgd_plugin.profiling.measure import measure_methods
 from ftsgd_plugin.profiling.phases import METHODS
-from ftsgd_plugin.profiling.predict import MethodPlan, PhasePlan
+from ftsgd_plugin.profiling.predict import MethodPrediction, PhasePrediction
 
 CONFIG = ROOT / 'configs/vit-tiny_freeze-embed_digits.py'
 
@@ -34,7 +40,7 @@ def run_diagnose(run_tool, digits_root, tmp_path):
 
 
 class Sources(HTMLParser):
-    """What a page loads."""
+    """The resources that a page loads."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -72,7 +78,7 @@ def test_predicted_memory_is_the_counted_memory(run_diagnose, tmp_path):
     answer = json.loads((tmp_path / 'answer.json').read_text())
     assert {cost['fits'] for cost in answer['methods'].values()} == {None}
     methods = ('adamw', 'freeze-embed', 'sgd-in-backward')
-    measured = measure_config(
+    measured = measure_methods(
         Config.fromfile(CONFIG), methods, batch_size=32, steps=1, rounds=1, device='cpu', report=lambda line: None
     )
     for measure in measured:
@@ -88,18 +94,18 @@ def profile(ratio: float) -> GradientProfile:
     return GradientProfile('model', 4, 32, groups, groups)
 
 
-def plan(name: str, peak: int, flops: int = 320) -> MethodPlan:
-    phase = PhasePlan(12, 1.0, 0, 0, 0, 0, 0, 0, 0, peak, 'update', flops)
-    return MethodPlan(name, 32, None, (phase,))
+def predicted(name: str, peak: int, flops: int = 320) -> MethodPrediction:
+    phase = PhasePrediction(12, 1.0, 0, 0, 0, 0, 0, 0, 0, peak, 'update', flops)
+    return MethodPrediction(name, 32, None, (phase,))
 
 
-PLANS = [
-    plan('adamw', 1600),
-    plan('sgd', 1200),
-    plan('freeze-embed', 1190, 310),
-    plan('freeze-embed-no-momentum', 800, 310),
-    plan('sgd-in-backward', 500, 310),
-    plan('gradual-unfreezing', 1190, 200),
+PREDICTIONS = [
+    predicted('adamw', 1600),
+    predicted('sgd', 1200),
+    predicted('freeze-embed', 1190, 310),
+    predicted('freeze-embed-no-momentum', 800, 310),
+    predicted('sgd-in-backward', 500, 310),
+    predicted('gradual-unfreezing', 1190, 200),
 ]
 
 
@@ -114,7 +120,7 @@ PLANS = [
     (0.3, 1310, 'freeze-embed'),
 ])  # fmt: skip
 def test_choice_follows_the_ratio_and_the_memory(ratio, memory, expected):
-    answer = diagnose(profile(ratio), PLANS, 0.01, memory)
+    answer = choose_method(profile(ratio), PREDICTIONS, 0.01, memory)
     assert answer.recommendation == expected
     assert answer.headline.startswith('No method fits' if memory == 100 else f'Take {expected}')
     text = ' '.join(answer.reasons)
@@ -133,16 +139,16 @@ def test_evidence_is_the_papers_and_its_rank_correlation_is_that_of_the_ranks():
     x, y = rankdata([p.ratio for p in points]), rankdata([p.freeze_embed_gain for p in points])
     x, y = x - x.mean(), y - y.mean()
     assert found.spearman == pytest.approx((x @ y) / ((x @ x) * (y @ y)) ** 0.5)
-    assert 0.4 < found.spearman < 0.6  # what the texts say: a hint
+    assert 0.4 < found.spearman < 0.6  # the texts call it a hint
     assert {point.model for point in nearest(points, 0.25)} == {'bit-r50', 'bit-r101'}
     resnets = [p.ratio for p in points if p.model.startswith('bit')]
     assert max(resnets) < TOWERS_FROM < min(p.ratio for p in points if not p.model.startswith('bit'))
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--memory', 'much'], "'much' is no memory size"),
+    (['--memory', 'much'], "'much' is not a memory size"),
     (['--batches', '0'], "'0' is not a positive whole number"),
-    (['--json', 'nowhere/answer.json'], 'nowhere/answer.json: there is no such folder'),
+    (['--json', 'nowhere/answer.json'], 'nowhere/answer.json: the directory does not exist'),
 ])  # fmt: skip
 def test_bad_options(run_tool, options, message):
     code, err = run_tool('diagnose', CONFIG, *options)
@@ -157,7 +163,7 @@ def test_bad_configs(run_tool, tmp_path):
 
 
 def test_model_that_does_not_fit_the_gpu_is_measured_on_the_cpu(run_diagnose, tmp_path):
-    """The answer is most wanted where the measurement itself runs out of memory."""
+    """Users need the answer most when full fine-tuning runs out of memory."""
     first = [torch.OutOfMemoryError('CUDA out of memory')]
 
     def step(*args, **kwargs):

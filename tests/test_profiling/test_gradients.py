@@ -1,4 +1,4 @@
-"""The gradient analysis against plain autograd, the authors' rules, and the program on the demo and both libraries."""
+"""The gradient analysis against plain autograd and the authors' rules; tools/layer_grads.py on both libraries."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from mmpretrain.structures import DataSample
 from PIL import Image
 
 from ftsgd_plugin.layers import list_layers, paper_parts
-from ftsgd_plugin.profiling.gradients import Gradient, GradientProfile, layer_grad_norms, measure_gradients
+from ftsgd_plugin.profiling.gradients import Gradient, GradientProfile, measure_gradients
 from ftsgd_plugin.profiling.plots import draw_layer_gradients
 from ftsgd_plugin.profiling.setup import pretrained_model, training_loader
 from ftsgd_plugin.utils.errors import UserError
@@ -35,15 +35,15 @@ TINY = {
 WIDTH = {'timm-vit': 32, 'timm-convnext': 32, 'open_clip': 512}
 
 
-def batch(pictures: int, seed: int = 0) -> dict:
+def batch(size: int, seed: int = 0) -> dict:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(256, (pictures, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(3, (pictures,), generator=generator).tolist()
+    images = torch.randint(256, (size, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(3, (size,), generator=generator).tolist()
     return dict(inputs=list(images), data_samples=[DataSample().set_gt_label(label) for label in labels])
 
 
 def reference(model, batches) -> dict[str, float]:
-    """Layer -> norm of the gradient of the mean loss of all pictures, by autograd, parameter by parameter."""
+    """Layer -> norm of the gradient of the mean loss of all images, by autograd, parameter by parameter."""
     inputs = torch.stack([image for part in batches for image in part['inputs']]).float() / 255
     labels = torch.cat([sample.gt_label for part in batches for sample in part['data_samples']])
     logits = model.head.fc(model.backbone(inputs)[0])
@@ -92,21 +92,20 @@ def test_accumulated_batches_are_one_batch(model):
         assert layer.norm == pytest.approx(sum(norms[layer.name] for norms in expected) / 2, rel=1e-5)
 
 
-def test_one_batch_is_what_the_demo_draws(model):
+def test_one_batch_has_no_deviation(model):
     profile = measure_gradients(model, [batch(4)])
-    assert [(layer.name, norm) for layer, norm in layer_grad_norms(model, batch(4))] == [
-        (layer.name, layer.norm) for layer in profile.layers
-    ]
-    assert profile.layers[0].std is None
+    expected = reference(model, [batch(4)])
+    assert {layer.name: layer.norm for layer in profile.layers} == pytest.approx(expected, rel=1e-5)
+    assert all(layer.std is None for layer in profile.layers)
 
 
-def test_count_ends_early_and_no_whole_batch_is_refused(model):
+def test_count_ends_early_and_an_incomplete_batch_is_refused(model):
     assert measure_gradients(model, (batch(2, i) for i in range(9)), count=2).batches == 2
     with pytest.raises(UserError, match='has no batch of this size'):
         measure_gradients(model, [batch(2)], accumulate=2)
 
 
-def test_a_model_that_holds_its_embedding_fixed_has_no_ratio(vit):
+def test_model_with_a_fixed_embedding_has_no_ratio(vit):
     with pytest.raises(UserError, match='the model has no gradient in its embed layers'):
         measure_gradients(vit(frozen_stages=1), [batch(2)])
 
@@ -180,7 +179,7 @@ def test_the_program_on_the_demo_and_both_libraries(run_tool, digits_root, tmp_p
     profiles = json.loads((tmp_path / 'out/layer_grads.json').read_text())
     names = [f'vit-tiny_freeze-embed_digits ({k})' for k in (1, 2)] + list(TINY)
     assert [profile['name'] for profile in profiles] == names
-    assert profiles[0]['layers'] == profiles[1]['layers']  # same seed, same pictures
+    assert profiles[0]['layers'] == profiles[1]['layers']  # same seed, same images
     for profile in profiles:
         assert profile['ratio'] == pytest.approx(profile['embed'] / profile['largest_middle'])
         assert profile['batches'] == 2 and profile['layers'][0]['part'] == 'embed'  # measured although frozen
@@ -236,7 +235,7 @@ def test_bad_input_is_one_line(run_tool, tmp_path):
     assert not list((tmp_path / 'out').iterdir())
 
 
-def test_without_matplotlib_the_program_says_so_before_it_measures(run_tool, tmp_path, monkeypatch):
+def test_missing_matplotlib_is_reported_before_the_measurement(run_tool, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     code, err = run_tool('layer_grads', ROOT / 'configs/vit-tiny_sgd_digits.py', '--out', tmp_path / 'out')
     assert code == 2 and 'matplotlib, which draws the figures, is missing' in err

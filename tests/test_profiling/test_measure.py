@@ -11,13 +11,13 @@ DEMO = ROOT / 'configs/vit-tiny_freeze-embed_digits.py'
 
 
 @pytest.fixture(autouse=True)
-def loud_again():
-    """The program quietens MMEngine's logger, which outlives it in this process."""
+def restored_logger():
+    """The program changes the level of MMEngine's logger, which outlives it in this process."""
     yield
     MMLogger.get_instance('after-resources', log_level='INFO')
 
 
-def test_planned_and_measured_stand_side_by_side(run_tool, tmp_path):
+def test_table_has_predicted_and_measured_cost(run_tool, tmp_path):
     methods = ('adamw', 'freeze-embed', 'sgd-in-backward')
     options = ('--batch-size', 4, '--steps', 2, '--rounds', 1, '--device', 'cpu', '--out', tmp_path / 'out')
     code, err = run_tool('resources', DEMO, '--methods', *methods, *options)
@@ -36,7 +36,7 @@ def test_planned_and_measured_stand_side_by_side(run_tool, tmp_path):
     assert not list((tmp_path / 'out').glob('.*'))
 
 
-def test_the_papers_ratios_stand_beside_vit_b16_and_l14(run_tool):
+def test_table_has_the_papers_ratios_for_vit_b16_and_l14(run_tool):
     methods = ('adamw', 'freeze-embed', 'freeze-embed-no-momentum')
     models = ('clip-vit-b16', 'clip-vit-l14')
     code, err = run_tool('resources', '--models', *models, '--batch-size', 8, '--methods', *methods, '--plan-only')

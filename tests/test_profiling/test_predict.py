@@ -1,4 +1,4 @@
-"""The resource plan against what real steps hold: counted tensors, PyTorch's allocator, closed formulas."""
+"""Predicted cost against real steps: counted tensors, PyTorch's allocator, closed formulas."""
 
 import json
 
@@ -10,9 +10,9 @@ from mmpretrain.registry import OPTIM_WRAPPERS
 
 from ftsgd_plugin.layers import list_layers
 from ftsgd_plugin.profiling.fake_step import FakeModel
-from ftsgd_plugin.profiling.measure import measure_config
-from ftsgd_plugin.profiling.phases import METHODS, load_method, phases
-from ftsgd_plugin.profiling.predict import plan_config
+from ftsgd_plugin.profiling.measure import measure_methods
+from ftsgd_plugin.profiling.phases import METHODS, list_phases, load_method
+from ftsgd_plugin.profiling.predict import RunCosts, predict_methods
 from ftsgd_plugin.utils.errors import UserError
 
 CLIP = dict(image_size=32, layers=2, width=64)
@@ -58,20 +58,20 @@ MIXED = ('clip-vit-b16', 'convnext-b', 'vit-tiny')
 
 
 @pytest.mark.parametrize('name, autocast', [*((name, None) for name in TINY), *((name, 'bfloat16') for name in MIXED)])
-def test_the_plan_is_within_5_percent_of_the_counted_bytes(name, autocast):
+def test_prediction_is_within_5_percent_of_the_counted_bytes(name, autocast):
     cfg = tiny(name, epochs=2 if name.startswith('bit') else 3)
-    methods = METHODS[-2:] if name.startswith('bit') else METHODS  # slow, and the other methods differ as elsewhere
+    methods = METHODS[-2:] if name.startswith('bit') else METHODS  # slow, and the others are tested on other models
     settings = dict(methods=methods, batch_size=4, autocast=autocast, device='cpu')
-    measured = measure_config(cfg, steps=1, rounds=1, report=lambda line: None, **settings)
+    measured = measure_methods(cfg, steps=1, rounds=1, report=lambda line: None, **settings)
     assert [line.name for line in measured] == list(methods)
-    for plan, real in zip(plan_config(cfg, **settings), measured):
+    for plan, real in zip(predict_methods(cfg, **settings), measured):
         for planned, counted in zip(plan.phases, real.phases, strict=True):
             where = (plan.name, planned.open_blocks)
             for key in ('weights', 'buffers', 'gradients', 'state'):
                 assert getattr(planned, key) == getattr(counted, key), (*where, key)
             assert planned.activations == pytest.approx(counted.activations, rel=0.05), where
             assert planned.peak == pytest.approx(counted.peak, rel=0.05), where
-            # An independent witness, which also sees the scratch space inside operators.
+            # Measured independently; includes the scratch space inside operators.
             assert 0.99 * counted.peak <= counted.allocated, where
             if name == 'vit-tiny' and autocast is None:  # bfloat16 operators have scratch space for every thread
                 assert planned.peak == pytest.approx(counted.allocated, rel=0.05), where
@@ -79,9 +79,9 @@ def test_the_plan_is_within_5_percent_of_the_counted_bytes(name, autocast):
 
 
 def test_adamw_sgd_and_in_backward_hold_16_12_8_and_4_bytes_per_parameter():
-    """At batch 1 and few tokens: weights, gradients and state are all there is."""
+    """At batch 1 and few tokens weights, gradients and state make up everything."""
     names = ('adamw-freeze-embed', 'freeze-embed', 'freeze-embed-no-momentum', 'sgd-in-backward')
-    for plan, per_param in zip(plan_config(part('vit-b16'), names, batch_size=1, device='cpu'), (16, 12, 8, 4)):
+    for plan, per_param in zip(predict_methods(part('vit-b16'), names, batch_size=1, device='cpu'), (16, 12, 8, 4)):
         (phase,) = plan.phases
         frozen = 590_592 * 4
         largest = phase.gradients if plan.name == 'sgd-in-backward' else 0
@@ -91,7 +91,8 @@ def test_adamw_sgd_and_in_backward_hold_16_12_8_and_4_bytes_per_parameter():
 
 def test_the_update_of_adamw_on_cuda_holds_a_copy_of_what_trains():
     on_cuda, on_cpu = (
-        plan_config(part('vit-b16'), ['adamw'], batch_size=1, device=device)[0].phases[0] for device in ('cuda', 'cpu')
+        predict_methods(part('vit-b16'), ['adamw'], batch_size=1, device=device)[0].phases[0]
+        for device in ('cuda', 'cpu')
     )
     assert on_cuda.temporaries == pytest.approx(on_cuda.weights, rel=1e-3) and on_cpu.temporaries < 0.1 * on_cpu.weights
     assert on_cuda.peak_in == 'update'
@@ -100,7 +101,7 @@ def test_the_update_of_adamw_on_cuda_holds_a_copy_of_what_trains():
 @pytest.mark.parametrize('name, giga', [('vit-b16', 105), ('clip-vit-l14', 486), ('convnext-b', 92), ('bit-r50', 25)])
 def test_flops_are_three_times_the_published_forward_pass(name, giga):
     """timm's GMACs x 2 x 3; groups of ConvNeXt's convolutions counted once, attention counted."""
-    (plan,) = plan_config(part(name), ['sgd'], batch_size=2, device='cpu')
+    (plan,) = predict_methods(part(name), ['sgd'], batch_size=2, device='cpu')
     assert plan.mean_flops_per_image / 1e9 == pytest.approx(giga, rel=0.03)
 
 
@@ -123,7 +124,9 @@ def test_gradual_unfreezing_opens_blocks_as_the_papers_code_does():
 
     def opened(length):
         return [
-            n for p in phases(method, layers, length) for n in [p.open_blocks] * round(p.fraction_of_steps * length)
+            n
+            for p in list_phases(method, layers, length)
+            for n in [p.open_blocks] * round(p.fraction_of_steps * length)
         ]
 
     assert opened(20) == [0, 0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 6, 7, 8, 8, 9, 10, 10, 11, 12]
@@ -135,7 +138,7 @@ def test_the_phases_train_what_gradual_unfreezing_trains():
     layers = list_layers(FakeModel(part('clip-vit-b16')).model)
     first, second, *_, last = (
         [layer.name for layer in layers if layer not in phase.frozen]
-        for phase in phases(load_method('gradual-unfreezing'), layers, 5)
+        for phase in list_phases(load_method('gradual-unfreezing'), layers, 5)
     )
     assert first == ['proj', 'head']
     assert second[0] == 'blocks.9.norm1' and second[-3:] == ['post_norm', 'proj', 'head']
@@ -145,7 +148,7 @@ def test_the_phases_train_what_gradual_unfreezing_trains():
 @pytest.mark.parametrize('name', ['vit-b16', 'clip-vit-b16'])
 def test_gradual_unfreezing_takes_two_thirds_of_the_operations(name):
     """(1 + 2 n/L) / 3 of a step with n of L blocks open, also where frozen blocks run by another operator (CLIP)."""
-    full, gradual = plan_config(part(name), ['adamw', 'gradual-unfreezing'], batch_size=1, device='cpu')
+    full, gradual = predict_methods(part(name), ['adamw', 'gradual-unfreezing'], batch_size=1, device='cpu')
     blocks = full.phases[0].open_blocks
     share = sum(phase.open_blocks * phase.fraction_of_steps for phase in gradual.phases) / blocks
     saving = gradual.mean_flops_per_image / full.mean_flops_per_image
@@ -155,16 +158,16 @@ def test_gradual_unfreezing_takes_two_thirds_of_the_operations(name):
     assert peaks == sorted(peaks)
 
 
-def test_vit_l14_is_planned_without_its_memory():
-    """1.2 GB of weights and 4 GB of activations are described by fake tensors, which hold nothing."""
+def test_vit_l14_is_predicted_without_its_memory():
+    """1.2 GB of weights and 4 GB of activations are described by fake tensors, which hold no storage."""
     fake = FakeModel(part('clip-vit-l14'))
     assert type(next(fake.model.parameters())).__name__ == 'FakeTensor'
     trace = fake.trace(8)
     assert trace.activations > 3e9 and trace.flops > 1e12
 
 
-def test_the_plan_is_json():
-    (plan,) = plan_config(tiny('vit-tiny'), ['gradual-unfreezing'])
+def test_prediction_is_json():
+    (plan,) = predict_methods(tiny('vit-tiny'), ['gradual-unfreezing'])
     read = json.loads(json.dumps(plan.to_dict()))
     assert read['peak'] == max(phase['peak'] for phase in read['phases']) and read['batch_size'] == 4
     assert sum(phase['fraction_of_steps'] for phase in read['phases']) == pytest.approx(1)
@@ -174,22 +177,64 @@ def test_methods_whose_wrapper_is_not_registered_are_left_out_with_a_reason(monk
     lines = []
     known = OPTIM_WRAPPERS.get
     monkeypatch.setattr(OPTIM_WRAPPERS, 'get', lambda key: None if key == 'SGDInBackwardOptimWrapper' else known(key))
-    measured = measure_config(tiny('vit-b16'), ['sgd-in-backward'], batch_size=2, device='cpu', report=lines.append)
+    measured = measure_methods(tiny('vit-b16'), ['sgd-in-backward'], batch_size=2, device='cpu', report=lines.append)
     assert measured == [] and lines == ['sgd-in-backward: left out, SGDInBackwardOptimWrapper is not registered.']
+
+
+def full_config(model: str, method: str, dataset: str, **options) -> Config:
+    cfg = Config.fromfile(ROOT / f'configs/{model}_{method}_{dataset}.py')
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def test_cost_of_a_run_in_closed_form():
+    """CLIP ViT-B/16 on Waterbirds: 20 epochs of 4,795 images, each followed by 1,199 + 5,794."""
+    cost = RunCosts()(full_config('clip-vit-b16', 'adamw', 'waterbirds'))
+    assert (cost.images, cost.evaluated) == (20 * 4795, 20 * (1199 + 5794))
+    forward = 2 * 17.56e9  # multiply-adds of a ViT-B/16 with 197 tokens
+    assert cost.flops == pytest.approx(forward * (3 * cost.images + cost.evaluated), rel=0.01)
+    assert cost.hours(60) == pytest.approx(cost.flops / 60e12 / 3600)
+    parameters = 86_193_666
+    assert cost.weights_bytes == 4 * parameters and cost.state_bytes == pytest.approx(8 * parameters, rel=1e-4)
+    assert cost.running_bytes > cost.kept_bytes > 2 * cost.weights_bytes + cost.state_bytes
+
+
+def test_cost_of_a_run_is_the_prediction_of_its_method():
+    cfg = full_config('vit-tiny', 'gradual-unfreezing', 'digits', **{'val_dataloader.dataset.datasets.0.indices': 40})
+    cost = RunCosts()(cfg)
+    (method,) = predict_methods(cfg, ['gradual-unfreezing'], batch_size=2)
+    assert (cost.images, cost.evaluated) == (8 * 800, 8 * (40 + 794))
+    training = cost.images * method.mean_flops_per_image
+    assert cost.flops == pytest.approx(training + cost.evaluated * 10_864_384)
+    assert cost.state_bytes == max(phase.state for phase in method.phases)
+    assert cost.weights_bytes == 4 * 313_666
+
+
+def test_runs_of_one_model_share_its_traces(monkeypatch):
+    traced, reported = [], []
+    trace = FakeModel.trace
+    monkeypatch.setattr(FakeModel, 'trace', lambda self, *args: traced.append(args) or trace(self, *args))
+    costs = RunCosts(reported.append)
+    first = costs(full_config('vit-tiny', 'sgd', 'digits'))
+    again = costs(full_config('vit-tiny', 'sgd', 'digits', **{'optim_wrapper.optimizer.lr': 1.0, 'randomness.seed': 7}))
+    assert first == again and len(traced) == 1 and reported == ['vit-tiny']
+    adamw, frozen = (costs(full_config('vit-tiny', name, 'digits')) for name in ('adamw', 'freeze-embed'))
+    assert len(traced) == 2 and reported == ['vit-tiny']
+    assert adamw.flops == first.flops > frozen.flops and adamw.state_bytes > first.state_bytes > frozen.state_bytes
 
 
 def test_mistakes_are_one_line():
     with pytest.raises(UserError, match='has no model'):
-        plan_config(Config(dict(train_cfg={})))
+        predict_methods(Config(dict(train_cfg={})))
     with pytest.raises(UserError, match=r'adamv\.py: no such config'):
-        plan_config(tiny('vit-b16'), ['adamv'])
+        predict_methods(tiny('vit-b16'), ['adamv'])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @pytest.mark.parametrize('autocast', [None, 'bfloat16'])
-def test_the_plan_is_within_5_percent_of_the_peak_on_cuda(autocast):
+def test_prediction_is_within_5_percent_of_the_peak_on_cuda(autocast):
     settings = dict(methods=METHODS, batch_size=32, autocast=autocast, device='cuda')
-    measured = measure_config(part('vit-b16'), steps=4, rounds=1, **settings)
-    for plan, real in zip(plan_config(part('vit-b16'), **settings), measured):
+    measured = measure_methods(part('vit-b16'), steps=4, rounds=1, **settings)
+    for plan, real in zip(predict_methods(part('vit-b16'), **settings), measured):
         assert plan.peak == pytest.approx(real.peak, rel=0.05), plan.name
         assert real.reserved >= real.peak

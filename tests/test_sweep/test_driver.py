@@ -156,7 +156,7 @@ def test_changed_run_runs_anew_and_says_so(straight, tmp_path):
     )
     result = run_sweep(plan, out)
     assert result.returncode == 0 and '3 finished before' in result.stdout
-    assert f'{name}: its config has changed; the old folder is now {out}/replaced/{name}.1' in result.stdout
+    assert f'{name}: its config has changed; the old directory is now {out}/replaced/{name}.1' in result.stdout
     assert old.epochs == read_record(out / 'replaced' / f'{name}.1' / 'replaced-record.json').epochs
     assert records(out) == records(straight_out)
 
@@ -166,7 +166,7 @@ def test_cluster_that_is_not_there_is_one_line(straight, tmp_path):
     result = run_sweep(plan, tmp_path / 'out', '--address', f'127.0.0.1:{free_port()}')
     assert result.returncode == 2
     (line,) = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
-    assert 'no Ray cluster there (Connection refused); start one with `ray start --head`' in line
+    assert 'no Ray cluster answers (Connection refused); start one with `ray start --head`' in line
 
 
 def test_two_drivers_never_run_the_same_sweep(straight, tmp_path):
@@ -178,5 +178,8 @@ def test_two_drivers_never_run_the_same_sweep(straight, tmp_path):
     assert f'error: {out}: another process is running this sweep; wait for it or end it.' in result.stderr
     first.send_signal(signal.SIGTERM)
     _, err = first.communicate(timeout=60)
-    assert first.returncode == 2 and err.splitlines()[-1] == f'error: {out}: interrupted; the same command goes on.'
+    assert (
+        first.returncode == 2
+        and err.splitlines()[-1] == f'error: {out}: interrupted; run the same command again to continue.'
+    )
     wait_until(lambda: not processes(out), 30)

@@ -1,6 +1,5 @@
 """One run as a process: its last line, its log, and that it never outlives what started it."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ftsgd_plugin.sweep import process
-from ftsgd_plugin.sweep.process import run_process
+from ftsgd_plugin.sweep import ray_backend as process
+from ftsgd_plugin.sweep.ray_backend import run_process
 
 
 def run(folder: Path, code: str, **environment) -> tuple[int, str]:
@@ -59,12 +58,11 @@ SLEEPER = 'import os, time; open("pid", "w").write(str(os.getpid())); time.sleep
 @pytest.mark.parametrize('signal_number', [signal.SIGKILL, signal.SIGINT])
 def test_a_run_dies_with_what_started_it(tmp_path, signal_number):
     """By kill -9 too, when nobody is left to end it."""
-    code = (
-        f'from process import run_process; run_process(["-c", {SLEEPER!r}], {str(tmp_path)!r}, {{}}, {str(tmp_path)!r})'
-    )
+    arguments = f'["-c", {SLEEPER!r}], {str(tmp_path)!r}, {{}}, {str(tmp_path)!r}'
+    code = f'from ftsgd_plugin.sweep.ray_backend import run_process; run_process({arguments})'
     parent = subprocess.Popen(
         [sys.executable, '-c', code],
-        cwd=Path(process.__file__).parent,
+        cwd=Path(process.__file__).parents[2],
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )
@@ -78,13 +76,19 @@ def test_a_run_dies_with_what_started_it(tmp_path, signal_number):
 
 def test_two_processes_never_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(process, 'LOCK_SECONDS', 0.3)
-    lock = os.open(tmp_path / 'run.lock', os.O_CREAT | os.O_RDWR)
-    assert process.take_lock(lock, 0)
-    assert run(tmp_path, 'print("fine")') == (1, 'another process is running it; end that one first')
-    os.close(lock)
+    with process.hold_lock(tmp_path / 'run.lock', 0):
+        assert run(tmp_path, 'print("fine")') == (1, 'another process is running it; end that one first')
     assert run(tmp_path, 'print("fine")') == (0, '')
 
 
-def test_what_ray_workers_get_imports_no_torch():
-    code = 'import sys; import process; sys.exit("torch" in sys.modules or "ftsgd_plugin" in sys.modules)'
-    assert subprocess.run([sys.executable, '-c', code], cwd=Path(process.__file__).parent).returncode == 0
+def test_function_that_ray_sends_to_workers_needs_neither_torch_nor_this_package(tmp_path):
+    cloudpickle = pytest.importorskip('ray').cloudpickle
+    cloudpickle.register_pickle_by_value(process)
+    (tmp_path / 'function').write_bytes(cloudpickle.dumps(run_process))
+    cloudpickle.unregister_pickle_by_value(process)
+    code = (
+        'import pickle, sys; run = pickle.load(open("function", "rb")); print(run(["-c", "1"], ".", {}, "."));'
+        'sys.exit("torch" in sys.modules or "ftsgd_plugin" in sys.modules)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "(0, '')\n"), done.stderr

@@ -1,11 +1,12 @@
-"""The progress table: counts, and an eta that goes by predicted cost."""
+"""Progress of a sweep: counts by method, an ETA that weighs runs by predicted cost, a line per run."""
 
-import sys
+import io
 
 import pytest
+from rich.console import Console
 
 from ftsgd_plugin.sweep import progress
-from ftsgd_plugin.sweep.progress import Progress
+from ftsgd_plugin.sweep.progress import SweepProgress
 
 
 @pytest.fixture
@@ -19,37 +20,51 @@ def clock(monkeypatch):
     return Clock
 
 
-def test_counts_by_method_and_eta_by_cost(clock, capsys):
-    shown = Progress(['sgd', 'sgd', 'adamw', 'adamw'], [1.0, 1.0, 10.0, 1.0], finished=[1])
-    assert shown.eta() == '?'
-    shown.started(0)
-    shown.started(2)
-    clock.now = 60.0
-    shown.ended(0, 'a', '', 'ID 90.0%')
-    assert shown.eta() == '11:00'  # 11 of 12 to do, one took a minute
-    shown.ended(3, 'b', 'MemoryError', '')
-    assert shown.table().splitlines() == [
-        'method     done  running   failed  waiting',
-        'sgd           2        0        0        0',
-        'adamw         0        1        1        0',
-        'all           2        1        1        0',
-        'eta 5:00',
-    ]
-    clock.now = 36_000.0
-    shown.ended(2, 'c', '', 'ID 80.0%')
-    assert shown.eta() == '0:00'
-    lines = capsys.readouterr().out.splitlines()
+def console(terminal: bool) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=120)
+
+
+def counts(done: int, running: int, failed: int, waiting: int) -> dict[str, int]:
+    return dict(done=done, running=running, failed=failed, waiting=waiting)
+
+
+def test_counts_by_method_and_eta_by_cost(clock):
+    plain = console(terminal=False)
+    with SweepProgress(['sgd', 'sgd', 'adamw', 'adamw'], [1.0, 1.0, 10.0, 1.0], [1], plain) as shown:
+        assert shown.eta() == '?'
+        shown.started(0)
+        shown.started(2)
+        clock.now = 60.0
+        shown.ended(0, 'a', '', 'ID 90.0%')
+        assert shown.eta() == '11:00'  # 11 of 12 to do, one took a minute
+        shown.ended(3, 'b', 'MemoryError', '')
+        assert shown.counts('sgd') == counts(2, 0, 0, 0)
+        assert shown.counts('adamw') == counts(0, 1, 1, 0)
+        assert shown.counts() == counts(2, 1, 1, 0)
+        assert shown.eta() == '5:00'
+        clock.now = 36_000.0
+        shown.ended(2, 'c', '', 'ID 80.0%')
+        assert shown.eta() == '0:00'
+    lines = plain.file.getvalue().splitlines()
     assert [line.split()[:3] for line in lines] == [['[', '1/3]', 'a'], ['[', '2/3]', 'b'], ['[', '3/3]', 'c']]
-    assert 'failed: MemoryError' in lines[1] and '\x1b' not in ''.join(lines)
+    assert 'failed: MemoryError' in lines[1] and 'ID 80.0%' in lines[2] and '\x1b' not in ''.join(lines)
 
 
-def test_table_stays_in_its_place_on_a_terminal(clock, capsys, monkeypatch):
-    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
-    shown = Progress(['sgd', 'adamw'], [1.0, 1.0], finished=[])
-    shown.draw()
-    shown.started(0)
-    shown.draw()
-    shown.ended(0, 'a', '', 'ID 90.0%')
-    out = capsys.readouterr().out
-    assert out.count('\x1b[5A\x1b[J') == 2 and out.count('method') == 3
-    assert out.rindex('[ 1/2] a') < out.rindex('method')
+def test_bars_stay_below_the_lines_on_a_terminal(clock):
+    terminal = console(terminal=True)
+    with SweepProgress(['sgd', 'adamw'], [1.0, 1.0], [], terminal) as shown:
+        shown.started(0)
+        clock.now = 30.0
+        shown.ended(0, 'a', '', 'ID 90.0%')
+    out = terminal.file.getvalue()
+    assert '\x1b[' in out and out.rindex('[ 1/2] a') < out.rindex('adamw')
+    last = out[out.rindex('sgd') :]
+    assert '1 done  0 running  0 failed  0 waiting' in last
+    assert '1 done  0 running  0 failed  1 waiting  eta 0:30' in last
+
+
+def test_brackets_in_a_failure_are_printed_as_they_are():
+    plain = console(terminal=False)
+    with SweepProgress(['sgd'], [1.0], [], plain) as shown:
+        shown.ended(0, 'a', "KeyError: '[red]x'", '')
+    assert "KeyError: '[red]x'" in plain.file.getvalue()

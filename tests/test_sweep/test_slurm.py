@@ -1,4 +1,4 @@
-"""The Slurm script: valid bash, one task is one run, submitting it again goes on."""
+"""The Slurm script: valid bash, one task is one run, submitting it again continues."""
 
 import subprocess
 
@@ -10,19 +10,19 @@ from ftsgd_plugin.records import read_record
 
 
 def test_script_is_valid_and_one_of_its_tasks_runs_here(digits_root, run_tool, tmp_path):
-    plan, out, folder = write_plan(tmp_path, digits_root), tmp_path / 'my out', tmp_path / 'my slurm'
-    code, err = run_tool('sweep', plan, '--out', out, '--slurm', folder, '--gpus-per-run', '0', *OPTIONS)
+    plan, out, directory = write_plan(tmp_path, digits_root), tmp_path / 'my out', tmp_path / 'my slurm'
+    code, err = run_tool('sweep', plan, '--out', out, '--slurm', directory, '--gpus-per-run', '0', *OPTIONS)
     assert code == 0, err
-    script = folder / 'sweep.sh'
+    script = directory / 'sweep.sh'
     assert subprocess.run(['bash', '-n', str(script)]).returncode == 0
     text = script.read_text()
     assert '#SBATCH --array=0-3\n' in text and '--gpus' not in text.replace('--gpus-per-run', '')
-    names = [line.split()[1] for line in (folder / 'runs.txt').read_text().splitlines()]
+    names = [line.split()[1] for line in (directory / 'runs.txt').read_text().splitlines()]
     assert len(names) == 4 and not (out / 'runs').exists()
-    for said in ('finished', 'finished'):
+    for printed in ('finished', 'finished'):
         result = run_process('bash', script, cwd=ROOT, SLURM_ARRAY_TASK_ID='2')
         assert result.returncode == 0, result.stderr
-        assert f'{names[2]}: {said}' in result.stdout
+        assert f'{names[2]}: {printed}' in result.stdout
     record = read_record(out / 'runs' / names[2])
     assert record.status == 'finished' and names[2].startswith('vit-tiny_freeze-embed_digits_lr1e-3')
     assert [path.name for path in (out / 'runs').iterdir()] == [names[2]]
@@ -42,10 +42,10 @@ def test_gpus_of_a_task(run_tool, tmp_path):
     assert run_tool('sweep', plan, '--out', tmp_path / 'out', '--slurm', tmp_path / 'slurm')[0] == 0
     assert '#SBATCH --gpus-per-task=1\n' in (tmp_path / 'slurm/sweep.sh').read_text()
     code, err = run_tool('sweep', plan, '--out', tmp_path / 'out', '--slurm', tmp_path / 's', '--gpus-per-run', '0.5')
-    assert (code, err) == (2, 'error: --gpus-per-run 0.5: Slurm gives out whole GPUs; give 1 or 0, or use Ray.\n')
+    assert (code, err) == (2, 'error: --gpus-per-run 0.5: Slurm allocates whole GPUs; give 1 or 0, or use Ray.\n')
 
 
 @pytest.mark.parametrize('index', ['-1', '4'])
-def test_index_that_is_none(run_tool, tmp_path, index):
+def test_index_outside_the_plan(run_tool, tmp_path, index):
     code, err = run_tool('sweep', write_plan(tmp_path), '--out', tmp_path / 'out', '--index', index)
     assert (code, err) == (2, f'error: --index {index}: the plan has runs 0 to 3.\n')

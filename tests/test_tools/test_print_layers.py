@@ -31,7 +31,7 @@ def test_freeze_option_and_totals(tmp_path):
     )  # fmt: skip
     lines = result.stdout.splitlines()
     assert lines[0].split() == ['layer', 'role', 'block', 'group', 'tensors', 'parameters', 'bytes', 'state']
-    assert lines[-1] == 'frozen: 1 layers, 9,408 parameters, 37,632 bytes'
+    assert lines[-1] == 'frozen: 1 layers, 9,408 parameters, 37,632 bytes (36.8 KiB)'
 
 
 def test_the_configs_own_freeze_is_shown(run_tool, tmp_path):
@@ -64,8 +64,8 @@ def test_config_without_a_model_and_unknown_layer(run_tool, tmp_path):
 def test_table_that_cannot_be_written_is_one_line_at_once(run_tool, tmp_path):
     (tmp_path / 'folder').mkdir()
     for path, message in (
-        ('nodir/x.json', 'there is no such folder; make it first.'),
-        ('folder', 'is a folder; name a file.'),
+        ('nodir/x.json', 'the directory does not exist; create it first.'),
+        ('folder', 'is a directory; name a file.'),
     ):
         code, err = run_tool('print_layers', ROOT / 'configs/vit-tiny_sgd_digits.py', '--json', tmp_path / path)
         assert (code, err) == (2, f'error: --json {tmp_path / path}: {message}\n') and not run_tool.stdout

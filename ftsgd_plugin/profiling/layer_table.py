@@ -1,0 +1,106 @@
+"""The layer list of a config's model as a table; the logic of ``tools/print_layers.py``."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+
+from ..freezing import Freeze, select_layers
+from ..layers import list_layers
+from ..runner.build import read_config
+from ..utils.errors import UserError
+from ..utils.files import write_text
+from ..utils.format import format_bytes
+from .fake_step import model_config
+
+COLUMNS = ('layer', 'role', 'block', 'group', 'tensors', 'parameters', 'bytes', 'state')
+
+
+def print_layers(
+    config: str | os.PathLike, freeze: Freeze | None = None, json_path: str | os.PathLike | None = None
+) -> list[dict]:
+    """Print the layers of a config's model, with totals of what trains and what is frozen.
+
+    Args:
+        config: A config file, or a model part.
+        freeze: See :func:`layer_table`.
+        json_path: Write the rows as a list of objects to this file.
+
+    Returns:
+        list[dict]: The rows of :func:`layer_table`.
+
+    Raises:
+        UserError: The config has no model, ``freeze`` names no layer, or ``json_path`` cannot be written.
+    """
+    if json_path and not Path(json_path).absolute().parent.is_dir():
+        raise UserError(f'--json {json_path}: the directory does not exist; create it first.')
+    if json_path and Path(json_path).is_dir():
+        raise UserError(f'--json {json_path}: is a directory; name a file.')
+    rows = layer_table(read_config(str(config)), freeze)
+    print(format_rows(rows))
+    if json_path:
+        write_text(json_path, json.dumps(rows, indent=1) + '\n')
+    return rows
+
+
+def layer_table(cfg: Config, freeze: Freeze | None = None) -> list[dict]:
+    """One row per layer of a config's model, from input to output. No weights are loaded.
+
+    Args:
+        cfg: A config, or a model part.
+        freeze: ``'embed'``, ``'stem'``, ``'none'`` or a list of layer names and globs. Default: the config's, else
+            ``'embed'``.
+
+    Returns:
+        list[dict]: Rows with the keys ``COLUMNS``.
+
+    Raises:
+        UserError: The config has no model, or ``freeze`` names no layer.
+    """
+    if freeze is None:
+        freeze = cfg.get('optim_wrapper', {}).get('paramwise_cfg', {}).get('freeze', 'embed')
+    layers = list_layers(_build_model(cfg))
+    frozen = {layer.name for layer in select_layers(layers, freeze)}
+    rows = []
+    for layer in layers:
+        fixed = layer.name in frozen or not any(param.requires_grad for param in layer.params.values())
+        values = (layer.name, layer.role, layer.block, layer.group, len(layer.params), layer.num_params)
+        rows.append(dict(zip(COLUMNS, (*values, layer.num_bytes, 'frozen' if fixed else 'trained'))))
+    return rows
+
+
+def _build_model(cfg: Config) -> torch.nn.Module:
+    """The model on the meta device, or on the CPU if its constructor reads values."""
+    settings = model_config(cfg)
+    init_default_scope('mmpretrain')
+    try:
+        with torch.device('meta'):
+            return MODELS.build(settings)
+    except (RuntimeError, NotImplementedError):
+        return MODELS.build(settings)
+
+
+def format_rows(rows: Sequence[dict]) -> str:
+    """The rows as a text table, with totals of what trains and what is frozen."""
+    cells = [
+        [('' if row[c] is None else f'{row[c]:,}' if isinstance(row[c], int) else row[c]) for c in COLUMNS]
+        for row in rows
+    ]
+    widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(COLUMNS)]
+    numeric = {i for i, column in enumerate(COLUMNS) if column in ('block', 'tensors', 'parameters', 'bytes')}
+
+    def line(values) -> str:
+        aligned = (v.rjust(w) if i in numeric else v.ljust(w) for i, (v, w) in enumerate(zip(values, widths)))
+        return '  '.join(aligned).rstrip()
+
+    lines = [line(COLUMNS), line(['-' * width for width in widths]), *map(line, cells), '']
+    for state in ('trained', 'frozen'):
+        chosen = [row for row in rows if row['state'] == state]
+        count, size = (sum(row[key] for row in chosen) for key in ('parameters', 'bytes'))
+        lines.append(f'{state}: {len(chosen)} layers, {count:,} parameters, {size:,} bytes ({format_bytes(size)})')
+    return '\n'.join(lines)

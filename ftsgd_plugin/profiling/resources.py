@@ -1,0 +1,189 @@
+"""Predicted and measured cost of every method beside the paper's ratios; the logic of ``tools/resources.py``."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date
+from pathlib import Path
+
+import mmengine
+import mmpretrain
+import torch
+from mmengine.config import Config
+
+from ..runner.build import read_config
+from ..utils.errors import UserError
+from ..utils.files import write_text
+from ..utils.format import format_bytes
+from ..utils.paths import config_path
+from .measure import MethodMeasure, measure_methods
+from .phases import METHODS
+from .plots import draw_resources
+from .predict import MethodPrediction, predict_methods
+
+# arXiv 2211.09359, section 4: memory of AdamW over that of the method, and gradual unfreezing's share of the time.
+PAPER = {
+    'ViT-B/16': {'freeze-embed': 1.16, 'freeze-embed-no-momentum': 1.36},
+    'ViT-L/14': {'freeze-embed': 1.18, 'freeze-embed-no-momentum': 1.49},
+}
+PAPER_TIME = {'gradual-unfreezing': 0.7}  # "about 30 %" saved
+HEADER = (
+    'method',
+    'predicted peak',
+    'measured peak',
+    'predicted / measured',
+    'AdamW / method, predicted',
+    'measured',
+    'paper',
+    'GFLOP / image',
+    'time / image',
+    'time / AdamW',
+    'paper',
+)
+
+
+def compare_resources(
+    configs: Iterable[str | os.PathLike] = (),
+    models: Iterable[str] = (),
+    methods: Sequence[str] = METHODS,
+    batch_sizes: Iterable[int] = (32,),
+    autocast: str | None = None,
+    steps: int = 20,
+    rounds: int = 2,
+    device: str | None = None,
+    predict_only: bool = False,
+    out: str | os.PathLike | None = None,
+    command: str = '',
+) -> list[dict]:
+    """Predict, and measure on this machine, the cost of every method on the models of some configs; print tables.
+
+    No weights are loaded: sizes and times do not depend on them.
+
+    Args:
+        configs: Config files; their own method is ignored.
+        models: Model parts, e.g. ``'clip-vit-b16'``.
+        methods: Names of ``configs/_base_/methods/``.
+        batch_sizes: Images per step, one table for each.
+        autocast: ``None`` (float32), ``'bfloat16'`` or ``'float16'``.
+        steps, rounds: See :func:`ftsgd_plugin.profiling.measure.measure_methods`.
+        device: ``'cpu'`` or ``'cuda'``. Default: CUDA if the machine has it.
+        predict_only: Measure nothing.
+        out: Directory for ``resources.json``, ``resources.md`` and ``resources.png``. Default: print only.
+        command: Recorded in the files.
+
+    Returns:
+        list[dict]: Per model and batch size, the numbers in ``resources.json``.
+
+    Raises:
+        UserError: There is no model, a config or method is missing, or there is no GPU to measure on.
+    """
+    if device == 'cuda' and not predict_only and not torch.cuda.is_available():
+        raise UserError('--device cuda: this machine has no GPU; leave it out, or add --plan-only.')
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    facts = _facts(command, device, 0 if predict_only else steps)
+    results, drawn, texts = [], [], []
+    for name, cfg in _find_models(configs, models).items():
+        for batch_size in batch_sizes:
+            title = f'{name}, batch {batch_size}, {autocast or "float32"}'
+            settings = dict(methods=methods, batch_size=batch_size, autocast=autocast, device=device)
+            predictions, measures = predict_methods(cfg, **settings), []
+            if not predict_only:
+                print(title, file=sys.stderr)
+                measures = measure_methods(cfg, steps=steps, rounds=rounds, report=_report, **settings)
+            text = f'## {title}\n\n{format_table(name, predictions, measures)}\n'
+            print(text, flush=True)
+            texts.append(text)
+            drawn.append((title, predictions, measures))
+            results.append(
+                dict(
+                    model=name,
+                    batch_size=batch_size,
+                    autocast=autocast,
+                    planned=[method.to_dict() for method in predictions],
+                    measured=[measure.to_dict() for measure in measures],
+                )
+            )
+    if out:
+        out = Path(out)
+        write_text(out / 'resources.json', json.dumps({**facts, 'results': results}, indent=1) + '\n')
+        write_text(out / 'resources.md', '\n'.join([f'`{facts}`\n', *texts]))
+        draw_resources(drawn, out / 'resources.png')
+        print(f'written: {out}/resources.json, resources.md, resources.png')
+    return results
+
+
+def _report(line: str) -> None:
+    print(f'  {line}', file=sys.stderr)
+
+
+def _find_models(configs: Iterable[str | os.PathLike], models: Iterable[str]) -> dict[str, Config]:
+    """The configs and model parts by name."""
+    found = {Path(path).stem: read_config(str(path)) for path in configs}
+    for name in models:
+        found[name] = Config.fromfile(config_path(f'_base_/models/{name}.py'))
+    if not found:
+        raise UserError('nothing to measure; name a config, or model parts with --models.')
+    return found
+
+
+def format_table(name: str, predictions: Sequence[MethodPrediction], measures: Sequence[MethodMeasure]) -> str:
+    """Predicted, measured and the paper's numbers of one model as a Markdown table.
+
+    Args:
+        name: Name of the config or model part; the paper has numbers for two networks.
+        predictions: Of the methods.
+        measures: Of the same methods; empty without a measurement.
+    """
+    predicted = {method.name: method for method in predictions}
+    measured = {measure.name: measure for measure in measures}
+    ratios = PAPER.get(_paper_network(name), {})
+    lines = [HEADER, ['---', *['--:'] * (len(HEADER) - 1)]]
+    for method in predictions:
+        real = measured.get(method.name)
+        row = [method.name, format_bytes(method.peak)]
+        row.append(format_bytes(real.peak) if real else '')
+        row.append(f'{method.peak / real.peak:.3f}' if real else '')
+        row.append(_ratio(predicted.get('adamw'), method, lambda item: item.peak))
+        row.append(_ratio(measured.get('adamw'), real, lambda item: item.peak))
+        row.append(f'{ratios[method.name]:.2f}' if method.name in ratios else '')
+        row.append(f'{method.mean_flops_per_image / 1e9:.3g}')
+        row.append(f'{1e3 * real.seconds_per_step / real.batch_size:.3g} ms' if real else '')
+        row.append(_ratio(real, measured.get('adamw'), lambda item: item.seconds_per_step))
+        row.append(f'{PAPER_TIME[method.name]:.2f}' if method.name in PAPER_TIME and ratios else '')
+        lines.append(row)
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def _paper_network(name: str) -> str | None:
+    """Which of the two networks of the paper's memory figures a config's name belongs to."""
+    return next((key for key, part in (('ViT-B/16', 'vit-b16'), ('ViT-L/14', 'vit-l14')) if part in name), None)
+
+
+def _ratio(over, under, key: Callable) -> str:
+    return f'{key(over) / key(under):.2f}' if over and under else ''
+
+
+def _facts(command: str, device: str, steps: int) -> dict:
+    """Command, device and versions that the numbers belong to."""
+    name = f'{_processor()}, {torch.get_num_threads()} threads'
+    if device == 'cuda' and torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+    return dict(
+        date=date.today().isoformat(),
+        command=command,
+        device=name,
+        steps=steps,
+        torch=torch.__version__,
+        mmengine=mmengine.__version__,
+        mmpretrain=mmpretrain.__version__,
+        python=platform.python_version(),
+    )
+
+
+def _processor() -> str:
+    for line in Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else ():
+        if line.startswith('model name'):
+            return line.split(':', 1)[1].strip()
+    return platform.processor() or platform.machine()
