@@ -1,12 +1,12 @@
-"""What ``LayerGradNormHook`` adds to a training step of a ViT, as a share of the step.
+"""Time that ``LayerGradNormHook`` adds to a training step of a ViT, as a share of the step.
 
     python benchmarks/layer_grad_norms.py                                   # ViT-B/16, batch 4, a few minutes on a CPU
     python benchmarks/layer_grad_norms.py --batch 32 --steps 50             # on a GPU
     python benchmarks/layer_grad_norms.py --model vit_tiny_patch16_224 --steps 20
 
-Random weights and pictures, SGD (freeze-embed). After every backward pass ``optim_wrapper.step`` is called on the same
-gradients with and without the hook in turn, so that a busy moment hits both alike; the hook costs the median difference
-of such pairs, and its share is that over the median of whole steps without it. Differences of whole steps say nothing
+Random weights and images, SGD (freeze-embed). After every backward pass ``optim_wrapper.step`` is called on the same
+gradients with and without the hook in turn, so that a busy moment affects both; the hook costs the median difference
+of such pairs, and its share is that over the median of whole steps without it. Differences of whole steps are noise
 on a shared machine. The share includes an interval's record (weight norms, fetch, file), spread over its 50 steps.
 """
 
@@ -32,7 +32,7 @@ PAIRS = 6  # updates without and with the hook per backward pass
 
 
 def build(model: torch.nn.Module):
-    """An optimizer wrapper of its own for each side."""
+    """A new optimizer wrapper: one without the hook, one with it."""
     optimizer = dict(type='SGD', lr=1e-4, momentum=0.9)
     cfg = dict(optimizer=optimizer, constructor='mmpretrain.FreezeEmbedOptimWrapperConstructor')
     return build_optim_wrapper(model, cfg)
@@ -53,12 +53,12 @@ def measure(model: torch.nn.Module, batch: int, steps: int, device: str) -> tupl
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         runner = SimpleNamespace(
             model=model,
             optim_wrapper=hooked,
             iter=0,
-            log_dir=folder,
+            log_dir=directory,
             visualizer=SimpleNamespace(add_scalars=lambda scalars, step: None),
             message_hub=MessageHub.get_instance('benchmark'),
         )
@@ -88,7 +88,7 @@ def measure(model: torch.nn.Module, batch: int, steps: int, device: str) -> tupl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', default='vit_base_patch16_224', help='timm ViT (default: vit_base_patch16_224)')
-    parser.add_argument('--batch', type=int, default=4, help='pictures per step (default: 4)')
+    parser.add_argument('--batch', type=int, default=4, help='images per step (default: 4)')
     parser.add_argument('--steps', type=int, default=10, help='whole steps (default: 10)')
     parser.add_argument('--threads', type=int, help="torch's threads on a CPU (default: torch's own)")
     args = parser.parse_args()

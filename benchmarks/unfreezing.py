@@ -5,7 +5,7 @@
 
 A forward pass costs one third of a step and a backward pass two thirds, half of it for the weights and half for the
 activations; closed blocks need no backward pass, so a step with a share p of the blocks open takes about
-(1 + 2 p) / 3. Phases are measured in turn, round after round, so that a busy machine disturbs all of them alike.
+(1 + 2 p) / 3. Phases are measured in turn, round after round, so that a busy machine affects all of them.
 """
 
 import argparse
