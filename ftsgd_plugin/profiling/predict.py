@@ -208,7 +208,7 @@ class RunCost:
         images: Images of all training epochs.
         evaluated: Images of all evaluations.
         flops: Of training, by the method's phases, and of evaluation.
-        weights_bytes: Of the model: the size of the best checkpoint.
+        weights_bytes: Of the model with its buffers: the size of the best checkpoint.
         state_bytes: Of the optimizer, at most; the last checkpoint holds it too.
     """
 
