@@ -1,10 +1,10 @@
-"""Run records without running anything: to measure the reports, and to see the authors' own runs in them.
+"""Write run records without training: to time the reports, and to see the authors' runs in them.
 
     python benchmarks/reports.py generated 5000 DIR   # random accuracies in the shape of the paper's experiments
     python benchmarks/reports.py authors DIR          # the 432 stored runs of CLIP ViT-B/16 of the paper's authors
     time python tools/report.py DIR -o report.html
 
-Generated accuracies are random: they measure time, never methods.
+Generated accuracies are random: they serve to measure time, not methods.
 """
 
 import argparse
@@ -42,7 +42,7 @@ GENERATED_METHODS = (*MAIN_METHODS, 'gradual-unfreezing')
 
 
 def authors_records() -> Iterator[RunRecord]:
-    """The authors' stored runs: one epoch each, the one that their rule selected."""
+    """The authors' stored runs, each with the one epoch that their rule selected."""
     with open(AUTHORS_CSV, newline='', encoding='utf-8') as file:
         for row in csv.DictReader(line for line in file if not line.startswith('#')):
             dataset, id_column, ood_column = AUTHORS_DATASETS[row['dataset']]
@@ -64,7 +64,7 @@ def authors_records() -> Iterator[RunRecord]:
 
 
 def generated_records(count: int) -> Iterator[RunRecord]:
-    """Records of ``count`` runs with random accuracies; the same ones at every call."""
+    """Records of ``count`` runs with random accuracies; every call gives the same."""
     random_ = random.Random(0)
     settings = (
         (model, method, dataset, lr, seed)
@@ -99,14 +99,12 @@ def generated_records(count: int) -> Iterator[RunRecord]:
         )
 
 
-def write_all(records: Iterator[RunRecord], folder: str | Path) -> int:
-    """Write each record into a folder of its own; returns how many."""
+def write_all(records: Iterator[RunRecord], directory: str | Path) -> int:
+    """Write each record into a run directory below; returns how many."""
     count = 0
     for record in records:
         name = f'{record.model}_{record.method}_{record.dataset}_lr{record.lr:g}_seed{record.seed}'
-        run = Path(folder) / name
-        run.mkdir(parents=True, exist_ok=True)
-        write_record(record, run)
+        write_record(record, Path(directory) / name)
         count += 1
     return count
 
@@ -119,10 +117,10 @@ def main() -> None:
     generated.add_argument('count', type=int, help='number of runs')
     authors = kinds.add_parser('authors', help="the authors' stored runs")
     for kind in (generated, authors):
-        kind.add_argument('folder', help='folder to write to')
+        kind.add_argument('directory', help='directory to write to')
     args = parser.parse_args()
     records = authors_records() if args.kind == 'authors' else generated_records(args.count)
-    print(f'{write_all(records, args.folder)} records in {args.folder}')
+    print(f'{write_all(records, args.directory)} records in {args.directory}')
 
 
 if __name__ == '__main__':

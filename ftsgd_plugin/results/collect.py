@@ -1,4 +1,4 @@
-"""Gather run records from folders: what can be used, what cannot and why, and what a reader should be warned of."""
+"""Gather run records from directories: the usable ones, the others with the reason, and warnings."""
 
 import os
 from collections import Counter
@@ -15,13 +15,13 @@ from ..utils.version import __version__
 
 @dataclass
 class Collection:
-    """The records below some folders.
+    """The records below some directories.
 
     Attributes:
-        runs: Finished and sound records with their paths, one of each cell, learning rate and seed.
+        runs: Finished, valid records with their paths, one per cell, learning rate and seed.
         unfinished: Records of runs that are running or have failed, with their paths.
-        unreadable: Path -> why it was left out: half-written, another schema, not a number.
-        warnings: One line each: other code versions, repeated or uneven seeds.
+        unreadable: Path -> why it was left out: truncated, of another schema, an invalid value.
+        warnings: One line each: other code versions, repeated runs.
     """
 
     runs: list[tuple[Path, RunRecord]] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Collection:
     warnings: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """What was used and left out, counted, and the warnings; a line each."""
+        """How many records were used and left out, and the warnings; a line each."""
         failed = sum(record.status == 'failed' for _, record in self.unfinished)
         counts = (
             f'{len(self.runs)} finished runs used; left out: {failed} failed, {len(self.unfinished) - failed} '
@@ -39,10 +39,10 @@ class Collection:
         return [counts, *(f'warning: {line}' for line in self.warnings)]
 
     def problems(self) -> list[str]:
-        """Every record that was left out, and why; a line each."""
+        """Every record that was left out, with the reason; a line each."""
         return [
             *(
-                f'{record.status}: {path.parent}: {" ".join(str(record.error).split()) or "no error noted"}'
+                f'{record.status}: {path.parent}: {" ".join(str(record.error).split()) or "unknown error"}'
                 for path, record in self.unfinished
             ),
             *(f'unreadable: {line}' for line in self.unreadable.values()),
@@ -50,10 +50,10 @@ class Collection:
 
 
 def collect(paths: Iterable[str | os.PathLike]) -> Collection:
-    """Read every record below folders.
+    """Read every record below directories.
 
     Args:
-        paths: Folders of runs, runs, or record files; overlapping ones count once.
+        paths: Directories of runs, runs, or record files; a record in two of them counts once.
 
     Raises:
         UserError: A path does not exist, or there is no record in any of them.
@@ -61,10 +61,10 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
     paths = [Path(path) for path in paths]
     for path in paths:
         if not path.exists():
-            raise UserError(f'{path}: no such folder; name a folder of runs.')
+            raise UserError(f'{path}: no such directory; name a directory of runs.')
     files = {path.resolve(): path for path in find_records(paths)}
     if not files:
-        raise UserError(f'{", ".join(map(str, paths))}: no record.json below; name the folder that a sweep wrote.')
+        raise UserError(f'{", ".join(map(str, paths))}: no record.json below; name the directory that a sweep wrote.')
     found = Collection()
     for path in files.values():
         try:
@@ -81,7 +81,7 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
 
 
 def _missing(record: RunRecord) -> str | None:
-    """What a table needs of a finished run and this one lacks."""
+    """What a finished run lacks that a table needs."""
     if record.status != 'finished':
         return None
     if not record.epochs:
@@ -92,7 +92,7 @@ def _missing(record: RunRecord) -> str | None:
 
 
 def _drop_repeated(found: Collection) -> None:
-    """Keep the run that finished last of each cell, learning rate and seed: a second one is no second seed."""
+    """Of each cell, learning rate and seed keep the run that finished last: repeating a run adds no seed."""
     latest: dict[tuple, tuple[Path, RunRecord]] = {}
     repeated = Counter()
     for path, record in sorted(found.runs, key=lambda run: (run[1].finished, str(run[0]))):
@@ -105,7 +105,7 @@ def _drop_repeated(found: Collection) -> None:
         model, method, dataset, lr, seed = next(key for key, count in repeated.items() if count)
         found.warnings.append(
             f'{dropped} runs repeat the settings of others (e.g. {model} {method} {dataset} lr={lr:g} seed={seed}); '
-            'of each the one that finished last counts.'
+            'the one that finished last counts.'
         )
 
 

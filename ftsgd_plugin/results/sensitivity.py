@@ -1,10 +1,10 @@
-"""How much a method loses when its learning rate is not the best one."""
+"""How many points a method loses with another learning rate than its best."""
 
 import pandas as pd
 
 from .aggregate import CELL
 
-NEAR_POINTS = 1.0  # a rate counts as good within so many points of the best
+NEAR_POINTS = 1.0  # a rate is near the best within this many points of ID accuracy
 
 
 def lr_curves(runs: pd.DataFrame) -> pd.DataFrame:
@@ -13,14 +13,14 @@ def lr_curves(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def lr_sensitivity(curves: pd.DataFrame) -> pd.DataFrame:
-    """Loss from other learning rates than the best by ID accuracy, per cell; each grid as it was tried.
+    """Loss from other learning rates than the best by ID accuracy, per cell, over the grid that was tried.
 
     Args:
         curves: Output of :func:`lr_curves`; cells with one learning rate are left out.
 
     Returns:
-        pandas.DataFrame: Per cell ``lrs`` (how many), ``near`` (how many lie within one point of the best ID accuracy),
-        ``edge`` (the best is the least or the greatest), and in points ``id_mean_loss`` (best minus the mean over the
+        pandas.DataFrame: Per cell ``lrs`` (how many), ``near`` (how many are within one point of the best ID accuracy),
+        ``edge`` (the best is the smallest or the largest), and in points ``id_mean_loss`` (best minus the mean over the
         grid), ``id_step_loss`` (best minus the mean of its neighbours in the grid), and ``ood_mean_loss``,
         ``ood_step_loss`` against the OOD accuracy of that same rate.
     """
@@ -59,9 +59,9 @@ def by_method(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_sgd(cells: pd.DataFrame) -> list[str]:
-    """Is SGD (freeze-embed) less sensitive than SGD? The numbers in words, a line each; empty without common cells.
+    """Compare the sensitivity of SGD (freeze-embed) and SGD in sentences, a line each.
 
-    Only cells with both, and with as many learning rates of each.
+    Only cells count that have both methods, with equally many learning rates; without any the list is empty.
     """
     pairs = cells[cells['method'] == 'sgd'].merge(
         cells[cells['method'] == 'freeze-embed'], on=['model', 'dataset', 'lrs'], suffixes=('_sgd', '_frozen')

@@ -1,4 +1,4 @@
-"""The authors' stored runs and generated ones as records, by the program that writes them."""
+"""Records for tests: the authors' stored runs and generated ones, by benchmarks/reports.py, and single ones."""
 
 import importlib.util
 

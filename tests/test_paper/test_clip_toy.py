@@ -1,17 +1,17 @@
-"""The one check that the authors published number by number: CLIP ViT-B/16 at a constant picture.
+"""The one check that the authors published number by number: CLIP ViT-B/16 on a constant image.
 
-Their notebook (see the header of the asset) sends one picture of CLIP's mean colour through the image tower and a
-fresh 2-way head, takes the sum of the squared outputs as loss, and prints the gradient norms of 54 layers.
+Their notebook (see the header of the asset) sends one image of CLIP's mean colour through the image tower and a fresh
+2-way head, takes the sum of the squared outputs as loss, and prints the gradient norms of 54 layers.
 
-What can be compared. The head was drawn without a seed, so no norm is reproducible by itself. With features f, head
-(W, b) and outputs z = Wf + b, the head's norm is 2 |z| sqrt(|f|^2 + 1), and every other layer's is 2 |z| times a
-function of the direction of W'z alone. Divided by the head's norm, a profile is therefore free of the scale of z (and
-of how often the cell was run, which accumulates gradients); what remains is the direction, whose effect is measured
-with heads drawn anew. The published profile must lie within what such heads give, layer by layer.
+The comparison. The head was drawn without a seed, so no norm alone is reproducible. With features f, head (W, b) and
+outputs z = Wf + b, the norm of the head is 2 |z| sqrt(|f|^2 + 1), and that of every other layer is 2 |z| times a
+function of the direction of W'z. Divided by the norm of the head, a profile is therefore independent of the scale of z
+(and of how often the cell was run, which accumulates gradients). The direction remains; its effect is measured with
+several random heads. The published profile must lie within what such heads give, layer by layer.
 
-The picture was not normalised before the tower, although the authors' class normalises today: normalised, it is zero
-everywhere, and so would be the gradient of the patch convolution, which is 29.5 in their output. We take it as it is
-in their cell.
+The image was not normalised before the tower, although the authors' class normalises today: a normalised one is zero
+everywhere, and so would be the gradient of the patch convolution, which is 29.5 in their output. The tests use it as
+it is in their cell.
 """
 
 import csv
@@ -49,32 +49,32 @@ def classifier(**backbone):
 
 
 def toy_norms(model, seed: int) -> dict[str, float]:
-    """The notebook's norms with a head of its own, by the authors' layer names."""
+    """The notebook's norms with a random head, by the authors' layer names."""
     torch.manual_seed(seed)
     model.head.fc.reset_parameters()
     model.zero_grad()
     size = model.backbone.native_size
-    picture = torch.tensor(COLOUR).view(1, 3, 1, 1).tile(1, 1, size, size)
-    (features,) = model.backbone(picture)
+    image = torch.tensor(COLOUR).view(1, 3, 1, 1).tile(1, 1, size, size)
+    (features,) = model.backbone(image)
     model.head.fc(features).square().sum().backward()
     layers = list_layers(model)
     return {layers[i].group: norm for i, norm in current_norms(layers).items()}
 
 
 def implausible(profile: dict[str, float], model) -> list[str]:
-    """Layers of a profile, relative to its head, that lie outside what random heads give."""
+    """Layers whose norm, relative to the head, lies outside what random heads give."""
     logs = [
         {name: math.log(norm / norms['head']) for name, norm in norms.items()}
         for norms in (toy_norms(model, seed) for seed in range(HEADS))
     ]
-    strange = []
+    outside = []
     for name, norm in profile.items():
         values = [log[name] for log in logs]
         allowed = SIGMAS * statistics.stdev(values) + SLACK
         off = math.log(norm / profile['head']) - statistics.mean(values)
         if abs(off) > allowed:
-            strange.append(f'{name}: exp({off:.2f}) of the expected, allowed exp({allowed:.2f})')
-    return strange
+            outside.append(f'{name}: exp({off:.2f}) of the expected, allowed exp({allowed:.2f})')
+    return outside
 
 
 @pytest.fixture(scope='module')
@@ -95,7 +95,7 @@ def test_norms_equal_the_authors_computation(small):
     norms = toy_norms(small, 0)
     for layer in list_layers(small):
         squares = sum(float((param.grad.double().numpy() ** 2).sum()) for param in layer.params.values())
-        assert norms[layer.group] == pytest.approx(math.sqrt(squares), rel=1e-5)  # the entries are much alike
+        assert norms[layer.group] == pytest.approx(math.sqrt(squares), rel=1e-5)  # the entries are nearly equal
 
 
 def test_head_norm_is_the_closed_formula(small):
@@ -106,7 +106,7 @@ def test_head_norm_is_the_closed_formula(small):
     assert norms['head'] == pytest.approx(2 * outputs.norm().item() * math.sqrt(features.norm().item() ** 2 + 1), 1e-5)
 
 
-def test_a_normalised_picture_would_have_no_gradient_in_the_patch_convolution(small):
+def test_a_normalised_image_would_give_no_gradient_in_the_patch_convolution(small):
     small.zero_grad()
     small.head.fc(small.backbone(torch.zeros(1, 3, 224, 224))[0]).square().sum().backward()
     assert not small.backbone.net.conv1.weight.grad.any() and published()['patch_embed'] > 29

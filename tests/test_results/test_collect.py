@@ -13,18 +13,17 @@ from ftsgd_plugin.utils.errors import UserError
 from ftsgd_plugin.utils.version import __version__
 
 
-def write(folder, name: str, one) -> None:
-    (folder / name).mkdir(parents=True)
-    write_record(one, folder / name)
+def write(directory, name: str, one) -> None:
+    write_record(one, directory / name)
 
 
-def damage(folder, name: str, text=None, **changes) -> None:
-    (folder / name).mkdir(parents=True)
+def damage(directory, name: str, text=None, **changes) -> None:
+    (directory / name).mkdir(parents=True)
     content = text or json.dumps({**asdict(record(seed=7)), **changes})
-    (folder / name / 'record.json').write_text(content)
+    (directory / name / 'record.json').write_text(content)
 
 
-def test_problems_are_left_out_counted_and_named(tmp_path):
+def test_bad_records_are_left_out_counted_and_listed(tmp_path):
     write(tmp_path, 'good', record())
     write(tmp_path, 'failed', record(status='failed', error='RuntimeError:\n out of memory', seed=1))
     write(tmp_path, 'running', record(status='running', epochs=[], seed=2))
@@ -49,12 +48,12 @@ def test_problems_are_left_out_counted_and_named(tmp_path):
         assert '\n' not in line and line.endswith('.'), line
 
 
-def test_overlapping_folders_count_once(tmp_path):
+def test_overlapping_directorys_count_once(tmp_path):
     write(tmp_path, 'a/b', record())
     assert len(collect([tmp_path, tmp_path / 'a', tmp_path / 'a/b/record.json']).runs) == 1
 
 
-def test_a_repeated_run_is_no_second_seed(tmp_path):
+def test_a_repeated_run_does_not_count_as_another_seed(tmp_path):
     write(tmp_path, 'old', record(ids=(0.5,), finished='2026-01-01'))
     write(tmp_path, 'new', record(ids=(0.9,), finished='2026-02-01'))
     found = collect([tmp_path])
@@ -62,7 +61,7 @@ def test_a_repeated_run_is_no_second_seed(tmp_path):
     assert '1 runs repeat the settings of others' in found.warnings[0]
 
 
-def test_other_code_versions_are_warned_of(tmp_path):
+def test_other_code_versions_give_warnings(tmp_path):
     write(tmp_path, 'a', record(code={'version': '0.0.1', 'commit': 'abc'}))
     write(tmp_path, 'b', record(seed=1, code={'version': '0.0.1', 'commit': 'def+'}))
     assert collect([tmp_path]).warnings == [
@@ -77,7 +76,7 @@ def test_one_version_gives_no_warning(tmp_path):
     assert collect([tmp_path]).warnings == []
 
 
-@pytest.mark.parametrize('name, said', [('', 'no record.json below'), ('absent', 'no such folder')])
-def test_nothing_to_read(tmp_path, name, said):
+@pytest.mark.parametrize('name, said', [('', 'no record.json below'), ('absent', 'no such directory')])
+def test_without_records_there_is_an_error(tmp_path, name, said):
     with pytest.raises(UserError, match=said):
         collect([tmp_path / name])

@@ -1,4 +1,4 @@
-"""Learning-rate sensitivity, on made-up grids and on the authors' own runs."""
+"""Sensitivity to the learning rate, on small grids and on the authors' runs."""
 
 import pytest
 from helpers.authors import record, reports

@@ -19,12 +19,12 @@ from ftsgd_plugin.utils.errors import UserError
 @pytest.fixture(scope='module')
 def run(digits_root, tmp_path_factory):
     """Two epochs of SGD (freeze-embed) on 64 images of each split, and the metrics of the best one."""
-    folder = tmp_path_factory.mktemp('run')
-    cfg = load_digits_config(digits_root, 'freeze-embed', 64, work_dir=str(folder))
+    directory = tmp_path_factory.mktemp('run')
+    cfg = load_digits_config(digits_root, 'freeze-embed', 64, work_dir=str(directory))
     cfg.train_cfg.max_epochs, cfg.launcher, cfg.randomness.seed = 2, 'none', 1
     runner = build_runner(cfg)
     runner.train()
-    (best,) = folder.glob('best_id_accuracy_epoch_*.pth')
+    (best,) = directory.glob('best_id_accuracy_epoch_*.pth')
     epoch = int(best.stem.rsplit('_', 1)[1]) - 1
     scalars = runner.message_hub.log_scalars
     metrics = {
@@ -32,13 +32,13 @@ def run(digits_root, tmp_path_factory):
         for key, buffer in scalars.items()
         if key.startswith('val/') and not key.endswith('time')
     }
-    return folder, metrics
+    return directory, metrics
 
 
 def test_program_reproduces_the_run_at_alpha_1_and_selects_by_id(run, tmp_path, run_tool):
-    folder, metrics = run
-    write_record(record(epochs=[metrics], selected_epoch=0), folder)
-    code, err = run_tool('wise_ft', folder, '--out', tmp_path, '--alphas', '0', '0.5', '1')
+    directory, metrics = run
+    write_record(record(epochs=[metrics], selected_epoch=0), directory)
+    code, err = run_tool('wise_ft', directory, '--out', tmp_path, '--alphas', '0', '0.5', '1')
     assert code == 0, err
     assert 'alpha 1 reproduces the metrics of the run record.' in run_tool.stdout
     result = json.loads((tmp_path / 'wise_ft.json').read_text())
