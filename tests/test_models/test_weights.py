@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from helpers import weight_files as files
+from helpers.small_models import PUBLISHED
 from helpers.weight_files import FORMATS, FullCLIP, bit, clip, convnext, load, randomised, vit
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
@@ -210,9 +211,10 @@ def test_positions_are_interpolated_by_the_libraries(tmp_path):
     files.write_timm_safetensors(tmp_path / 'a.safetensors', weights)
     ours = load(lambda **kw: vit(img_size=384, **kw), tmp_path / 'a.safetensors').net
     overlay = dict(file=str(tmp_path / 'a.safetensors'), num_classes=7)
+    size = {key: PUBLISHED['vit-b16'][key] for key in ('depth', 'embed_dim', 'num_heads')}
     direct = timm.create_model(
         'vit_base_patch16_224.augreg_in21k', pretrained=True, num_classes=0, img_size=384,
-        pretrained_cfg_overlay={**overlay, 'custom_load': False}, **files.SMALL_VIT,
+        pretrained_cfg_overlay={**overlay, 'custom_load': False}, **size,
     )  # fmt: skip
     assert ours.pos_embed.shape == (1, 24 * 24 + 1, 64) and torch.equal(ours.pos_embed, direct.pos_embed)
 

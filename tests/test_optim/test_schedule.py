@@ -61,7 +61,7 @@ def test_every_step_equals_the_formulas(total, blocks):
                     exponent = 1 - Fraction(eff, span - 1)
                 assert open_blocks(step, blocks, total, warmup, cooldown) == expected
                 factor = lr_factor(step, total, warmup, cooldown)
-                assert factor == pytest.approx(math.exp(3.73 * exponent), rel=1e-14)
+                assert math.isclose(factor, math.exp(3.73 * exponent), rel_tol=1e-14)
                 assert 0 <= expected <= blocks and 1 <= factor <= math.exp(3.73)
 
 
