@@ -109,30 +109,9 @@ def fresh_logger():
 @pytest.fixture
 def vit():
     """Build a classifier with a two-block MMPretrain ViT."""
-    import torch
-    from mmpretrain.registry import MODELS
+    from helpers.small_models import mmpretrain_vit
 
-    import ftsgd_plugin  # noqa: F401
-
-    def build(pre_norm: bool = False, num_classes: int = 3, seed: int = 0, **backbone):
-        torch.manual_seed(seed)
-        arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
-        cfg = dict(
-            type='mmpretrain.ImageClassifier',
-            data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
-            backbone=dict(
-                type='mmpretrain.VisionTransformer',
-                arch=arch,
-                pre_norm=pre_norm,
-                **{'img_size': 16, 'patch_size': 8, **backbone},
-            ),
-            head=dict(type='mmpretrain.LinearClsHead', num_classes=num_classes, in_channels=16, init_cfg=None),
-        )
-        model = MODELS.build(cfg)
-        model.init_weights()
-        return model
-
-    return build
+    return mmpretrain_vit
 
 
 @pytest.fixture

@@ -84,7 +84,8 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         self.blocks = max(indices) + 1
         self._outer: list[float] = []  # learning rates as the other schedulers set them
         self._applied: list[float] = []  # learning rates as this scheduler set them last
-        self._waiting: replaced | None = None  # while a change waits for the end of an accumulation window
+        self._waiting = False  # whether a change waits for the end of an accumulation window
+        self._zero_grad: replaced | None = None  # the method of the optimizer wrapper, replaced while a change waits
         super().__init__(optimizer, begin=begin, end=end, last_step=last_step, by_epoch=by_epoch, verbose=verbose)
 
     @classmethod
@@ -119,12 +120,12 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         super().step()
         if at_update_boundary(self.optimizer):
             self._open()
-        elif self._waiting is None:
+        else:
             self._open_after_window()
 
     def state_dict(self) -> dict:
-        """Everything but the optimizer and a pending change: accumulated gradients are not saved either."""
-        return {key: value for key, value in super().state_dict().items() if key != '_waiting'}
+        """All attributes except the optimizer and its replaced method."""
+        return {key: value for key, value in super().state_dict().items() if key != '_zero_grad'}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load a state and let exactly those parameters train that train at its step.
@@ -137,7 +138,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
                 f'GradualUnfreezingLR: the state is of a model with {state_dict["blocks"]} blocks, this one has '
                 f'{self.blocks}; resume with the model it was written for.'
             )
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != '_waiting'})
+        super().load_state_dict(state_dict)
         self._open()
 
     def _get_value(self) -> list[float]:
@@ -158,6 +159,9 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
 
     def _open_after_window(self) -> None:
         """Open when the window ends. Its last call is ``zero_grad``, even if a loss scaler skips the update."""
+        self._waiting = True
+        if self._zero_grad is not None:
+            return
         zero_grad = self.optimizer.zero_grad
 
         @wraps(zero_grad)
@@ -166,14 +170,14 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
             if at_update_boundary(self.optimizer):
                 self._open()
 
-        self._waiting = replaced(self.optimizer, 'zero_grad', zero_grad_and_open)
+        self._zero_grad = replaced(self.optimizer, 'zero_grad', zero_grad_and_open)
 
     def _open(self) -> None:
         """Let exactly those parameters train that train at this step."""
-        if self._waiting is not None:
-            self._waiting.undo()
-            self._waiting = None
-        opened = self.open_blocks
+        if self._zero_grad is not None:
+            self._zero_grad.undo()
+            self._zero_grad = None
+        self._waiting, opened = False, self.open_blocks
         changed = [
             set_trainable(group['params'], trains(group['role'], group['block'], opened, self.blocks))
             for group in _groups(self.optimizer)

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 
+import helpers.forked  # noqa: F401  its server of processes has imported torch and MMEngine
+
 
 def run_two_ranks(function: Callable[[int, Path], None], directory: Path) -> None:
     """Call ``function(rank, directory)`` in two processes of one group.

@@ -188,6 +188,8 @@ def test_inside_an_accumulation_window_a_change_waits_for_the_update(accumulate)
         optim_wrapper.update_params(loss)
         if iteration % 5 == 4:
             scheduler.step()
+            (state,) = torch.load(_saved([scheduler.state_dict()]), weights_only=True)
+            assert state['_waiting'] == (iteration % accumulate != accumulate - 1 and iteration < 19)
         if iteration % accumulate == accumulate - 1:
             assert 'zero_grad' not in vars(optim_wrapper)  # replaced only while a change waits
 
