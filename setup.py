@@ -1,4 +1,4 @@
-"""The one build step that pyproject.toml cannot state; the metadata and all requirements are there."""
+"""The one build step that pyproject.toml cannot state; the metadata and the requirements are in that file."""
 
 import shutil
 from pathlib import Path

@@ -57,9 +57,14 @@ _venv_works() {
 }
 
 # Create .venv with the pinned requirements and the package in editable mode, unless it is up to date.
+# STACK=onedl installs the OneDL forks of MMEngine and MMPretrain.
 ensure_environment() {
-    local wanted stamp="$VENV/.ftsgd-installed" interpreter
-    wanted="$(cat "$ROOT"/requirements/*.txt "$ROOT/pyproject.toml" "$ROOT/setup.py" | cksum)"
+    local wanted stamp="$VENV/.ftsgd-installed" interpreter stack="${STACK:-mim}"
+    if ! [ -f "$ROOT/requirements/$stack.txt" ]; then
+        echo "error: STACK must be mim (official packages) or onedl (forks), not '$stack'" >&2
+        return 2
+    fi
+    wanted="$stack $(cat "$ROOT"/requirements/*.txt "$ROOT/pyproject.toml" "$ROOT/setup.py" | cksum)"
     if ! _venv_works; then
         interpreter="$(_pick_interpreter)" || return
         if [ -e "$VENV" ]; then
@@ -80,7 +85,7 @@ ensure_environment() {
     local pip=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check)
     "${pip[@]}" -r "$ROOT/requirements/pinned.txt" -c "$ROOT/requirements/constraints.txt" || return
     echo "[set-up] installing MMEngine, MMCV (lite) and MMPretrain"
-    "${pip[@]}" --no-deps --no-build-isolation -r "$ROOT/requirements/mim.txt" || return
+    "${pip[@]}" --no-deps --no-build-isolation -r "$ROOT/requirements/$stack.txt" || return
     echo "[set-up] installing ftsgd_plugin in editable mode"
     "${pip[@]}" --no-deps --no-build-isolation -e "$ROOT" || return
     "$VENV/bin/python" -c 'import mmengine, ftsgd_plugin' || return

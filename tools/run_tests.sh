@@ -13,4 +13,7 @@ ensure_environment
 cd "$ROOT"
 "$VENV/bin/python" -m ruff check .
 "$VENV/bin/python" -m ruff format --check .
+"$VENV/bin/lint-imports"
+"$VENV/bin/codespell" .
+"$VENV/bin/python" tools/maintain/check_english.py
 "$VENV/bin/python" -m pytest -n 2 --dist loadscope --cpu-limit 20 "$@"

@@ -1,8 +1,8 @@
-"""The one exception a user is meant to read."""
+"""The exception for mistakes that a user can fix."""
 
 
 class UserError(ValueError):
-    """Input that only the user can mend: a file, a config key, an option.
+    """Input that only the user can fix: a file, a config key, an option.
 
     The message is a single line that names the file, row or key, says what is wrong and how to put it right.
     The programs in ``tools/`` print it without a traceback and exit with code 2.

@@ -80,6 +80,16 @@ def test_paths_with_spaces(checkout, tmp_path):
     assert again.stdout == f'[set-up] {checkout.venv} is up to date\n'
 
 
+def test_stack_is_chosen_by_name(checkout, tmp_path):
+    python = write_python(tmp_path / 'python')
+    checkout.sh('ensure_environment', PYTHON=python)
+    checkout.log.unlink()
+    assert 'up to date' not in checkout.sh('ensure_environment', PYTHON=python, STACK='onedl').stdout
+    assert [call for call in checkout.calls() if f'-r {checkout.root}/requirements/onedl.txt' in call]
+    result = checkout.sh('ensure_environment', PYTHON=python, STACK='other')
+    assert (result.returncode, result.stderr.count('\n')) == (2, 1) and "not 'other'" in result.stderr
+
+
 @pytest.mark.parametrize(
     'file', ['requirements/pinned.txt', 'requirements/constraints.txt', 'requirements/mim.txt', 'pyproject.toml']
 )
@@ -250,7 +260,7 @@ NEED_THE_STACK = {
     'test': ['c.py', 'c.pth'],
     'torchrun': ['train.py'],
     'train': ['c.py', '--cfg-options', 'a=1'],
-    'wise_ft': ['c.py', 'a.pth', 'b.pth'],
+    'wise_ft': ['run'],
 }
 # Each program runs in a fork of one process, in which torch cannot be imported.
 WITHOUT_TORCH = """

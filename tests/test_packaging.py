@@ -1,0 +1,117 @@
+"""The wheel: what it contains, and that it trains and is inherited from outside the checkout."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, run_process
+
+# Tools that set up or change a checkout.
+CHECKOUT_ONLY = {'demo.sh', 'run_tests.sh'}
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory) -> Path:
+    """A wheel of this checkout, built without network."""
+    out = tmp_path_factory.mktemp('wheel')
+    source = out / 'source'
+    tracked = subprocess.run(
+        ['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    for name in tracked:
+        if (ROOT / name).is_file() and not name.startswith(('tests/', 'docs/', 'benchmarks/')):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', out, source]
+    subprocess.run(command, check=True)
+    return next(out.glob('*.whl'))
+
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory) -> Path:
+    """An empty environment with the wheel; its other packages are those of the tests' environment."""
+    home = tmp_path_factory.mktemp('env')
+    venv.create(home, with_pip=False)
+    site = next(home.glob('lib/python*/site-packages'))
+    zipfile.ZipFile(wheel).extractall(site)
+    # The paths of .pth files in these directories, such as that of an editable install, are not followed.
+    (site / 'stack.pth').write_text('\n'.join(path for path in sys.path if path.endswith('site-packages')))
+    return home
+
+
+def test_wheel_contains_data_configs_and_tools(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = ROOT / 'ftsgd_plugin'
+    data = {path for path in package.rglob('*') if path.is_file() and path.suffix not in ('.py', '.pyc')}
+    assert len(data) > 8 and package / 'py.typed' in data and package / '__init__.pyi' in data
+    assert {path.relative_to(ROOT).as_posix() for path in data} <= names
+    for directory in ('configs', 'tools'):
+        for path in (ROOT / directory).rglob('*'):
+            if path.suffix in ('.py', '.sh'):
+                left_out = path.name in CHECKOUT_ONLY or path.parent.name == 'maintain'
+                assert (f'ftsgd_plugin/.mim/{path.relative_to(ROOT)}' in names) != left_out, path
+    assert not [name for name in names if name.startswith(('tests', 'configs', 'tools'))]
+
+
+def test_wheel_states_version_and_requirements(wheel):
+    archive = zipfile.ZipFile(wheel)
+    metadata = archive.read(next(name for name in archive.namelist() if name.endswith('/METADATA'))).decode()
+    version = re.search(r'^version = "(.+)"$', (ROOT / 'pyproject.toml').read_text(), re.MULTILINE).group(1)
+    assert f'\nVersion: {version}\n' in metadata
+    for extra in ('mim', 'onedl', 'wilds', 'sweep', 'demo', 'docs', 'test'):
+        assert f'Provides-Extra: {extra}\n' in metadata
+    assert 'Requires-Dist: torch>=2.1\n' in metadata and 'onedl-mmcv' not in metadata
+
+
+def test_installed_wheel_trains_a_config_that_inherits_the_demo(installed, tmp_path, digits_root):
+    """Outside the checkout, by the installed tool."""
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/digits').symlink_to(digits_root)
+    (tmp_path / 'mine.py').write_text(
+        "_base_ = __import__('ftsgd_plugin').config_path('vit-tiny_freeze-embed_digits.py')\n"
+        'train_cfg = dict(max_epochs=1)\n'
+        'train_dataloader = dict(dataset=dict(indices=64))\n'
+        'val_cfg = val_dataloader = val_evaluator = None\n'
+        'default_hooks = dict(checkpoint=dict(save_best=None))\n'
+    )
+    train = next(installed.glob('lib/python*/site-packages/ftsgd_plugin/.mim/tools/train.py'))
+    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    result = subprocess.run(
+        [installed / 'bin/python', '-W', 'ignore', train, 'mine.py'],
+        cwd=tmp_path, env=environment | {'OMP_NUM_THREADS': '1'}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "freeze='embed'" in result.stdout + result.stderr
+    assert (tmp_path / 'work_dirs/mine/epoch_1.pth').is_file()
+
+
+IMPORTED_AS = {'PIL': 'pillow', 'skimage': 'scikit_image', 'sklearn': 'scikit_learn', 'open_clip': 'open_clip_torch'}
+OTHERS = {'ftsgd_plugin', 'mmcv', 'cv2'}  # the package itself; extra names of MM packages; opencv comes with them
+
+
+def test_every_import_is_declared():
+    """Each top-level package that the package or a tool imports is a requirement or in an extra."""
+    declared = {
+        re.match(r'[\w-]+', text).group().lower().replace('-', '_')
+        for text in re.findall(r'"([A-Za-z][\w-]*(?:[<>=\[][^"]*)?)"', (ROOT / 'pyproject.toml').read_text())
+    }
+    found = set()
+    for path in [*(ROOT / 'ftsgd_plugin').rglob('*.py'), *(ROOT / 'tools').glob('*.py')]:
+        found |= set(re.findall(r'^\s*(?:import|from) ([a-zA-Z]\w*)', path.read_text(), re.MULTILINE))
+    found -= {*sys.stdlib_module_names, *OTHERS}
+    found = {name for name in found if importlib.util.find_spec(name)}  # words of docstrings
+    assert len(found) > 15
+    assert {IMPORTED_AS.get(name, name).lower() for name in found} <= declared
+
+
+def test_lint_contract_is_kept(tmp_path):
+    """The import order of the package, see pyproject.toml."""
+    lint = Path(sys.executable).with_name('lint-imports')
+    result = run_process(lint, '--config', ROOT / 'pyproject.toml', cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert result.returncode == 0, result.stdout
