@@ -28,7 +28,7 @@ PRETRAIN_PHOTOS = ('brick', 'coffee', 'chelsea', 'astronaut', 'rocket', 'coins',
 CORRELATION = 0.95  # share of train and val images whose place agrees with their label
 SPLITS = {'train': 0, 'val': 1, 'test': 2}  # the codes of Waterbirds' metadata.csv
 DIGITS_PER_SPLIT = {'train': 400, 'val': 200, 'test': 397}
-PICTURES_PER_DIGIT = 2
+IMAGES_PER_DIGIT = 2
 VERSION = 1  # raise it with every change of the images: a directory of another version is refused, not reused
 RECIPE = f'Digits of scikit-learn on photographs of scikit-image, by tools/make_digits.py of ftsgd_plugin, v{VERSION}.'
 # Disjoint columns of the photographs, so that splits share no piece of background.
@@ -134,7 +134,7 @@ def _write_images(root: Path, rng: np.random.RandomState) -> list[tuple]:
         (root / split).mkdir()
         for index in order[start : start + count]:
             y = int(labels[index] >= 5)
-            for copy in range(PICTURES_PER_DIGIT):
+            for copy in range(IMAGES_PER_DIGIT):
                 likely = y if rng.rand() < CORRELATION else 1 - y
                 place = copy if split == 'test' else likely
                 name = f'{split}/{index:04d}_{copy}.png'

@@ -50,7 +50,7 @@ class DomainNet(BenchmarkDataset):
     DISK = '14 GB as archives (clipart, painting, real, sketch)'
 
     def check_root(self) -> None:
-        """Find the list of this split; raise a :class:`UserError` that names what is missing or one level off."""
+        """Find the list of this split; raise a :class:`UserError` that names the missing or misplaced path."""
         root, domain = Path(self.data_root), self.split.split('_')[0]
         found = self._find_list(root)
         if found and (root / domain).is_dir():

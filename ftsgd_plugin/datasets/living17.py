@@ -60,7 +60,7 @@ class Living17(BenchmarkDataset):
         super().__init__(data_root, split, **{'ann_file': PARTS.get(split, ('',))[0], **kwargs})
 
     def check_root(self) -> None:
-        """Raise a :class:`UserError` that names what is missing or one level off."""
+        """Raise a :class:`UserError` that names the missing or misplaced path."""
         root, part = Path(self.data_root), PARTS[self.split][0]
         if (root / part).is_dir():
             return

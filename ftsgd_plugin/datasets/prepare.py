@@ -85,6 +85,7 @@ def check_benchmark(
     kind, root = BENCHMARKS[name], os.path.abspath(os.path.expanduser(root))
     print(f'{kind.__name__}\n  source:  {kind.SOURCE}\n  licence: {kind.LICENCE}\n  on disk: {kind.DISK}')
     print(f'  place:   {root}, holding {kind.METADATA or _CONTENT[name]}\n')
+    _names_in.cache_clear()  # files may have changed since an earlier call
     with _errors_only():  # the table contains the warnings
         checks = [check_split(kind, root, split) for split in kind.SPLITS]
     if len({check.note for check in checks}) == 1 and checks[0].listed is None:

@@ -30,7 +30,7 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS, OPTIMIZERS
 
-from ..datasets.digits import DIGITS_PER_SPLIT, PICTURES_PER_DIGIT
+from ..datasets.digits import DIGITS_PER_SPLIT, IMAGES_PER_DIGIT
 from ..freezing import freeze_layers
 from ..layers import list_layers
 from ..records import run_names
@@ -298,7 +298,7 @@ def _key(settings: dict) -> str:
 def _split_size(name: str, dataset: dict) -> int:
     """Published number of images of a split; ``indices`` may cut it."""
     if name == 'digits':  # written in the layout of Waterbirds and read by its class
-        size = DIGITS_PER_SPLIT[dataset['split']] * PICTURES_PER_DIGIT
+        size = DIGITS_PER_SPLIT[dataset['split']] * IMAGES_PER_DIGIT
     else:
         size = DATASETS.get(dataset['type']).PUBLISHED[dataset['split']]
     indices = dataset.get('indices')
