@@ -289,7 +289,7 @@ def _about_evidence(evidence: Correlation) -> str:
 def _fit_memory(preferred: str, costs: dict[str, MethodCost], memory: int | None) -> tuple[str, list[str]]:
     """The method to recommend, with the reasons that memory adds."""
     if memory is None:
-        return preferred, ['No memory limit was given and no GPU found; --memory 8GiB says what fits.']
+        return preferred, ['The available memory is unknown (no GPU); give it, e.g. --memory 8GiB, to see what fits.']
     candidates = [preferred, *(name for name in LADDER if name != preferred)]
     fitting = [name for name in candidates if costs[name].fits]
     limit, wanted = format_bytes(memory), format_bytes(costs[preferred].bytes)

@@ -1,5 +1,6 @@
 """The Slurm script: valid bash, one task is one run, submitting it again continues."""
 
+import argparse
 import subprocess
 
 import pytest
@@ -7,6 +8,7 @@ from helpers import ROOT, run_process
 from helpers.tiny_sweep import OPTIONS, write_plan
 
 from ftsgd_plugin.records import read_record
+from ftsgd_plugin.utils.options import add_cfg_options
 
 
 def test_script_is_valid_and_one_of_its_tasks_runs_here(digits_root, run_tool, tmp_path):
@@ -49,3 +51,17 @@ def test_gpus_of_a_task(run_tool, tmp_path):
 def test_index_outside_the_plan(run_tool, tmp_path, index):
     code, err = run_tool('sweep', write_plan(tmp_path), '--out', tmp_path / 'out', '--index', index)
     assert (code, err) == (2, f'error: --index {index}: the plan has runs 0 to 3.\n')
+
+
+def test_cfg_options_reach_the_tasks_unchanged(run_tool, tmp_path, monkeypatch):
+    options = ['a.lr=3e-4', 'a.names=[x,y]', 'a.sizes=(1,2)', 'a.none=None', 'a.flag=True']
+    parsed = []
+    monkeypatch.setattr('ftsgd_plugin.sweep.driver.write_script', lambda *args: parsed.append(args[2]) or 'script')
+    directories = ('--slurm', tmp_path / 'slurm', '--out', tmp_path / 'out')
+    code, err = run_tool('sweep', write_plan(tmp_path), *directories, '--cfg-options', *options)
+    assert code == 0, err
+    words = parsed[0]
+    parser = argparse.ArgumentParser()
+    add_cfg_options(parser)
+    again = parser.parse_args(words[words.index('--cfg-options') :]).cfg_options
+    assert again == parser.parse_args(['--cfg-options', *options]).cfg_options
