@@ -78,6 +78,7 @@ def test_opened_tensors_move_closed_ones_do_not_and_rates_are_the_closed_form(di
     assert trained(runner.model) == {name for name, _ in runner.model.named_parameters()} - embedding
 
 
+@pytest.mark.slow  # compiles a training step for every phase
 def test_a_compiled_training_step_opens_what_an_uncompiled_one_opens(digits_config):
     """MMEngine's ``compile=`` wraps the whole training step; accumulation windows straddle the epochs' ends."""
     runs = []
@@ -86,8 +87,13 @@ def test_a_compiled_training_step_opens_what_an_uncompiled_one_opens(digits_conf
         cfg.train_cfg.max_epochs, cfg.optim_wrapper.accumulative_counts = 3, 2
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = cfg.default_hooks.checkpoint = None
         cfg.custom_hooks = []
+        # Compilation takes most of the time: three narrow blocks.
+        arch = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
+        cfg.model.backbone.arch, cfg.model.backbone.init_cfg, cfg.model.head.in_channels = arch, None, 16
         runner = build_runner(cfg)
         runner.train()
-        runs.append(runner.model.state_dict())
-    for name, value in runs[0].items():
-        torch.testing.assert_close(runs[1][name], value, rtol=1e-5, atol=1e-6, msg=name)
+        runs.append((runner.param_schedulers[0].blocks, runner.model.state_dict()))
+    (blocks, expected), (_, found) = runs
+    assert blocks == 3
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, msg=name)
