@@ -137,7 +137,7 @@ def _fault(values: dict) -> str | None:
     required = [one.name for one in fields(RunRecord) if one.default is MISSING and one.default_factory is MISSING]
     if missing := [name for name in required if name not in values]:
         return f'{missing[0]} is missing'
-    kinds = get_type_hints(RunRecord)
+    kinds = _field_types()
     for name, value in values.items():
         if fault := _type_fault(name, value, kinds[name]):
             return fault
@@ -147,6 +147,11 @@ def _fault(values: dict) -> str | None:
     if selected is not None and not 0 <= selected < len(values['epochs']):
         return f'selected_epoch={selected} is not one of the {len(values["epochs"])} epochs'
     return None
+
+
+@functools.cache
+def _field_types() -> dict[str, object]:
+    return get_type_hints(RunRecord)
 
 
 def _type_fault(name: str, value: object, kind: object) -> str | None:
@@ -163,7 +168,10 @@ def _type_fault(name: str, value: object, kind: object) -> str | None:
     if get_origin(kind) is dict:
         if not isinstance(value, dict):
             return f'{name}={_short(value)} is not a dictionary'
-        return _first(_type_fault(f'{name}[{key!r}]', item, get_args(kind)[1]) for key, item in value.items())
+        item_kind = get_args(kind)[1]
+        if item_kind is float and all(map(_is_finite, value.values())):
+            return None  # metrics are most of a record: without a message and a recursion for each
+        return _first(_type_fault(f'{name}[{key!r}]', item, item_kind) for key, item in value.items())
     if kind is float:
         return None if _is_finite(value) else f'{name}={_short(value)} is not a finite number'
     if isinstance(value, kind) and not isinstance(value, bool):
@@ -177,7 +185,7 @@ def _first(faults: Iterable[str | None]) -> str | None:
 
 def _is_finite(value: object) -> bool:
     try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer beyond the range of a float
         return False
 

@@ -46,7 +46,7 @@ def _legend(figure, handles: list, columns: int) -> None:
 
 def _plain(text: str) -> str:
     """A name that Matplotlib prints literally: ``$`` would start a formula, a leading ``_`` hides it in a legend."""
-    return ('\N{ZERO WIDTH SPACE}' if text.startswith('_') else '') + text.replace('$', r'\$')
+    return (' ' if text.startswith('_') else '') + text.replace('$', r'\$')
 
 
 def logit(percent) -> np.ndarray:
