@@ -214,7 +214,7 @@ def _draw_course(axes, predictions, scale: float, unit: str) -> None:
             heights, edges, baseline=None, color=COLOURS[predicted.name], lw=2, label=method_label(predicted.name)
         )
     axes.set(xlabel='progress of the run (%)', ylabel=f'predicted peak ({unit})', xlim=(0, 100), ylim=(0, None))
-    axes.legend(ncols=4, **ABOVE)
+    axes.legend(ncols=2, **ABOVE)
 
 
 def _draw_time(axes, predictions, measured: dict) -> None:

@@ -130,7 +130,7 @@ def draw_comparison(summary: Sequence[dict], profile: GradientProfile, path: str
             positions,
             [100 * mean for mean in means],
             width * 0.92,
-            yerr=[100 * (interval or 0) for interval in intervals],
+            yerr=None if None in intervals else [100 * interval for interval in intervals],
             capsize=3,
             color=COLOURS.get(line['method']),
             label=f'{method_label(line["method"])}, {line["state_bytes_per_param"]:.1f} state bytes/param',
