@@ -12,6 +12,7 @@ TEXTS = [*pages(), ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md', ROOT / 'conf
 
 def test_sphinx_builds_without_a_warning(tmp_path, run_forked):
     """Offline: what MMEngine, MMPretrain and PyTorch publish is replaced by the few objects named in conf.py."""
+    pytest.importorskip('sphinx', reason='the pinned Sphinx does not support Python 3.10')
     script = tmp_path / 'build.py'
     script.write_text('import sys\nfrom sphinx.cmd.build import main\nsys.exit(main(sys.argv[1:]))\n')
     words = ['-W', '--keep-going', '-q', '-d', tmp_path / 'doctrees', ROOT / 'docs', tmp_path / 'html']
