@@ -66,8 +66,10 @@ def test_every_message_of_the_faq_exists():
     """The longest part of a message between its placeholders (capital words, quotes) is in the code."""
     messages = re.findall(r'^- `(.+)`$', (ROOT / 'docs/faq.md').read_text(), re.M)
     assert len(messages) >= 15
-    texts = _program_texts()
+    texts, missing = _program_texts(), []
     for message in messages:
         parts = re.split(r"'\w+'|'|\b[A-Z]{4,}\b|\(|\)", message)
         longest = max(parts, key=len).strip()
-        assert any(longest in text for text in texts), f'{message}: {longest!r} is not in the code'
+        if not any(longest in text for text in texts):
+            missing.append((message, longest))
+    assert missing == []
