@@ -73,3 +73,12 @@ def test_every_message_of_the_faq_exists():
         if not any(longest in text for text in texts):
             missing.append((message, longest))
     assert missing == []
+
+
+def test_contributing_quotes_the_import_contract():
+    """The order of the layers, as import-linter checks it."""
+    pyproject = (ROOT / 'pyproject.toml').read_text()
+    contract = re.search(r'^layers = \[\n(.*?)^\]', pyproject, re.M | re.S)
+    quoted = re.search(r'^layers = \[\n(.*?)^\]', (ROOT / 'CONTRIBUTING.md').read_text(), re.M | re.S)
+    assert contract is not None and quoted is not None
+    assert contract[1] == quoted[1]
