@@ -68,7 +68,7 @@ def set_trainable(params: Iterable[nn.Parameter], wanted: bool) -> bool:
 
     Args:
         params: The parameters.
-        wanted: Whether they train from now on.
+        wanted: Whether they train.
 
     Returns:
         bool: Whether any parameter changed.
@@ -86,7 +86,7 @@ def set_trainable(params: Iterable[nn.Parameter], wanted: bool) -> bool:
 def freeze_layers(model: nn.Module, layers: Iterable[Layer]) -> None:
     """Freeze exactly these layers and let the others train; may be called again with other layers.
 
-    A parameter that the model itself holds fixed (``frozen_stages``, a sine-cosine ``pos_embed``) stays fixed.
+    A parameter that the model itself freezes (``frozen_stages``, a sine-cosine ``pos_embed``) stays frozen.
 
     Args:
         model: The model, wrapped or not.

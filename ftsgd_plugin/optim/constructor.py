@@ -89,9 +89,7 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         frozen = select_layers(self.layers, self.freeze)
         freeze_layers(inner, frozen)
         if not any(param.requires_grad for param in inner.parameters()):
-            raise UserError(
-                f'freeze={self.freeze!r} leaves nothing to train, as the model holds the rest fixed itself.'
-            )
+            raise UserError(f'freeze={self.freeze!r} leaves nothing to train, as the model itself freezes the rest.')
         keep_eval_mode(inner)
         follow_trained_parameters(model, inner)
         optim_wrapper = super().__call__(model)

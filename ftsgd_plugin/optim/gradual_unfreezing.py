@@ -38,7 +38,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         warmup (int): Steps at the start with the head alone, at the first learning rate. Defaults to 0.
         cooldown (int): Steps at the end with everything open, at the base learning rate. Defaults to 0.
         begin (int): Step at which it starts; before it only the head trains. Defaults to 0.
-        end (int): Step at which it ends; from it on everything trains. The runner fills in the length of the run.
+        end (int): Step at which it ends; from then everything trains. The runner fills in the length of the run.
         last_step (int): Must be -1: a state is resumed by ``load_state_dict``.
         by_epoch (bool): Steps are epochs, otherwise iterations. ``convert_to_iter_based=True`` in a config turns
             epochs into iterations. Defaults to True.
@@ -46,7 +46,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
 
     Raises:
         UserError: The groups have no roles, no block can be opened, ``end`` is missing, or ``warmup`` or ``cooldown``
-            is not a whole number from 0 on.
+            is not a whole number >= 0.
 
     Examples:
         >>> param_scheduler = dict(type='GradualUnfreezingLR', by_epoch=True)
@@ -66,7 +66,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
     ) -> None:
         for name, value in (('warmup', warmup), ('cooldown', cooldown)):
             if not isinstance(value, int) or value < 0:
-                raise UserError(f'GradualUnfreezingLR: {name}={value!r} is not a whole number from 0 on.')
+                raise UserError(f'GradualUnfreezingLR: {name}={value!r} is not a whole number >= 0.')
         if last_step != -1:
             raise UserError('GradualUnfreezingLR: last_step does not say what trains; resume with load_state_dict.')
         if end >= INF:
@@ -84,7 +84,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         self.blocks = max(indices) + 1
         self._outer: list[float] = []  # learning rates as the other schedulers set them
         self._applied: list[float] = []  # learning rates as this scheduler set them last
-        self._waiting = False  # whether a change waits for the end of an accumulation window
+        self._waiting = False  # only for the state: version 0.1.0 reads it (a change waits for its window)
         self._zero_grad: replaced | None = None  # the method of the optimizer wrapper, replaced while a change waits
         super().__init__(optimizer, begin=begin, end=end, last_step=last_step, by_epoch=by_epoch, verbose=verbose)
 

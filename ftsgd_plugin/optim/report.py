@@ -53,7 +53,7 @@ class FreezeReport:
         state_bytes: Optimizer state in bytes; ``None`` if unknown before the first step.
         optimizer: Class name of the optimizer.
         groups: Number of its parameter groups.
-        self_frozen: Number of parameters that the model itself holds fixed (counted in ``frozen``).
+        self_frozen: Number of parameters that the model itself freezes (counted in ``frozen``).
     """
 
     freeze: Freeze

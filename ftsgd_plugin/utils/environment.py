@@ -50,8 +50,7 @@ def check_stack() -> None:
         found = next((name for name in distributions if _installed(name)), distributions[0])
         # A distribution without a range, such as the full mmcv, has that of the one that the extra names.
         fitting = [*(r for r in mm_required if r.name == found), *(r for r in mm_required if r.name in distributions)]
-        extra = FORK if found.startswith(FORK) else OFFICIAL
-        _check(fitting[0], import_name, found, _install(*(r for r in mm_required if _extra(r) == extra)))
+        _check(fitting[0], import_name, found, _install_mm())
 
 
 def _check(requirement: Requirement, import_name: str, distribution: str, remedy: str) -> None:
@@ -98,8 +97,18 @@ def _installed(distribution: str) -> str | None:
         return None
 
 
-def _install(*requirements: Requirement) -> str:
-    return 'pip install ' + ' '.join(f"'{r.name}{_range(r)}'" for r in requirements)
+def _install(*requirements: Requirement, options: str = '') -> str:
+    return f'pip install {options}' + ' '.join(f"'{r.name}{_range(r)}'" for r in requirements)
+
+
+def _install_mm() -> str:
+    """The command for all MM packages: the forks if any of them is installed, else the official packages."""
+    by_extra = {extra: [r for r in _requirements()[1] if _extra(r) == extra] for extra in (OFFICIAL, FORK)}
+    if not any(_installed(requirement.name) for requirement in by_extra[FORK]):
+        return _install(*by_extra[OFFICIAL])
+    # mmcv-lite requires the official mmengine, which owns the same files as the fork.
+    mmcv = [requirement for requirement in by_extra[OFFICIAL] if requirement.name in MM_PACKAGES['mmcv']]
+    return f'{_install(*by_extra[FORK])} && {_install(*mmcv, options="--no-deps ")}'
 
 
 def _range(requirement: Requirement) -> str:
@@ -125,13 +134,13 @@ def import_failure(error: BaseException) -> StackError | None:
         check_stack()
     except StackError as unfit:
         return unfit
-    always, mm_required = _requirements()
+    always, _ = _requirements()
     if package == 'cv2':
         remedy = HEADLESS
     elif not always:
         remedy = f"pip install -e '{Path(__file__).parents[2]}[{OFFICIAL}]'"
     elif package in MM_PACKAGES:
-        remedy = _install(*(r for r in mm_required if _extra(r) == OFFICIAL))
+        remedy = _install_mm()
     else:
         remedy = _install(*(r for r in always if _import_name(r) == package))
     reason = ' '.join(str(error).split())

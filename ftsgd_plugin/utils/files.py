@@ -10,7 +10,7 @@ from .errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, remedy: str = 'make room or choose another directory') -> Iterator[Path]:
-    """Write a file under a temporary name beside its place and rename it at the end.
+    """Write a file under a temporary name in the same directory and rename it at the end.
 
     If the block fails, or the process is killed, an earlier file of that name is untouched. The temporary file
     (``.NAME.tmp``) is removed on failure; one that a kill leaves behind is overwritten by the next attempt.

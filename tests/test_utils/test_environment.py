@@ -13,6 +13,10 @@ from ftsgd_plugin.utils.errors import UserError
 OFFICIAL = (
     r"pip install 'mmengine>=0\.10\.7,<1\.0' 'mmcv-lite>=2\.0\.1,<2\.4' 'mmpretrain>=1\.2\.0,<2\.0' 'setuptools<82'"
 )
+FORKS = (  # never mmcv-lite with its requirements: it would bring the official mmengine
+    r"pip install 'onedl-mmengine>=0\.10\.12' 'onedl-mmpretrain>=1\.3\.6' && "
+    r"pip install --no-deps 'mmcv-lite>=2\.0\.1,<2\.4'"
+)
 REQUIRES = [  # as pip records pyproject.toml
     'torch>=2.1',
     'open_clip_torch>=2.24',
@@ -22,7 +26,6 @@ REQUIRES = [  # as pip records pyproject.toml
     'mmpretrain<2.0,>=1.2.0; extra == "mim"',
     'setuptools<82; extra == "mim"',
     'onedl-mmengine>=0.10.12; extra == "onedl"',
-    'mmcv-lite<2.4,>=2.0.1; extra == "onedl"',
     'onedl-mmpretrain>=1.3.6; extra == "onedl"',
     'ray>=2.9; extra == "sweep"',
 ]
@@ -65,7 +68,11 @@ def test_this_environment_passes():
         (dict(open_clip_torch=None), r"needs open_clip>=2\.24 .* run: pip install 'open_clip_torch>=2\.24'$"),
         (
             dict(mmengine=None, onedl__mmengine='0.10.9'),
-            r"needs mmengine>=0\.10\.12 and found 0\.10\.9; run: pip install 'onedl-mmengine>=0\.10\.12' 'mmcv-lite",
+            rf'needs mmengine>=0\.10\.12 and found 0\.10\.9; run: {FORKS}$',
+        ),
+        (
+            dict(mmcv__lite=None, mmengine=None, onedl__mmengine='0.10.12'),
+            rf'needs mmcv>=2\.0\.1,<2\.4 and it is not installed; run: {FORKS}$',
         ),
     ],
 )
