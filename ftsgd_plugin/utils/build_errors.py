@@ -35,19 +35,24 @@ def build_failure(error: BaseException) -> str | None:
         )
     if not inspect.isclass(cls):
         return None
-    if isinstance(error, TypeError) and (mismatch := _mismatch(cls, building['args'])):
+    mismatch = _mismatch(cls, building['args'], error, raised_here) if isinstance(error, TypeError) else None
+    if mismatch:
         return f'type={cls.__name__!r}: {mismatch}; correct the keys of that dict in the config.'
     if isinstance(error, ValueError) and _is_optimizer(cls):
         return f'optim_wrapper.optimizer: {" ".join(str(error).split())}; correct the value.'
     return None
 
 
-def _mismatch(cls: type, arguments: dict) -> str | None:
-    """How arguments do not fit a constructor, or the constructors that it passes its ``**kwargs`` on to."""
-    try:
-        inspect.signature(cls).bind(**arguments)
-    except TypeError as error:
-        return str(error)
+def _mismatch(cls: type, arguments: dict, error: TypeError, raised_by_call: bool) -> str | None:
+    """How arguments do not fit a constructor, or the constructors that it passes its ``**kwargs`` on to.
+
+    An error from within a constructor may be a bug. It is one of the config only if it names an unknown key.
+    """
+    if raised_by_call:
+        try:
+            inspect.signature(cls).bind(**arguments)
+        except TypeError as unbound:
+            return str(unbound)
     known: set[str] = set()
     for owner in cls.__mro__:
         if '__init__' not in vars(owner):
@@ -56,7 +61,7 @@ def _mismatch(cls: type, arguments: dict) -> str | None:
         known |= {parameter.name for parameter in parameters}
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
-    unknown = [key for key in arguments if key not in known]
+    unknown = [key for key in arguments if key not in known and repr(key) in str(error)]
     return f'got an unexpected keyword argument {unknown[0]!r}' if unknown else None
 
 
