@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
         const=True,
         default=False,
         metavar='PATH',
-        help='resume from PATH, or from the latest checkpoint in the work directory',
+        help='resume from PATH; without PATH or with "auto" from the latest checkpoint in the work directory',
     )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')

@@ -29,7 +29,8 @@ def train(
 
     Args:
         config: Config file.
-        resume: ``True`` to resume from the latest checkpoint of the work directory, if it has one; or a checkpoint.
+        resume: ``True`` or ``'auto'`` to resume from the latest checkpoint of the work directory, if it has one; or a
+            checkpoint.
         amp: Automatic mixed precision; needs a GPU.
         validate: Whether to evaluate during training.
         auto_scale_lr: Whether to scale the learning rate with the batch size, as the config's ``auto_scale_lr`` says.
@@ -57,7 +58,7 @@ def train(
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if resume:
-        checkpoint = latest_checkpoint(cfg.work_dir) if resume is True else resume
+        checkpoint = latest_checkpoint(cfg.work_dir) if resume in (True, 'auto') else resume
         cfg.resume = checkpoint is not None
         cfg.load_from = checkpoint or cfg.get('load_from')  # nothing to resume yet: start as the config says
     if auto_scale_lr:
