@@ -54,13 +54,13 @@ def misfits(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> list[Misfi
     Returns:
         list[Misfit]: Empty if the state dict fits.
     """
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     tensors = {name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
     misshapen = []
 
     def compare_shapes(module: nn.Module, loaded: dict, prefix: str, *args) -> None:
-        twins = itertools.chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
-        for name, twin in twins:
+        every_name = {'recurse': False, 'remove_duplicate': False}  # a tensor may have two names
+        for name, twin in itertools.chain(module.named_parameters(**every_name), module.named_buffers(**every_name)):
             name = prefix + name
             if name not in own or name not in loaded or _is_loadable(tuple(loaded[name].shape), own[name]):
                 continue
@@ -71,7 +71,8 @@ def misfits(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> list[Misfi
     for module in twin.modules():  # behind the hooks of the model
         module._register_load_state_dict_pre_hook(compare_shapes, with_module=True)
     missing, unexpected = twin.load_state_dict(tensors, strict=False, assign=True)
-    found = [Misfit(name, None, own.get(name)) for name in missing]
+    # What get_extra_state returns need not be a tensor: then it only has to exist.
+    found = [Misfit(name, None, own.get(name)) for name in missing if name in own or name not in state_dict]
     found += [Misfit(name, tuple(tensors[name].shape) if name in tensors else (), None) for name in unexpected]
     return found + misshapen
 

@@ -51,6 +51,35 @@ def test_a_scalar_may_be_a_vector_of_one_entry(shape, fits):
         model.load_state_dict(weights)
 
 
+def test_tensor_with_two_names_is_compared_under_both():
+    model, other = torch.nn.Linear(2, 2), torch.nn.Linear(3, 2)
+    for module in (model, other):
+        module.second = module.weight
+        module.register_buffer('mean', torch.zeros(module.in_features))
+        module.register_buffer('average', module.mean)
+    names = {misfit.name for misfit in misfits(model, other.state_dict())}
+    assert names == {'weight', 'second', 'mean', 'average'}
+
+
+class Counting(torch.nn.Linear):
+    """A module whose state dict holds more than tensors."""
+
+    def get_extra_state(self) -> dict:
+        return {'calls': 1}
+
+    def set_extra_state(self, state: dict) -> None:
+        raise AssertionError('misfits compares only')
+
+
+def test_extra_state_is_missing_or_taken_as_it_is():
+    model = Counting(2, 2)
+    weights = model.state_dict()
+    assert misfits(model, weights) == []
+    assert misfits(torch.nn.Linear(2, 2), weights) == []
+    del weights['_extra_state']
+    assert list(map(str, misfits(model, weights))) == ['_extra_state is missing']
+
+
 def test_misfits_changes_neither_model_nor_weights(vit):
     model, weights = vit(), vit(seed=1, img_size=64).state_dict()
     before = {name: value.clone() for name, value in model.state_dict().items()}
