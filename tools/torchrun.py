@@ -14,10 +14,11 @@ USER_ERROR = 2  # exit code of the tools after their one line
 
 @one_line_errors
 def main() -> None:
-    from torch.distributed import DistNetworkError
+    import torch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    cannot_meet = getattr(torch.distributed, 'DistNetworkError', RuntimeError)  # its base class, in older versions
     logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
     try:
         torchrun()
@@ -26,7 +27,7 @@ def main() -> None:
         if first.exitcode != USER_ERROR:
             raise
         sys.exit(USER_ERROR)
-    except DistNetworkError as error:
+    except cannot_meet as error:
         reason = str(error).splitlines()[0]
         raise UserError(f'MASTER_ADDR, PORT: the processes cannot meet there ({reason}); set another PORT') from error
 
