@@ -50,7 +50,7 @@ class LayerGradNormHook(Hook):
     hooks on ``Optimizer.step`` run after clipping. So ``optim_wrapper.step`` is replaced during training and restored
     afterwards. A step that the loss scaler skips is not an update and is counted separately. Wrappers that update
     during the backward pass provide ``optim_wrapper.observe_gradients(callback)``, which calls ``callback(param,
-    grad)`` for each gradient and returns a handle with ``remove()``.
+    grad)`` for each gradient and returns a handle with ``remove()``; without a handle the callback stays, idle.
 
     Norms stay on the device and are fetched once per interval. Three quantities per layer: ``norm`` (L2, over all
     parameters of the layer), ``norm_per_sqrt_n`` (``norm`` over the square root of the layer's number of parameters)
@@ -97,7 +97,7 @@ class LayerGradNormHook(Hook):
         self._scaled = hasattr(optim_wrapper, 'loss_scaler')
         self._undo.close()  # of a run that ended with an exception
         if hasattr(optim_wrapper, 'observe_gradients'):
-            self._undo.callback(optim_wrapper.observe_gradients(self._observe).remove)
+            self._observe_backward(optim_wrapper)
         elif hasattr(optim_wrapper, 'optim_wrappers'):
             raise UserError(
                 'LayerGradNormHook: supports runs with one optimizer only; remove the hook from custom_hooks.'
@@ -123,6 +123,18 @@ class LayerGradNormHook(Hook):
         """Record the rest of the last interval and stop observing."""
         self._record(runner, runner.iter)
         self._undo.close()
+
+    def _observe_backward(self, optim_wrapper: OptimWrapper) -> None:
+        observers = [self._observe]
+
+        def observe(param: nn.Parameter, grad: torch.Tensor) -> None:
+            for observer in observers:
+                observer(param, grad)
+
+        handle = optim_wrapper.observe_gradients(observe)
+        self._undo.callback(observers.clear)
+        if handle is not None:  # as wrappers written for version 0.1.0 return
+            self._undo.callback(handle.remove)
 
     def _measure_before_step(self, optim_wrapper: OptimWrapper) -> None:
         step = optim_wrapper.step

@@ -105,6 +105,23 @@ def test_after_training_the_optimizer_wrapper_is_as_before(model, tmp_path):
     assert vars(wrapper).keys() == before.keys() and vars(wrapper).get('step') is before.get('step')
 
 
+def test_wrapper_that_returns_no_handle_is_observed_while_training_only(model, tmp_path, monkeypatch):
+    """Version 0.1.0 asked for none. Its callback cannot be removed, but must count neither twice nor afterwards."""
+    add = InBackward.observe_gradients
+    monkeypatch.setattr(InBackward, 'observe_gradients', lambda self, callback: add(self, callback) and None)
+    training = Training(model, tmp_path, interval=1, optim_wrapper=InBackward(model))
+    hook = training.hook
+    for inputs, labels in batches(2):  # every train() registers a callback
+        training.step(inputs, labels)
+        assert {row['updates'] for row in training.rows()} == {'1'}
+        assert len({(row['iter'], row['layer']) for row in training.rows()}) == len(training.rows())
+        hook.after_train(training)
+        training.optim_wrapper.update_params(cross_entropy(model(inputs), labels))
+        assert not hook._observed
+        hook.before_train(training)
+    assert len(training.optim_wrapper.callbacks) == 3
+
+
 def test_after_training_gradients_of_the_backward_pass_are_not_observed(tmp_path):
     model = small_classifier('vit-b16')
     cfg = dict(type='mmpretrain.SGDInBackwardOptimWrapper', optimizer=dict(type='SGD', lr=0.1))
