@@ -224,7 +224,7 @@ def trace_update(build: Callable[[list[nn.Parameter]], Optimizer], params, forea
     """Bytes of an optimizer's state, and of the temporaries of its update.
 
     Args:
-        build: Builds the optimizer from parameters.
+        build: Builds the optimizer from parameters, without ``fused`` and ``capturable``, which the meta device lacks.
         params: The parameters that train.
         foreach: Whether the update takes all tensors at once, PyTorch's default on CUDA, and not one by one.
 
@@ -237,11 +237,13 @@ def trace_update(build: Callable[[list[nn.Parameter]], Optimizer], params, forea
     twins = [nn.Parameter(torch.empty(param.shape, dtype=param.dtype, device='meta')) for param in params]
     for twin in twins:
         twin.grad = torch.empty_like(twin)
-    optimizer = build(twins)
-    for group in optimizer.param_groups:
-        if group.get('foreach') is None and 'foreach' in group:
-            group['foreach'] = foreach and not group.get('fused')
+    name = 'optimizer'
     try:
+        optimizer = build(twins)
+        name = f'optimizer {type(optimizer).__name__}'
+        for group in optimizer.param_groups:
+            if group.get('foreach') is None and 'foreach' in group:
+                group['foreach'] = foreach
         optimizer.step()
         state = optimizer_state_bytes(optimizer)
         known = [*twins, *(twin.grad for twin in twins)]
@@ -250,6 +252,5 @@ def trace_update(build: Callable[[list[nn.Parameter]], Optimizer], params, forea
             optimizer.step()
     except Exception as error:
         reason = ' '.join(str(error).split())[:120]
-        name = type(optimizer).__name__
-        raise UserError(f'optimizer {name}: its state cannot be predicted ({reason}); leave its method out.') from error
+        raise UserError(f'{name}: its state cannot be predicted ({reason}); leave its method out.') from error
     return state, tracker.peak

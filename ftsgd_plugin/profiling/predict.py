@@ -140,10 +140,17 @@ def predict_methods(
 
 
 class _Predictor:
-    """Traces of one model at one batch size; methods that train the same layers share them."""
+    """Traces of one model at one batch size; methods that train the same layers share them.
 
-    def __init__(self, cfg: Config, device: str, batch_size: int, autocast: str | None) -> None:
-        self.fake = FakeModel(cfg, device if torch.cuda.is_available() else 'cpu')
+    Args:
+        device: Whose updates are assumed.
+        operators: Whose operators are traced. Default: ``device`` if the machine has it, else ``'cpu'``.
+    """
+
+    def __init__(
+        self, cfg: Config, device: str, batch_size: int, autocast: str | None, operators: str | None = None
+    ) -> None:
+        self.fake = FakeModel(cfg, operators or (device if torch.cuda.is_available() else 'cpu'))
         self.device, self.batch_size, self.autocast = device, batch_size, autocast
         self.layers = list_layers(self.fake.model)
         self._traces: dict[tuple, StepTrace] = {}
@@ -165,10 +172,12 @@ class _Predictor:
             self._traces[key] = self.fake.trace(self.batch_size, self.autocast, method.in_backward)
         trace = self._traces[key]
         trained = [param for param in self.fake.model.parameters() if param.requires_grad]
+        settings = method.optim_wrapper['optimizer']
+        plain = {key: value for key, value in settings.items() if key not in ('fused', 'capturable')}
         state, temporaries = trace_update(
-            lambda params: OPTIMIZERS.build({**method.optim_wrapper['optimizer'], 'params': params}),
+            lambda params: OPTIMIZERS.build({**plain, 'params': params}),
             trained,
-            foreach=self.device == 'cuda',
+            foreach=self.device == 'cuda' and not settings.get('fused'),
         )
         gradients = _bytes(trained)
         if method.in_backward:
@@ -279,14 +288,16 @@ class RunCosts:
         # One trace for every number of classes: the head makes less than 0.1 % of a backbone.
         settings = model_config(cfg)
         if settings.get('head'):
-            settings['head'].pop('num_classes')
+            settings['head'].pop('num_classes', None)
         known = self._predictors.setdefault(_key(settings), {})  # by image size
         if known and (size := image_size(cfg, next(iter(known.values())).fake.model)) in known:
             return known[size]
         if self._report is not None:
             self._report(name)
-        # As on a GPU, whose fused updates are also traced faster. FLOPs per image do not depend on the batch size.
-        predictor = _Predictor(cfg, 'cuda', batch_size=2, autocast=None)
+        # As on a GPU, whose updates of all tensors at once are also traced faster, but with the CPU's operators: fake
+        # CUDA tensors would open a CUDA context on GPU 0, which belongs to the runs. FLOPs per image do not depend on
+        # the batch size.
+        predictor = _Predictor(cfg, 'cuda', batch_size=2, autocast=None, operators='cpu')
         known[predictor.fake.size] = predictor
         return predictor
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import filelock
 
-from ..profiling.predict import TFLOPS, RunCosts
+from ..profiling.predict import TFLOPS, RunCost, RunCosts
 from ..records import code_version, read_record
 from ..utils.errors import UserError
 from ..utils.format import format_bytes
@@ -102,15 +102,17 @@ def _option(value) -> str:
 
 def describe(tasks: Sequence[Task], out: str | os.PathLike, tflops: float = TFLOPS) -> str:
     """The runs of a sweep with their states, predicted GPU-hours and disk space, as text."""
-    lines, hours, largest, kept, left = [], 0.0, 0.0, 0.0, 0
-    costs = RunCosts(_report_tracing)
-    for task in tasks:
-        cost = costs(task.config)
-        kept += cost.kept_bytes
+    lines, hours, largest, kept, left, unknown = [], 0.0, 0.0, 0.0, 0, 0
+    for task, cost in zip(tasks, predict_costs(tasks), strict=True):
         reason = f': {task.record.error}' if task.record and task.record.status == 'failed' else ''
-        lines.append(f'{task.run.name:<60} {task.state + reason:<12} {cost.hours(tflops):9.3f} h')
+        time = '–' if cost is None else f'{cost.hours(tflops):.3f}'
+        lines.append(f'{task.run.name:<60} {task.state + reason:<12} {time:>9} h')
+        left += task.state != 'finished'
+        if cost is None:
+            unknown += 1
+            continue
+        kept += cost.kept_bytes
         if task.state != 'finished':
-            left += 1
             hours += cost.hours(tflops)
             largest = max(largest, cost.running_bytes)
     existing = next(parent for parent in [Path(out).absolute(), *Path(out).absolute().parents] if parent.is_dir())
@@ -121,7 +123,35 @@ def describe(tasks: Sequence[Task], out: str | os.PathLike, tflops: float = TFLO
         f'disk: up to {format_bytes(largest)} per run at a time; {format_bytes(kept)} with --keep-checkpoints; '
         f'{format_bytes(free)} are free',
     ]
+    if unknown:
+        lines.append(f'not included: {unknown} runs whose cost cannot be predicted')
     return '\n'.join(lines)
+
+
+def predict_costs(tasks: Sequence[Task]) -> list[RunCost | None]:
+    """Predicted cost of every run; ``None``, with one line on stderr for its cell, where the prediction fails.
+
+    Models and optimizers that train but cannot run on fake tensors exist, and no sweep may stop for a prediction.
+    """
+    predict, failed, costs = RunCosts(_report_tracing), set(), []
+    for task in tasks:
+        cell, cost = task.run.config, None
+        if cell not in failed:
+            try:
+                cost = predict(task.config)
+            except Exception as error:
+                failed.add(cell)
+                reason = ' '.join(str(error).split())[:200] or type(error).__name__
+                print(f'{cell}: its cost cannot be predicted: {reason}', file=sys.stderr, flush=True)
+        costs.append(cost)
+    return costs
+
+
+def _weights(costs: Sequence[RunCost | None]) -> list[float]:
+    """Weights of runs for the ETA: their FLOPs; a run without a prediction counts as an average one."""
+    known = [cost.flops for cost in costs if cost is not None]
+    average = sum(known) / len(known) if known else 1.0
+    return [average if cost is None else cost.flops for cost in costs]
 
 
 def _report_tracing(model: str) -> None:
@@ -168,8 +198,7 @@ def run_sweep(
         if not to_do:
             print(f'all {len(tasks)} runs are finished')
             return failures
-        costs = RunCosts(_report_tracing)
-        flops = [costs(task.config).flops for task in tasks]
+        flops = _weights(predict_costs(tasks))
         finished = sorted(set(range(len(tasks))) - set(to_do))
         cluster = Cluster(address, gpus, cpus, workers)
         try:

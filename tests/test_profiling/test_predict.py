@@ -203,7 +203,7 @@ def test_cost_of_a_run_in_closed_form():
 def test_cost_of_a_run_is_the_prediction_of_its_method():
     cfg = full_config('vit-tiny', 'gradual-unfreezing', 'digits', **{'val_dataloader.dataset.datasets.0.indices': 40})
     cost = RunCosts()(cfg)
-    (method,) = predict_methods(cfg, ['gradual-unfreezing'], batch_size=2)
+    (method,) = predict_methods(cfg, ['gradual-unfreezing'], batch_size=2, device='cpu')
     assert (cost.images, cost.evaluated) == (8 * 800, 8 * (40 + 794))
     training = cost.images * method.mean_flops_per_image
     assert cost.flops == pytest.approx(training + cost.evaluated * 10_864_384)
@@ -222,6 +222,15 @@ def test_runs_of_one_model_share_its_traces(monkeypatch):
     adamw, frozen = (costs(full_config('vit-tiny', name, 'digits')) for name in ('adamw', 'freeze-embed'))
     assert len(traced) == 2 and reported == ['vit-tiny']
     assert adamw.flops == first.flops > frozen.flops and adamw.state_bytes > first.state_bytes > frozen.state_bytes
+
+
+@pytest.mark.parametrize('option', ['fused', 'capturable'])
+def test_options_that_the_meta_device_lacks_change_no_state(option):
+    plain, other = (
+        RunCosts()(full_config('vit-tiny', 'adamw', 'digits', **options))
+        for options in ({}, {f'optim_wrapper.optimizer.{option}': True})
+    )
+    assert other == plain
 
 
 def test_mistakes_are_one_line():

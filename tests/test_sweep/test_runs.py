@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from helpers.tiny_sweep import write_plan
 
+from ftsgd_plugin.profiling.predict import RunCost
 from ftsgd_plugin.records import RunRecord, config_hash, find_records, read_record, run_names, write_record
 from ftsgd_plugin.runner.build import read_config
-from ftsgd_plugin.sweep.driver import conclude, describe, run_sweep
+from ftsgd_plugin.sweep.driver import _weights, conclude, describe, predict_costs, run_sweep
 from ftsgd_plugin.sweep.plan import Plan, read_plan
 from ftsgd_plugin.sweep.runs import CONFIG, delete_weights, mark_failed, prepare, survey
 from ftsgd_plugin.utils.errors import UserError
@@ -137,6 +138,41 @@ def test_dry_run_lists_every_run_with_its_cost_and_writes_nothing(run_tool, tmp_
     assert f'8 runs, 8 to do: about {sum(hours):.1f} GPU-hours at 0.0001 TFLOP/s' in lines[-2]
     assert lines[-1].startswith('disk: up to ') and lines[-1].endswith('iB are free')
     assert not out.exists()
+
+
+@pytest.mark.parametrize('fails', ['FakeModel.trace', 'trace_update'])
+def test_a_failed_prediction_stops_no_sweep(plan, tmp_path, monkeypatch, capsys, fails):
+    """A model or an optimizer that cannot run on fake tensors."""
+    called = []
+
+    def fail(*args, **kwargs):
+        called.append(args)
+        raise NotImplementedError('no kernel')
+
+    monkeypatch.setattr(f'ftsgd_plugin.profiling.predict.{fails}', fail)
+    tasks = survey(plan, tmp_path)
+    text = describe(tasks, tmp_path)
+    assert text.count(' – h\n') == 4 and '4 runs, 4 to do: about 0.0 GPU-hours' in text
+    assert text.endswith('not included: 4 runs whose cost cannot be predicted')
+    err = capsys.readouterr().err
+    assert err.count('cannot be predicted: no kernel\n') == len(called) == 2  # once for a cell
+    assert _weights(predict_costs(tasks)) == [1.0] * 4
+
+
+def test_a_run_without_a_prediction_weighs_as_an_average_one():
+    costs = [RunCost(1, 1, flops, 1, 1) for flops in (2.0, 4.0)]
+    assert _weights([*costs, None]) == [2.0, 4.0, 3.0]
+
+
+def test_predictions_never_open_a_cuda_context(plan, tmp_path, monkeypatch):
+    """GPU 0 belongs to the runs, also where CUDA is available to the process of the sweep."""
+
+    def fail():
+        raise AssertionError('CUDA is initialised')
+
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    monkeypatch.setattr('torch.cuda._lazy_init', fail)
+    assert None not in predict_costs(survey(plan, tmp_path))
 
 
 def test_finished_runs_of_other_code_are_a_warning(plan, tmp_path, capsys):
