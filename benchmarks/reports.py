@@ -19,6 +19,7 @@ from ftsgd_plugin.paper.names import DATASETS, MAIN_METHODS, MODELS
 from ftsgd_plugin.paper.published import ood_metric
 from ftsgd_plugin.records import RunRecord, write_record
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.metrics import ID_METRIC, OOD_METRIC, WORST_GROUP
 from ftsgd_plugin.utils.version import __version__
 
 AUTHORS_CSV = Path(__file__).resolve().parents[1] / 'tests/assets/clip_vit_b16_per_run_sweep.csv'
@@ -47,7 +48,7 @@ def authors_records() -> Iterator[RunRecord]:
         for row in csv.DictReader(line for line in file if not line.startswith('#')):
             dataset, id_column, ood_column = AUTHORS_DATASETS[row['dataset']]
             ood = float(row[ood_column]) / 100
-            metrics = {'id/accuracy': float(row[id_column]) / 100, 'ood/accuracy': ood}
+            metrics = {ID_METRIC: float(row[id_column]) / 100, OOD_METRIC: ood}
             yield RunRecord(
                 model='clip-vit-b16',
                 method=AUTHORS_METHODS[row['method']],
@@ -80,7 +81,7 @@ def generated_records(count: int) -> Iterator[RunRecord]:
             ood = id_accuracy * random_.uniform(0.75, 0.95)
             groups = {f'group/{k}': ood * random_.uniform(0.9, 1) for k in range(4)}
             worst = min(groups.values())
-            epochs.append({'id/accuracy': id_accuracy, 'ood/accuracy': ood, 'ood/worst_group': worst, **groups})
+            epochs.append({ID_METRIC: id_accuracy, OOD_METRIC: ood, WORST_GROUP: worst, **groups})
         yield RunRecord(
             model=model,
             method=method,
@@ -91,7 +92,7 @@ def generated_records(count: int) -> Iterator[RunRecord]:
             status='failed' if i % 100 == 99 else 'finished',
             error='RuntimeError: made up' if i % 100 == 99 else '',
             epochs=epochs,
-            selected_epoch=max(range(len(epochs)), key=lambda e: epochs[e]['id/accuracy']),
+            selected_epoch=max(range(len(epochs)), key=lambda e: epochs[e][ID_METRIC]),
             code={'version': __version__, 'commit': '0' * 40},
             environment={'python': '3.11', 'torch': '2.11.0', 'device': 'none (generated)', 'processes': 1},
             resources={'seconds': 100.0, 'peak_bytes': random_.randint(4, 16) * 2**30, 'state_bytes': 2**30},

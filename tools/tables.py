@@ -13,9 +13,8 @@ out, counted and listed. A missing cell is shown as missing, and an average over
 import argparse
 
 from ftsgd_plugin.evaluation.selection import RULES
+from ftsgd_plugin.results import FORMATS
 from ftsgd_plugin.utils.cli import one_line_errors
-
-FORMATS = ('text', 'markdown', 'latex', 'csv')
 
 
 def parse_args() -> argparse.Namespace:

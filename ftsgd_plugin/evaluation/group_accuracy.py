@@ -12,6 +12,7 @@ from mmpretrain.registry import METRICS
 
 from ..datasets.base import META_KEYS, SUBSET_KEYS
 from ..utils.errors import UserError
+from ..utils.metrics import ID_METRIC, OOD_METRIC, WORST_GROUP
 
 Subset = str | Mapping
 
@@ -77,9 +78,9 @@ class GroupAccuracy(BaseMetric):
         ood = _accuracies(_of_split(cells, 'ood', self.ood))
         candidates = [accuracy for group, accuracy in ood.items() if group not in self.not_worst]
         metrics = {
-            'id/accuracy': self._accuracy(cells, 'id', self.id),
-            'ood/accuracy': self._accuracy(cells, 'ood', self.ood),
-            'ood/worst_group': min(candidates or ood.values()),
+            ID_METRIC: self._accuracy(cells, 'id', self.id),
+            OOD_METRIC: self._accuracy(cells, 'ood', self.ood),
+            WORST_GROUP: min(candidates or ood.values()),
         }
         for i, field in enumerate(self.by):
             values = _accuracies(_of_split(_count((r[0], r[2 + i], r[-1]) for r in results), 'ood', self.ood))

@@ -7,8 +7,7 @@ rate with the best mean over seeds).
 import math
 from collections.abc import Mapping, Sequence
 
-ID_METRIC = 'id/accuracy'
-OOD_METRIC = 'ood/accuracy'
+from ..utils.metrics import ID_METRIC, OOD_METRIC
 
 # Rule -> its description in every output. Only the first is the paper's; the others exist for comparison.
 RULES = {

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..utils.metrics import OOD_METRIC, WORST_GROUP
+
 # The first lines of each file name its source.
 _RESULTS = Path(__file__).with_name('results.csv')
 _GRADIENTS = Path(__file__).with_name('gradients.csv')
@@ -57,7 +59,7 @@ class PaperGradients:
 
 def ood_metric(dataset: str) -> str:
     """The metric of ``GroupAccuracy`` that the paper's OOD tables report: the worst group for Waterbirds."""
-    return 'ood/worst_group' if dataset == 'waterbirds' else 'ood/accuracy'
+    return WORST_GROUP if dataset == 'waterbirds' else OOD_METRIC
 
 
 def paper_results() -> list[PaperResult]:

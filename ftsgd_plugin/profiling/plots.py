@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from ..paper.names import method_label
 from ..utils.plotting import (
     COLOURS,
+    DARK_GREY,
     GREY,
+    LIGHT_BLUE,
     LIGHT_GREY,
     MODEL_MARKS,
     ROLE_COLOURS,
@@ -72,11 +74,11 @@ def _draw_profile(axes: 'Axes', profile: GradientProfile, width: float) -> None:
         [profile.embed, *(group.norm for group in others)],
         0.85,
         yerr=None if profile.batches == 1 else [_merged_std(embedding), *(group.std for group in others)],
-        error_kw=dict(elinewidth=0.8, ecolor='#444444'),
+        error_kw=dict(elinewidth=0.8, ecolor=DARK_GREY),
         color=[colours.get(group.part, LIGHT_GREY) for group in [embedding[0], *others]],
     )
     largest = profile.largest_middle
-    axes.axhline(largest.norm, color='#444444', linewidth=0.8, linestyle='--', zorder=0)
+    axes.axhline(largest.norm, color=DARK_GREY, linewidth=0.8, linestyle='--', zorder=0)
     title = (
         f'{profile.name}: embedding {profile.embed:.3g} is {profile.ratio:.2g} times the largest middle layer '
         f'({largest.name}, {largest.norm:.3g}); head {profile.head:.3g}'
@@ -125,7 +127,7 @@ def draw_evidence(points: Sequence[PaperPoint], ratio: float, name: str, path: s
             markeredgecolor='white',
             label=model,
         )
-    axes.axhline(0, color='#444444', linewidth=0.8)
+    axes.axhline(0, color=DARK_GREY, linewidth=0.8)
     axes.axvline(ratio, color='black', linewidth=2, linestyle='--')
     at_left = ratio < 1
     axes.annotate(
@@ -225,7 +227,7 @@ def _draw_time(axes, predictions, measured: dict) -> None:
         reference = measured[base.name].seconds_per_step
         shown = [(y, measured[predicted.name]) for y, predicted in enumerate(predictions) if predicted.name in measured]
         bars = axes.barh(
-            [y for y, _ in shown], [100 * m.seconds_per_step / reference for _, m in shown], 0.66, color='#9ecae1'
+            [y for y, _ in shown], [100 * m.seconds_per_step / reference for _, m in shown], 0.66, color=LIGHT_BLUE
         )
         labels = [f' {_time(measure.seconds_per_step / measure.batch_size)} / image' for _, measure in shown]
         for bar, label in zip(bars, labels):
@@ -233,7 +235,7 @@ def _draw_time(axes, predictions, measured: dict) -> None:
         axes.plot(operations, range(len(predictions)), 'D', color='black', ms=5, clip_on=False)
         axes.legend([bars, axes.lines[0]], ['time (measured)', 'operations (predicted)'], ncols=2, **ABOVE)
     else:
-        bars = axes.barh(range(len(predictions)), operations, 0.66, color='#9ecae1')
+        bars = axes.barh(range(len(predictions)), operations, 0.66, color=LIGHT_BLUE)
         axes.legend([bars], ['operations (predicted)'], **ABOVE)
         for y, predicted in enumerate(predictions):
             axes.text(0, y, f' {predicted.mean_flops_per_image / 1e9:.3g} GFLOP / image', va='center', fontsize=8)

@@ -11,17 +11,22 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ..evaluation.selection import ID_METRIC, Z90, mean_and_ci90, select_epoch, select_lr
+from ..evaluation.selection import Z90, mean_and_ci90, select_epoch, select_lr
 from ..paper.published import PaperResult, ood_metric, paper_results
 from ..records import RunRecord
+from ..utils.metrics import ID_METRIC, METRIC_LABELS, OOD_METRIC, WORST_GROUP
 from .collect import Collection, collect
 
 CELL = ['model', 'method', 'dataset']
-WORST_GROUP = 'ood/worst_group'
 _RESOURCES = ['peak_bytes', 'seconds', 'state_bytes_per_param']
-_MEASURES = ['id', 'ood', 'ood_worst']
+# Column of a frame -> label.
+MEASURES = {
+    'id': METRIC_LABELS[ID_METRIC],
+    'ood': METRIC_LABELS[OOD_METRIC],
+    'ood_worst': METRIC_LABELS[WORST_GROUP],
+}
 _SELECTED = ['lr', 'n_seeds', 'n_lrs', 'at_edge', 'uneven']
-# Of a cell, in the comparison with the paper and in its CSV file.
+# The columns of a cell in the comparison with the paper and in its CSV file.
 _COMPARED = [*CELL, *_SELECTED, 'id', 'id_ci90', 'ood', 'ood_ci90', 'peak_bytes']
 WITHIN, OUTSIDE, UNKNOWN, NO_RUN = 'within the interval', 'outside', 'no interval known', 'no run yet'
 UNPUBLISHED, OTHER_RULE = 'not published', 'other rule than the paper'
@@ -98,7 +103,7 @@ def runs_frame(records: Iterable[RunRecord], rule: str = 'id') -> pd.DataFrame:
                 'device': str(record.environment.get('device', '')),
             }
         )
-    return pd.DataFrame(rows, columns=[*CELL, 'lr', 'seed', 'epoch', *_MEASURES, *_RESOURCES, 'device'])
+    return pd.DataFrame(rows, columns=[*CELL, 'lr', 'seed', 'epoch', *MEASURES, *_RESOURCES, 'device'])
 
 
 def cells_frame(runs: pd.DataFrame, rule: str = 'id') -> pd.DataFrame:
@@ -134,10 +139,10 @@ def cells_frame(runs: pd.DataFrame, rule: str = 'id') -> pd.DataFrame:
             'seconds': group['seconds'].mean(),
             'state_bytes_per_param': chosen['state_bytes_per_param'].mean(),
         }
-        for key in _MEASURES:
+        for key in MEASURES:
             row[key], row[f'{key}_ci90'] = mean_and_ci90(chosen[key].tolist())
         rows.append(row)
-    means = [column for key in _MEASURES for column in (key, f'{key}_ci90')]
+    means = [column for key in MEASURES for column in (key, f'{key}_ci90')]
     return pd.DataFrame(rows, columns=[*CELL, *_SELECTED, *means, *_RESOURCES])
 
 
@@ -167,7 +172,7 @@ def method_summary(records: Iterable[RunRecord]) -> list[dict]:
                 'lrs': sorted(own['lr'].unique().tolist()),
                 'seeds': sorted(own['seed'].unique().tolist()),
                 'lr': cell['lr'],
-                **{key: [_known(cell[key] / 100), _known(cell[f'{key}_ci90'] / 100)] for key in _MEASURES},
+                **{key: [_known(cell[key] / 100), _known(cell[f'{key}_ci90'] / 100)] for key in MEASURES},
                 'state_bytes_per_param': _known(cell['state_bytes_per_param']),
                 'seconds': _known(cell['seconds']),
             }

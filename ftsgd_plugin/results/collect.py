@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..evaluation.selection import ID_METRIC, OOD_METRIC
 from ..paper.published import ood_metric
 from ..records import RunRecord, find_records, read_record
 from ..utils.errors import UserError
+from ..utils.metrics import ID_METRIC, OOD_METRIC
 from ..utils.version import __version__
 
 
@@ -92,7 +92,7 @@ def _missing(record: RunRecord) -> str | None:
 
 
 def _drop_repeated(found: Collection) -> None:
-    """Of each cell, learning rate and seed keep the run that finished last: repeating a run adds no seed."""
+    """Keep the run that finished last for each cell, learning rate and seed: repeating a run adds no seed."""
     latest: dict[tuple, tuple[Path, RunRecord]] = {}
     repeated = Counter()
     for path, record in sorted(found.runs, key=lambda run: (run[1].finished, str(run[0]))):

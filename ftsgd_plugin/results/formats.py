@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from .aggregate import NO_RUN, OTHER_RULE, OUTSIDE, UNKNOWN, UNPUBLISHED, WITHIN
+from ..utils.format import format_mean
+from .aggregate import MEASURES, NO_RUN, OTHER_RULE, OUTSIDE, UNKNOWN, UNPUBLISHED, WITHIN
 
 MEAN = 'mean ± 90 % interval'  # in the header of every table
 _NOTHING = '\N{EN DASH}'
@@ -62,10 +63,10 @@ class Table:
 
 
 def our_text(cell: Comparison) -> str:
-    """``84.1 ±0.9``; a dash if there is no run."""
+    """``84.1 ± 0.9``; a dash if there is no run."""
     if math.isnan(cell.ours):
         return _NOTHING
-    return f'{cell.ours:.1f}' + ('' if math.isnan(cell.ci90) else f' ±{cell.ci90:.1f}')
+    return format_mean(cell.ours, cell.ci90)
 
 
 def paper_text(cell: Comparison) -> str:
@@ -194,12 +195,7 @@ def as_html(table: Table) -> str:
     return style.set_td_classes(pd.DataFrame(classes, frame.index, frame.columns)).to_html()
 
 
-FORMATS: dict[str, tuple[str, Callable]] = {  # name -> (suffix, renderer)
-    'text': ('txt', as_text),
-    'markdown': ('md', as_markdown),
-    'latex': ('tex', as_latex),
-    'csv': ('csv', as_csv),
-}
+RENDERERS: dict[str, Callable] = {'text': as_text, 'markdown': as_markdown, 'latex': as_latex, 'csv': as_csv}
 
 
 def method_table(summary: Sequence[dict]) -> str:
@@ -212,11 +208,10 @@ def method_table(summary: Sequence[dict]) -> str:
         >>> print(method_table(method_summary(records)))
         | method   |   lr |   ID (%), mean ± 90 % interval | ...
     """
-    measures = {'id': 'ID', 'ood': 'OOD average', 'ood_worst': 'OOD worst group'}
     header = [
         'method',
         'lr',
-        *(f'{name} (%), {MEAN}' for name in measures.values()),
+        *(f'{name} (%), {MEAN}' for name in MEASURES.values()),
         'state bytes/param',
         'seconds/run',
     ]
@@ -224,7 +219,7 @@ def method_table(summary: Sequence[dict]) -> str:
         [
             line['method'],
             f'{line["lr"]:g}',
-            *(_percent(*line[key]) for key in measures),
+            *(_percent(*line[key]) for key in MEASURES),
             _number(line['state_bytes_per_param'], 2),
             _number(line['seconds'], 1),
         ]
@@ -236,7 +231,7 @@ def method_table(summary: Sequence[dict]) -> str:
 def _percent(mean: float | None, ci90: float | None) -> str:
     if mean is None:
         return _NOTHING
-    return f'{100 * mean:.1f}' + ('' if ci90 is None else f' ± {100 * ci90:.1f}')
+    return format_mean(100 * mean, None if ci90 is None else 100 * ci90)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -10,13 +10,15 @@ import pandas as pd
 
 from ..evaluation.selection import RULES
 from ..paper.names import DATASETS, METHODS, MODELS, dataset_label, method_label, model_label, sort_names
-from ..utils.plotting import COLOURS, DARK_GREY, DPI, METRIC_COLOURS, import_pyplot, save_figure, style_axes
+from ..utils.metrics import METRIC_LABELS
+from ..utils.plotting import COLOURS, DARK_GREY, DPI, GREY, METRIC_COLOURS, import_pyplot, save_figure, style_axes
 from .aggregate import Results
+from .formats import MEAN
 from .sensitivity import lr_curves
 
 _TICKS = (0.1, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9)
 _MARKERS = 'osD^vPX<>p*h'
-_SPARE = ('#d55e00', '#000000', '#999999', '#8c564b', '#17becf', '#bcbd22')  # for methods that COLOURS does not have
+_SPARE = ('#d55e00', '#000000', GREY, '#8c564b', '#17becf', '#bcbd22')  # for methods that COLOURS does not have
 _CLIP = (0.1, 99.9)  # percent; the logit of 0 and of 100 is infinite
 
 
@@ -136,7 +138,7 @@ def draw_memory(cells: pd.DataFrame, path: str | os.PathLike, title: str) -> Pat
                 elinewidth=0.8,
             )
         axes.set_title(_plain(dataset_label(dataset)), fontsize=11)
-        axes.set(xlabel='peak memory (GiB)', ylabel='OOD accuracy (%), mean ± 90 % interval')
+        axes.set(xlabel='peak memory (GiB)', ylabel=f'OOD accuracy (%), {MEAN}')
         axes.margins(0.12)
     marks = [Line2D([], [], color=colours[m], marker='s', linestyle='', label=_plain(method_label(m))) for m in methods]
     marks += [
@@ -244,8 +246,7 @@ def draw_interpolation(rows: Sequence[dict], selected: float, path: str | os.Pat
     """
     figure, axes = import_pyplot().subplots(figsize=(6.4, 4.4), layout='constrained')
     alphas = [row['alpha'] for row in rows]
-    labels = {'id/accuracy': 'ID', 'ood/accuracy': 'OOD', 'ood/worst_group': 'OOD worst group'}
-    for key, label in labels.items():
+    for key, label in METRIC_LABELS.items():
         if all(key in row for row in rows):
             values = [100 * row[key] for row in rows]
             axes.plot(alphas, values, marker='o', markersize=4, color=METRIC_COLOURS[key], label=label)

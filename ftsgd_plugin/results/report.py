@@ -29,9 +29,9 @@ _LOSSES = {
     'near': 'rates within 1 point',
     'edge': 'best at the edge (fraction)',
     'id_mean_loss': 'ID, any rate of the grid',
-    'id_step_loss': 'ID, one step beside',
+    'id_step_loss': 'ID, one grid step away',
     'ood_mean_loss': 'OOD, any rate of the grid',
-    'ood_step_loss': 'OOD, one step beside',
+    'ood_step_loss': 'OOD, one grid step away',
 }
 
 

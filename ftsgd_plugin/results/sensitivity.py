@@ -72,8 +72,8 @@ def compare_sgd(cells: pd.DataFrame) -> list[str]:
     for key, kind, name in (
         ('id', 'mean', 'ID accuracy, mean over the grid against the best rate'),
         ('ood', 'mean', 'OOD accuracy, mean over the grid against the best rate by ID'),
-        ('id', 'step', 'ID accuracy, one step of the grid beside the best rate'),
-        ('ood', 'step', 'OOD accuracy, one step of the grid beside the best rate'),
+        ('id', 'step', 'ID accuracy, one grid step away from the best rate'),
+        ('ood', 'step', 'OOD accuracy, one grid step away from the best rate'),
     ):
         plain, frozen = (pairs[f'{key}_{kind}_loss_{side}'] for side in ('sgd', 'frozen'))
         less.append(frozen.mean() < plain.mean())

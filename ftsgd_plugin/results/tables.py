@@ -19,8 +19,9 @@ from ..paper.names import (
     sort_names,
 )
 from ..utils.files import write_text
+from . import FORMATS
 from .aggregate import common_averages, read_results
-from .formats import FORMATS, Comparison, Table
+from .formats import RENDERERS, Comparison, Table
 from .plots import draw_results
 from .sensitivity import compare_sgd, lr_curves, lr_sensitivity
 
@@ -152,7 +153,7 @@ def write_tables(
     Args:
         paths: Directories of runs, runs, or record files.
         out: Directory for every format (``tables.txt``, ``.md``, ``.tex``, ``.csv``) and the figures.
-        format: Without ``out``: the format to return, a key of :data:`FORMATS`.
+        format: Without ``out``: the format to return, a key of :data:`ftsgd_plugin.results.FORMATS`.
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
 
     Returns:
@@ -165,11 +166,11 @@ def write_tables(
     tables, remarks = build_tables(results.compared, rule)
     notes = [f'rule: {RULES[rule]}.', *results.found.notes(), *remarks, *results.found.problems()]
     if out is None:
-        return FORMATS[format][1](tables, notes, results.compared)
+        return RENDERERS[format](tables, notes, results.compared)
     out = Path(out)
     written = draw_results(results, out).values()
-    for suffix, render in FORMATS.values():
-        write_text(out / f'tables.{suffix}', render(tables, notes, results.compared))
-    names = f'{out}/tables.{{{",".join(suffix for suffix, _ in FORMATS.values())}}}'
+    for name, suffix in FORMATS.items():
+        write_text(out / f'tables.{suffix}', RENDERERS[name](tables, notes, results.compared))
+    names = f'{out}/tables.{{{",".join(FORMATS.values())}}}'
     lines = [*notes, *compare_sgd(lr_sensitivity(lr_curves(results.runs)))]
     return '\n'.join([*lines, ' '.join(['written:', names, *map(str, written)])]) + '\n'

@@ -14,12 +14,13 @@ from mmengine.runner import Runner
 
 from ..checkpoint.compatibility import misfits
 from ..checkpoint.io import read_weights
-from ..evaluation.selection import ID_METRIC, select_epoch
+from ..evaluation.selection import select_epoch
 from ..layers import unwrap
 from ..records import FILE, read_record
 from ..runner.build import build_runner, read_config
 from ..utils.errors import UserError
 from ..utils.files import write_text
+from ..utils.metrics import ID_METRIC, METRIC_LABELS
 from .plots import draw_interpolation
 
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
@@ -74,7 +75,7 @@ def write_wise_ft(
     write_text(out / 'wise_ft.json', json.dumps(result, indent=1) + '\n')
     draw_interpolation(points, selected['alpha'], out / 'wise_ft.png')
 
-    shown = [key for key in (ID_METRIC, 'ood/accuracy', 'ood/worst_group') if key in table]
+    shown = [key for key in METRIC_LABELS if key in table]
     report('\n' + (100 * table.set_index('alpha')[shown]).to_string(float_format='{:.2f}'.format))
     report(f'\nselected by {ID_METRIC}: alpha {selected["alpha"]:g}')
     if points[-1]['alpha'] == 1 and (line := _compare_with_record(run, points[-1])):

@@ -13,7 +13,7 @@ from ..profiling.gradients import GradientProfile, measure_gradients
 from ..profiling.resources import compare_resources
 from ..profiling.setup import pretrained_model, quieten, training_loader
 from ..records import read_record
-from ..results.aggregate import method_summary
+from ..results.aggregate import MEASURES, method_summary
 from ..results.formats import method_table
 from ..results.report import write_report
 from ..utils.errors import UserError
@@ -121,11 +121,10 @@ def draw_comparison(summary: Sequence[dict], profile: GradientProfile, path: str
     """
     plt = import_pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6), width_ratios=(1.1, 1.25), constrained_layout=True)
-    measures = {'id': 'ID', 'ood': 'OOD average', 'ood_worst': 'OOD worst group'}
     width = 0.8 / len(summary)
     for k, line in enumerate(summary):
-        positions = [i + (k - (len(summary) - 1) / 2) * width for i in range(len(measures))]
-        means, intervals = zip(*(line[key] for key in measures))
+        positions = [i + (k - (len(summary) - 1) / 2) * width for i in range(len(MEASURES))]
+        means, intervals = zip(*(line[key] for key in MEASURES))
         bars = left.bar(
             positions,
             [100 * mean for mean in means],
@@ -140,7 +139,7 @@ def draw_comparison(summary: Sequence[dict], profile: GradientProfile, path: str
     spread = f'Mean ± 90 % interval of {seeds} seeds' if seeds > 1 else 'One seed'
     left.set(ylabel='accuracy (%)', ylim=(0, 100), title=f'{spread}, lr chosen by ID')
     left.set_yticks(range(0, 101, 20))
-    left.set_xticks(range(len(measures)), measures.values())
+    left.set_xticks(range(len(MEASURES)), MEASURES.values())
     left.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.07), ncols=2, frameon=False)
 
     layers = profile.layers

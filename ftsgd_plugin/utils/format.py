@@ -1,5 +1,6 @@
-"""Numbers as text. Bytes are in IEC units everywhere: 1 MiB is 1,048,576 bytes."""
+"""Numbers as text: bytes in IEC units (1 MiB is 1,048,576 bytes), a mean with its interval."""
 
+import math
 import re
 
 from .errors import UserError
@@ -14,6 +15,11 @@ def format_bytes(count: float) -> str:
         value, unit = value / 1024, unit + 1
     digits = 0 if unit == 0 or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
     return f'{value:.{digits}f} {UNITS[unit]}'
+
+
+def format_mean(mean: float, ci90: float | None) -> str:
+    """``84.1 ± 0.9``: a mean and the half-width of its 90 % interval; ``84.1`` if that is ``None`` or NaN."""
+    return f'{mean:.1f}' + ('' if ci90 is None or math.isnan(ci90) else f' ± {ci90:.1f}')
 
 
 def parse_bytes(text: str) -> int:

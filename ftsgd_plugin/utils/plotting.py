@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .errors import UserError
 from .files import atomic_write
+from .metrics import ID_METRIC, OOD_METRIC, WORST_GROUP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +24,9 @@ COLOURS = {  # by method
     'gradual-unfreezing': '#cc79a7',
 }
 ROLE_COLOURS = {'embed': '#d55e00', 'head': '#0072b2'}  # by role of a layer
-METRIC_COLOURS = {'id/accuracy': '#0072b2', 'ood/accuracy': '#d55e00', 'ood/worst_group': '#cc79a7'}
+METRIC_COLOURS = {ID_METRIC: '#0072b2', OOD_METRIC: '#d55e00', WORST_GROUP: '#cc79a7'}
 GREY, LIGHT_GREY, DARK_GREY, GRID_GREY = '#999999', '#d9d9d9', '#444444', '#eeeeee'
+LIGHT_BLUE = '#9ecae1'
 MODEL_MARKS = {  # colour and marker by model; the markers tell them apart without colour
     'clip-vit-b16': ('#d55e00', 'o'),
     'clip-vit-l14': ('#d55e00', 's'),

@@ -34,5 +34,5 @@ def test_tables_and_report_import_neither_torch_nor_mmengine(tmp_path):
     runs = ROOT / 'tests/assets/version_0_1_0/sweep'
     result = run_process(sys.executable, '-c', PROGRAM, ROOT / 'tools', runs, tmp_path / 'out', cwd=ROOT)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count('usage: ') == 2 and '61.0 ±3.3' in result.stdout
+    assert result.stdout.count('usage: ') == 2 and '61.0 ± 3.3' in result.stdout
     assert {path.name for path in (tmp_path / 'out').iterdir()} >= {'tables.md', 'id_ood.png', 'report.html'}

@@ -10,8 +10,9 @@ from helpers.authors import record, reports
 
 from ftsgd_plugin.evaluation.selection import RULES
 from ftsgd_plugin.records import write_record
+from ftsgd_plugin.results import FORMATS
 from ftsgd_plugin.results.aggregate import cells_frame, compare, method_summary, runs_frame
-from ftsgd_plugin.results.formats import FORMATS, MEAN, as_csv, as_html, as_latex, as_markdown, as_text, method_table
+from ftsgd_plugin.results.formats import MEAN, RENDERERS, as_csv, as_html, as_latex, as_markdown, as_text, method_table
 from ftsgd_plugin.results.tables import build_tables, write_tables
 
 HOSTILE = 'a|b <script>'
@@ -89,7 +90,7 @@ def test_text_has_ours_and_the_papers_below_each_other(authors):
     lines = as_text(*authors).splitlines()
     assert MEAN in lines[1] and lines[1].split()[-6:-1] == ['Living-17', 'Waterbirds', 'DomainNet', 'FMoW', 'Camelyon']
     assert re.split(r' {2,}', lines[2])[:3] == ['CLIP ViT-B/16', 'SGD', 'ours']
-    assert lines[2].endswith('86.8 ±1.1       67.9')
+    assert lines[2].endswith('86.8 ± 1.1       67.9')
     assert lines[3].split(maxsplit=1)[0] == 'paper' and lines[3].endswith('86.8 +0.0 ✓  67.9 +0.0')
     assert len({len(line) for line in lines[1:50]}) == 1  # columns are aligned
 
@@ -110,7 +111,7 @@ def test_latex_and_markdown_are_well_formed(authors):
         lines = [line for line in block.splitlines() if line.startswith('|')]
         assert len({len(cells_of(line)) for line in lines}) <= 1
     row = next(line for line in markdown.splitlines() if 'ViT-B/16 | SGD ' in line)
-    assert cells_of(row)[2] == '80.0 ±1.3<br>80.0 +0.0 ✓'
+    assert cells_of(row)[2] == '80.0 ± 1.3<br>80.0 +0.0 ✓'
 
 
 @pytest.fixture(scope='module')
@@ -165,8 +166,8 @@ def test_equal_labels_of_different_names_are_separate_cells():
     tables, _, _ = build([record(dataset='fmow'), record(dataset='FMoW'), record(dataset='average')])
     assert tables[0].columns == ['FMoW', 'average', 'FMoW', 'average']
     assert as_html(tables[0]).count('<td') == 4
-    for render in FORMATS.values():
-        render[1](*build([record(dataset='fmow'), record(dataset='FMoW')]))
+    for render in RENDERERS.values():
+        render(*build([record(dataset='fmow'), record(dataset='FMoW')]))
 
 
 def test_method_table_says_what_the_interval_is():
@@ -192,11 +193,15 @@ def two_runs(tmp_path):
 
 def test_program_prints_or_writes(two_runs, tmp_path, run_tool):
     assert run_tool('tables', two_runs)[0] == 0
-    assert '85.0 ±8.2' in run_tool.stdout and '2 finished runs used' in run_tool.stdout
+    assert '85.0 ± 8.2' in run_tool.stdout and '2 finished runs used' in run_tool.stdout
     assert run_tool('tables', two_runs, '--out', tmp_path / 'out')[0] == 0
     assert '2 finished runs used' in run_tool.stdout and f'written: {tmp_path}/out/tables.{{txt' in run_tool.stdout
     written = {path.name for path in (tmp_path / 'out').iterdir()}
     assert written == {'tables.txt', 'tables.md', 'tables.tex', 'tables.csv', 'id_ood.png'}  # one rate, no memory
+
+
+def test_every_format_has_a_renderer():
+    assert RENDERERS.keys() == FORMATS.keys()
 
 
 @pytest.mark.parametrize('format', FORMATS)

@@ -1,9 +1,9 @@
-"""One byte unit: IEC."""
+"""Bytes in IEC units; a mean with its interval."""
 
 import pytest
 
 from ftsgd_plugin.utils.errors import UserError
-from ftsgd_plugin.utils.format import format_bytes, parse_bytes
+from ftsgd_plugin.utils.format import format_bytes, format_mean, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,8 @@ def test_parsing(text, count):
 def test_other_text_is_refused(text):
     with pytest.raises(UserError, match='is not a memory size; write it like 8GiB or 16GB'):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize('ci90, text', [(0.94, '84.1 ± 0.9'), (None, '84.1'), (float('nan'), '84.1')])
+def test_mean_with_its_interval(ci90, text):
+    assert format_mean(84.14, ci90) == text

@@ -24,6 +24,7 @@ from ftsgd_plugin.paper.names import (
 from ftsgd_plugin.paper.published import PaperResult, paper_results
 from ftsgd_plugin.utils.cli import one_line_errors
 from ftsgd_plugin.utils.files import write_text
+from ftsgd_plugin.utils.format import format_mean
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
@@ -83,7 +84,7 @@ def _published(result: PaperResult) -> str:
     if result.n_seeds == 1:
         return f'The paper: ID {result.id:.1f} %, OOD {result.ood:.1f} % (one seed).'
     accuracies = (
-        f'{key.upper()} {getattr(result, key):.1f} ± {getattr(result, f"{key}_ci90"):.1f} %' for key in ('id', 'ood')
+        f'{key.upper()} {format_mean(getattr(result, key), getattr(result, f"{key}_ci90"))} %' for key in ('id', 'ood')
     )
     return f'The paper: {", ".join(accuracies)} ({result.n_seeds} seeds, 90 % interval).'
 
