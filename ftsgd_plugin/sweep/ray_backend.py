@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -164,7 +165,8 @@ def run_process(command: list[str], directory: str, environment: dict[str, str],
 
     Args:
         command: What follows the interpreter.
-        directory: Of the run. ``run.log`` is appended to, and ``run.lock`` is locked while the command runs.
+        directory: Of the run. ``run.log`` is appended to, and ``run.lock`` is locked while the command or a process
+            that it has forked is alive.
         environment: Added to this process's.
         cwd: Working directory, which relative data roots start from.
 
@@ -174,7 +176,7 @@ def run_process(command: list[str], directory: str, environment: dict[str, str],
     log = os.path.join(directory, 'run.log')
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(hold_lock(os.path.join(directory, 'run.lock'), LOCK_SECONDS))
+            lock = stack.enter_context(hold_lock(os.path.join(directory, 'run.lock'), LOCK_SECONDS))
         except filelock.Timeout:
             return 1, 'another process is running it; end that one first'
         with open(log, 'ab') as output:
@@ -187,6 +189,7 @@ def run_process(command: list[str], directory: str, environment: dict[str, str],
                 cwd=cwd,
                 env={**os.environ, **environment},
                 start_new_session=True,
+                pass_fds=(lock,),  # held until the last of them has ended, also after kill -9 of this process
                 preexec_fn=_die_with(os.getpid()),
             )
             try:
@@ -198,30 +201,42 @@ def run_process(command: list[str], directory: str, environment: dict[str, str],
 
 
 @contextlib.contextmanager
-def hold_lock(path: str | os.PathLike, seconds: float) -> Iterator[None]:
+def hold_lock(path: str | os.PathLike, seconds: float) -> Iterator[int]:
     """Hold a lock file; the kernel releases it when this process ends, however it ends.
 
-    Without locks in the file system the block runs unprotected.
+    The lock is the kernel's (``flock``) on an open file, so a file that was left behind locks nothing. In a file system
+    without such locks the block runs unprotected.
 
     Args:
         path: The lock file, created if it is missing.
         seconds: How long to wait for another holder.
 
+    Yields:
+        int: The descriptor. A process that inherits it holds the lock too.
+
     Raises:
         filelock.Timeout: Another process still holds it.
     """
-    lock = filelock.FileLock(path, timeout=seconds)
+    # Not FileLock: it lends no descriptor, and without flock it takes the existence of the file for a lock.
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise
-    except (NotImplementedError, OSError) as error:
-        if getattr(error, 'errno', errno.ENOSYS) not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            raise
-    try:
-        yield
+        deadline = time.monotonic() + seconds
+        while not _try_lock(descriptor):
+            if time.monotonic() > deadline:
+                raise filelock.Timeout(os.fspath(path))
+            time.sleep(0.2)
+        yield descriptor
     finally:
-        lock.release()
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        return filelock.lock_descriptor(descriptor, blocking=False)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        return True
 
 
 def _die_with(parent: int) -> Callable[[], None]:
@@ -237,7 +252,7 @@ def _die_with(parent: int) -> Callable[[], None]:
 
 
 def end_tree(process: subprocess.Popen) -> None:
-    """End a process and all that it has started: SIGTERM, and SIGKILL to those that remain."""
+    """End a process, which leads a session, and all that it has started: SIGTERM, and SIGKILL to those that remain."""
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(process.pid)
         tree = [root, *root.children(recursive=True)]
@@ -248,6 +263,9 @@ def end_tree(process: subprocess.Popen) -> None:
         for one in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
+    # Those whose parent ended before, which are no children of the process any more.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 

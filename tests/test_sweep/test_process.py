@@ -1,11 +1,15 @@
 """One run as a process: its last line, its log, and that it never outlives what started it."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import filelock
+import psutil
 import pytest
 
 from ftsgd_plugin.sweep import ray_backend as process
@@ -55,19 +59,28 @@ def wait_until(condition, seconds: float = 30) -> None:
 SLEEPER = 'import os, time; open("pid", "w").write(str(os.getpid())); time.sleep(600)'
 
 
-@pytest.mark.parametrize('signal_number', [signal.SIGKILL, signal.SIGINT])
-def test_a_run_dies_with_what_started_it(tmp_path, signal_number):
-    """By kill -9 too, when nobody is left to end it."""
-    arguments = f'["-c", {SLEEPER!r}], {str(tmp_path)!r}, {{}}, {str(tmp_path)!r}'
-    code = f'from ftsgd_plugin.sweep.ray_backend import run_process; run_process({arguments})'
-    parent = subprocess.Popen(
-        [sys.executable, '-c', code],
+def start_run(folder: Path, code: str) -> subprocess.Popen:
+    """A process that runs ``code`` by ``run_process``."""
+    arguments = f'["-c", {code!r}], {str(folder)!r}, {{}}, {str(folder)!r}'
+    starter = f'from ftsgd_plugin.sweep.ray_backend import run_process; run_process({arguments})'
+    return subprocess.Popen(
+        [sys.executable, '-c', starter],
         cwd=Path(process.__file__).parents[2],
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )
-    wait_until(lambda: (tmp_path / 'pid').exists() and (tmp_path / 'pid').read_text())
-    child = int((tmp_path / 'pid').read_text())
+
+
+def written_pid(folder: Path) -> int:
+    wait_until(lambda: (folder / 'pid').exists() and (folder / 'pid').read_text())
+    return int((folder / 'pid').read_text())
+
+
+@pytest.mark.parametrize('signal_number', [signal.SIGKILL, signal.SIGINT])
+def test_a_run_dies_with_what_started_it(tmp_path, signal_number):
+    """By kill -9 too, when nobody is left to end it."""
+    parent = start_run(tmp_path, SLEEPER)
+    child = written_pid(tmp_path)
     assert alive(child)
     parent.send_signal(signal_number)
     parent.wait(30)
@@ -79,6 +92,55 @@ def test_two_processes_never_share_a_folder(tmp_path, monkeypatch):
     with process.hold_lock(tmp_path / 'run.lock', 0):
         assert run(tmp_path, 'print("fine")') == (1, 'another process is running it; end that one first')
     assert run(tmp_path, 'print("fine")') == (0, '')
+
+
+def test_the_lock_is_held_until_the_last_process_of_a_run_has_ended(tmp_path):
+    """After kill -9 of the starter a data worker may still live for a while."""
+    parent = start_run(tmp_path, f'import os, time; os.fork() and time.sleep(600); {SLEEPER}')
+    worker = written_pid(tmp_path)
+    try:
+        parent.kill()
+        parent.wait(30)
+        time.sleep(0.2)
+        assert alive(worker)
+        with pytest.raises(filelock.Timeout), process.hold_lock(tmp_path / 'run.lock', 0):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+    with process.hold_lock(tmp_path / 'run.lock', 10):
+        pass
+
+
+@pytest.mark.parametrize('missing', [None, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_lock_file_that_was_left_behind_locks_nothing(tmp_path, monkeypatch, missing):
+    """Of version 0.1.0 or of a killed process, also in a file system without flock."""
+    path = tmp_path / 'run.lock'
+    path.touch()
+    if missing:
+        monkeypatch.setattr('fcntl.flock', lambda *_: (_ for _ in ()).throw(OSError(missing, 'no locks')))
+    for _ in range(2):
+        with process.hold_lock(path, 0):
+            assert path.read_bytes() == b''
+        assert path.exists()
+    path.write_text('1 elsewhere\n')  # as a lock by existence would leave it
+    with process.hold_lock(path, 0):
+        pass
+
+
+def test_other_errors_of_the_lock_are_raised(tmp_path, monkeypatch):
+    monkeypatch.setattr('fcntl.flock', lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, 'broken')))
+    with pytest.raises(OSError, match='broken'), process.hold_lock(tmp_path / 'run.lock', 0):
+        pass
+
+
+def test_processes_whose_parent_has_ended_are_ended_too(tmp_path):
+    command = "sh -c 'sleep 600 & echo $! > pid'; sleep 600"
+    run = subprocess.Popen(['sh', '-c', command], cwd=tmp_path, start_new_session=True)
+    orphan = written_pid(tmp_path)
+    wait_until(lambda: orphan not in [child.pid for child in psutil.Process(run.pid).children(recursive=True)])
+    assert alive(orphan)
+    process.end_tree(run)
+    wait_until(lambda: not alive(orphan), 5)
 
 
 def test_function_that_ray_sends_to_workers_needs_neither_torch_nor_this_package(tmp_path):
