@@ -43,7 +43,9 @@ class GroupAccuracy(BaseMetric):
         **kwargs: ``collect_device``, ``prefix``, ``collect_dir`` of MMEngine's ``BaseMetric``.
 
     Raises:
-        UserError: A subset is malformed or empty, or a sample lacks its split or group.
+        UserError: A subset is malformed or empty, or a sample lacks its split or group. A split that no dataset has is
+            reported before the first epoch if ``RunRecordHook`` is configured, as in every config of this project;
+            without it, at the end of the first evaluation.
 
     Examples:
         >>> val_evaluator = dict(type='GroupAccuracy', id='val', ood='test')
@@ -125,6 +127,8 @@ def read_fields(metric: str, sample: Mapping[str, Any], keys: Sequence[str]) -> 
 
 def check_evaluated_splits(loop: BaseLoop, name: str) -> None:
     """Find a misspelt split of ``GroupAccuracy`` before the first epoch instead of after it.
+
+    ``RunRecordHook`` calls it.
 
     Args:
         loop: A validation or test loop. It is not checked if one of its datasets has no ``split``.

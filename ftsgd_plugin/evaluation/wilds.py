@@ -4,7 +4,7 @@
 import, ``torch_scatter`` (needs a compiler), and pandas 2 reading the time stamps of FMoW.
 """
 
-import importlib.machinery
+import contextlib
 import importlib.util
 import logging
 import sys
@@ -19,7 +19,7 @@ from mmengine.logging import print_log
 
 from ..utils.errors import UserError
 from ..utils.files import write_text
-from ..utils.patching import replaced
+from ..utils.patching import replaced, stand_in
 from .group_accuracy import read_fields
 
 NAMES = {'Camelyon17': 'camelyon17', 'FMoW': 'fmow', 'Waterbirds': 'waterbirds'}
@@ -27,35 +27,31 @@ DIRECTORIES = {'camelyon17': 'camelyon17_v1.0', 'fmow': 'fmow_v1.1', 'waterbirds
 
 
 def import_wilds() -> types.ModuleType:
-    """Import ``wilds`` without its network thread and without ``torch_scatter``.
+    """Import ``wilds`` without its network thread.
 
     Raises:
         UserError: It is not installed; the message names the extra to install.
     """
-    if importlib.util.find_spec('torch_scatter') is None:
-        # It stays: wilds imports torch_scatter whenever it averages over groups.
-        sys.modules['torch_scatter'] = _torch_scatter()
-    sys.modules.setdefault(
-        'outdated', None
-    )  # wilds would ask the package index for its newest version, without a timeout
     try:
-        import wilds
+        with stand_in('outdated', None):  # wilds would ask the package index for its newest version, without a timeout
+            import wilds
     except ImportError as error:
         raise UserError(
             f"the official metrics need the wilds package ({error}); run: pip install 'ftsgd_plugin[wilds]'"
         ) from error
-    finally:
-        if sys.modules['outdated'] is None:
-            del sys.modules['outdated']
     return wilds
 
 
-def _torch_scatter() -> types.ModuleType:
-    """A module with the only function of ``torch_scatter`` that ``wilds`` calls."""
+def torch_scatter() -> contextlib.AbstractContextManager:
+    """Provide ``torch_scatter``, which ``wilds`` imports whenever it averages over groups, within a ``with`` block.
+
+    An installed ``torch_scatter`` is used as it is.
+    """
+    if 'torch_scatter' in sys.modules or importlib.util.find_spec('torch_scatter') is not None:
+        return contextlib.nullcontext()
     module = types.ModuleType('torch_scatter')
-    module.__spec__ = importlib.machinery.ModuleSpec('torch_scatter', loader=None)
     module.scatter = _scatter_mean
-    return module
+    return stand_in('torch_scatter', module)
 
 
 def _scatter_mean(src: torch.Tensor, index: torch.Tensor, dim_size: int, reduce: str) -> torch.Tensor:
@@ -149,7 +145,8 @@ class WildsPredictions(BaseMetric):
         metrics = {}
         for split, predicted in ordered.items():
             subset = official.get_subset(split)
-            found, text = official.eval(torch.tensor(predicted), subset.y_array, subset.metadata_array)
+            with torch_scatter():
+                found, text = official.eval(torch.tensor(predicted), subset.y_array, subset.metadata_array)
             print_log(f'WILDS {self.name} {split}\n{text}', logger='current')
             metrics.update({f'{split}/{key}': value for key, value in found.items() if not key.startswith('count')})
         return metrics

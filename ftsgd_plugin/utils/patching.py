@@ -1,12 +1,15 @@
-"""Replace an attribute at run time, and put the earlier one back."""
+"""Replace an attribute or a module at run time, and restore the earlier one."""
 
-from contextlib import AbstractContextManager
+import contextlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 _MISSING = object()
 
 
-class replaced(AbstractContextManager):
+class replaced(contextlib.AbstractContextManager):
     """Replace an attribute of an instance, a class or a module until :meth:`undo` or the end of a ``with`` block.
 
     Only the target's own attribute is touched: a method replaced on an instance hides the method of its class, and
@@ -55,3 +58,22 @@ class replaced(AbstractContextManager):
 
     def __exit__(self, *exception) -> None:
         self.undo()
+
+
+@contextlib.contextmanager
+def stand_in(name: str, module: ModuleType | None) -> Iterator[None]:
+    """Let ``import NAME`` find another module within a ``with`` block, unless the real one is imported already.
+
+    Args:
+        name: Name of the module.
+        module: The module to find instead; with ``None`` the import raises ``ModuleNotFoundError``.
+    """
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = module
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is module:
+            sys.modules.pop(name, None)

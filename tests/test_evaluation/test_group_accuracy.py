@@ -18,7 +18,7 @@ from ftsgd_plugin.datasets import Waterbirds
 from ftsgd_plugin.datasets.base import META_KEYS
 from ftsgd_plugin.evaluation import GroupAccuracy
 from ftsgd_plugin.evaluation.group_accuracy import check_evaluated_splits
-from ftsgd_plugin.evaluation.wilds import WildsPredictions, load_wilds
+from ftsgd_plugin.evaluation.wilds import WildsPredictions, load_wilds, torch_scatter
 from ftsgd_plugin.utils.errors import UserError
 
 NAMES = {
@@ -40,7 +40,14 @@ def evaluate(metric: GroupAccuracy, rows) -> dict[str, float]:
     return metric.evaluate(len(rows))
 
 
-def test_waterbirds_equals_wilds_on_random_predictions(wilds, tmp_path):
+@pytest.fixture
+def evaluating_wilds(wilds):
+    """wilds with the ``torch_scatter`` that its evaluation imports."""
+    with torch_scatter():
+        yield
+
+
+def test_waterbirds_equals_wilds_on_random_predictions(evaluating_wilds, tmp_path):
     for seed in range(334):
         compare_waterbirds(tmp_path / str(seed), seed)
 
@@ -267,7 +274,7 @@ def test_splits_of_every_kind_of_dataset(dataset, accepted):
             check_evaluated_splits(loop, 'val')
 
 
-def test_camelyon_equals_wilds_on_random_predictions(wilds):
+def test_camelyon_equals_wilds_on_random_predictions(evaluating_wilds):
     """WILDS' metric object of Camelyon17: average, every slide, the worst slide."""
     from wilds.common.grouper import CombinatorialGrouper
     from wilds.common.metrics.all_metrics import Accuracy
@@ -299,7 +306,7 @@ def test_camelyon_equals_wilds_on_random_predictions(wilds):
             assert found[f'group/slide_{slide}'] == pytest.approx(by_slide[metric.group_metric_field(slide)], abs=1e-6)
 
 
-def test_fmow_equals_wilds_on_random_predictions(wilds, fmow_root):
+def test_fmow_equals_wilds_on_random_predictions(evaluating_wilds, fmow_root):
     """``FMoWDataset.eval``: average, worst region without Other, worst year."""
     oracle = load_wilds('fmow', str(fmow_root))
     subset = oracle.get_subset('test')

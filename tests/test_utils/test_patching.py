@@ -1,10 +1,12 @@
 """Replacement of attributes at run time."""
 
 import math
+import sys
+import types
 
 import pytest
 
-from ftsgd_plugin.utils.patching import replaced
+from ftsgd_plugin.utils.patching import replaced, stand_in
 
 
 class Base:
@@ -75,3 +77,20 @@ def test_undo_leaves_a_value_that_was_set_later_and_acts_once():
 def test_an_attribute_that_does_not_exist_is_refused():
     with pytest.raises(AttributeError, match="has no attribute 'shout'"):
         replaced(Base(), 'shout', None)
+
+
+@pytest.mark.parametrize('module', [types.ModuleType('no_such_module'), None], ids=['module', 'none'])
+def test_a_module_stands_in_within_the_block_only(module):
+    with stand_in('no_such_module', module):
+        if module is None:
+            with pytest.raises(ModuleNotFoundError):
+                __import__('no_such_module')
+        else:
+            assert __import__('no_such_module') is module
+    assert 'no_such_module' not in sys.modules
+
+
+def test_nothing_stands_in_for_an_imported_module():
+    with stand_in('math', None):
+        assert __import__('math') is math
+    assert sys.modules['math'] is math
