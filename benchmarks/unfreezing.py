@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument('--model', default='vit_base_patch16_224', help="timm's name (random weights)")
     parser.add_argument('--batch-size', type=int, default=4)
     parser.add_argument('--rounds', type=int, default=5, help='measured steps per phase')
-    parser.add_argument('--every', type=int, default=3, help='measure every so many open blocks')
+    parser.add_argument('--every', type=int, default=3, help='step between the measured numbers of open blocks')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     args = parser.parse_args()
 

@@ -3,7 +3,7 @@
     python tools/tables.py work_dirs/paper
     python tools/tables.py RUNS MORE_RUNS --format markdown
     python tools/tables.py RUNS --out tables                # every format, and the figures, into a directory
-    python tools/tables.py RUNS --rule ood-oracle           # to compare with; labelled in every output
+    python tools/tables.py RUNS --rule ood-oracle           # for comparison; labelled in every output
 
 Selection is that of the paper's authors: the best epoch of a run by ID accuracy (the first on ties), the mean over
 seeds, the learning rate with the best mean ID accuracy. Runs that failed, have not finished or cannot be read are left

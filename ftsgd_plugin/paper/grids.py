@@ -3,9 +3,9 @@
 SGD_GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 ADAMW_GRID = (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4)
 
-# Method -> its six rates. For gradual unfreezing they are base rates: its first epoch has exp(3.73) = 41.68 times as
-# much. LAMB and LARS had 3e-4 and 1e-3 as well on Living-17, Waterbirds and DomainNet. SGD in backward is not in the
-# paper and takes the grid of SGD.
+# Method -> its six rates. For gradual unfreezing they are base rates: its first epoch has exp(3.73) = 41.68 times
+# the base rate. LAMB and LARS had 3e-4 and 1e-3 as well on Living-17, Waterbirds and DomainNet. SGD in backward is not
+# in the paper and has the grid of SGD.
 GRIDS = {
     'sgd': SGD_GRID,
     'adamw': ADAMW_GRID,

@@ -199,11 +199,12 @@ def compare(cells: pd.DataFrame, rule: str = 'id') -> pd.DataFrame:
     """Put our cells beside the published ones: every cell that has a run or was published.
 
     The interval is that of the difference of two means, 1.645 sqrt(s1^2/n1 + s2^2/n2) with the standard deviations over
-    seeds; a single run takes the deviation of the other side. If both are single runs, the interval is unknown.
+    seeds; a side with a single run uses the deviation of the other side. If both are single runs, the interval is
+    unknown.
 
     Args:
         cells: Output of :func:`cells_frame`.
-        rule: There is a verdict under the paper's rule only.
+        rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`; only the paper's rule gives verdicts.
 
     Returns:
         pandas.DataFrame: The columns of both, ``rule``, and for ``id`` and ``ood`` ``*_difference`` (ours minus the
@@ -223,7 +224,7 @@ def _interval(row: dict, key: str) -> float:
         (row[f'{key}_ci90'], row['n_seeds']),
         (row[f'paper_{key}_ci90'], row['paper_n_seeds']),
     ]
-    variances = [(ci / Z90) ** 2 * n for ci, n in pairs]  # of one run
+    variances = [(ci / Z90) ** 2 * n for ci, n in pairs]  # of a single run
     known = [variance for variance in variances if not math.isnan(variance)]
     if not known or any(math.isnan(n) for _, n in pairs):
         return math.nan
@@ -249,7 +250,7 @@ def common_averages(compared: pd.DataFrame, methods: list[str], models: list[str
     Args:
         compared: Output of :func:`compare`.
         methods: Methods to compare; those without a run are left out.
-        models, datasets: The cells of these count.
+        models, datasets: Only cells of these count.
 
     Returns:
         pandas.DataFrame: Per method ``cells`` (how many were averaged), ``of`` (how many exist), ``id, ood`` and

@@ -81,7 +81,7 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
 
 
 def _missing(record: RunRecord) -> str | None:
-    """What a finished run lacks that a table needs."""
+    """Name the data that a table needs and a finished run lacks; ``None`` if it is complete."""
     if record.status != 'finished':
         return None
     if not record.epochs:

@@ -33,7 +33,7 @@ class Comparison:
     Attributes:
         ours, ci90: Our mean and its 90 % half-width over seeds.
         paper: The published mean.
-        verdict: One of those of :mod:`ftsgd_plugin.results.aggregate`; empty for an average.
+        verdict: A verdict of :mod:`ftsgd_plugin.results.aggregate`, e.g. ``WITHIN``; empty for an average.
     """
 
     ours: float = math.nan

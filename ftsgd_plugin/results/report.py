@@ -46,7 +46,7 @@ def write_report(
 
     Args:
         paths: Directories of runs, runs, or record files.
-        out: The page; its directory exists.
+        out: Path of the page; its directory must exist.
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
         title: Heading of the page.
         command: The command that makes the page again (default: that of this process).
@@ -90,7 +90,7 @@ def write_report(
 
 
 def _sensitivity(results: Results) -> dict | None:
-    """What a method loses with another learning rate than its best: sentences, and a table as HTML."""
+    """Points that a method loses with another learning rate than its best: sentences, and a table as HTML."""
     losses = lr_sensitivity(lr_curves(results.runs))
     if losses.empty:
         return None

@@ -29,7 +29,7 @@ CLIP = 'clip-vit-b16'
 
 
 def build_tables(compared: pd.DataFrame, rule: str) -> tuple[list[Table], list[str]]:
-    """The tables that the runs call for.
+    """Make the tables that have a cell with a run.
 
     The paper's tables 1 (OOD) and 2 (ID), with every method that was published for all models or has a run, and the
     averages, if any run is of its models and datasets; the CLIP tables if any run is of CLIP ViT-B/16; and tables of

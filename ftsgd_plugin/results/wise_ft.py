@@ -97,7 +97,7 @@ def _compare_with_record(run: Path, metrics: dict[str, float]) -> str | None:
         return 'alpha 1 reproduces the metrics of the run record.'
     return (
         f'warning: at alpha 1 {key} is {metrics[key]:.4f}, in the run record {recorded[key]:.4f}; the checkpoint, the '
-        'data or the device is another than in training.'
+        'data or the device differs from that of training.'
     )
 
 
@@ -155,8 +155,8 @@ def evaluation_runner(cfg: Config, work_dir: str | Path) -> Runner:
 def end_points(runner: Runner, cfg: Config, checkpoint: str | Path) -> tuple[State, State]:
     """Read the weights at alpha 0 and 1.
 
-    Tensors without a pretrained value keep the run's own at alpha 0 too: the head, and what the model initialises at
-    random.
+    Tensors without a pretrained value, i.e. the head and those that the model initialises at random, have the run's
+    value at alpha 0 too.
 
     Args:
         runner: Output of :func:`evaluation_runner`; its model is initialised here.
@@ -202,7 +202,7 @@ def _initial_state(runner: Runner, cfg: Config, seed: int) -> State:
 
 
 def interpolate(pretrained: State, tuned: State, alpha: float) -> State:
-    """``(1 - alpha) pretrained + alpha tuned``; exact at 0, at 1 and where both agree; integers are tuned's."""
+    """``(1 - alpha) pretrained + alpha tuned``; exact at 0, at 1 and where both agree; integers come from ``tuned``."""
     if alpha in (0, 1):
         return tuned if alpha else pretrained
     return {
@@ -214,7 +214,7 @@ def interpolate(pretrained: State, tuned: State, alpha: float) -> State:
 def evaluate_between(
     runner: Runner, pretrained: State, tuned: State, alphas: Sequence[float] = ALPHAS
 ) -> Iterator[tuple[float, dict[str, float]]]:
-    """Evaluate the interpolated weights one alpha after the other.
+    """Evaluate the interpolated weights at each alpha.
 
     Args:
         runner: Output of :func:`evaluation_runner`.
