@@ -135,6 +135,14 @@ def run_forked():
 
 
 @pytest.fixture(scope='session')
+def start_forked(run_forked):
+    """:func:`helpers.forked.start_forked`, from the same server."""
+    from helpers import forked
+
+    return forked.start_forked
+
+
+@pytest.fixture(scope='session')
 def run_ranks(run_forked):
     """:func:`helpers.forked.run_ranks`, from the same server."""
     from helpers import forked

@@ -27,6 +27,7 @@ _context.set_forkserver_preload(
         'mmpretrain.models',
         'open_clip',
         'pandas',
+        'ray',
         'timm',
         'torchvision',
         'ftsgd_plugin.runner.build',
@@ -41,17 +42,28 @@ def warm_up() -> None:
     child.join()
 
 
-class _Child:
-    """A forked child that runs a Python file; its output goes to files."""
+class Program:
+    """A Python file that runs in a forked child; its output goes to files.
+
+    Args:
+        words: The file and its arguments.
+        cwd: Directory to run in.
+        environment: All variables of the child.
+        directory: Where ``stdout`` and ``stderr`` are written, appended if they exist.
+    """
 
     def __init__(self, words: list[str], cwd: Path, environment: dict[str, str], directory: Path) -> None:
         self.words = words
         self._outputs = [directory / 'stdout', directory / 'stderr']
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         outputs = list(map(str, self._outputs))
         self._process = _context.Process(target=_run, args=(words, str(cwd), environment, *outputs))
         self._process.start()
         self.pid, self.sentinel = self._process.pid, self._process.sentinel
+
+    def has_ended(self) -> bool:
+        """Whether it has ended by itself or was killed."""
+        return self._process.exitcode is not None
 
     def end(self) -> None:
         """End it, with force if it does not follow a request."""
@@ -59,14 +71,19 @@ class _Child:
         self._process.join(10)
         self._process.kill()
 
-    def result(self) -> subprocess.CompletedProcess:
+    def result(self, seconds: float = TIMEOUT) -> subprocess.CompletedProcess:
         """Wait for its end and return what ``subprocess.run`` would."""
-        self._process.join(TIMEOUT)
-        if self._process.exitcode is None:
+        self._process.join(seconds)
+        if not self.has_ended():
             self.end()
-            raise subprocess.TimeoutExpired(self.words, TIMEOUT)
+            raise subprocess.TimeoutExpired(self.words, seconds)
         output, errors = (path.read_text(errors='replace') for path in self._outputs)
         return subprocess.CompletedProcess(self.words, self._process.exitcode, output, errors)
+
+
+def start_forked(script, *argv, cwd, output: Path, **environment) -> Program:
+    """Start a Python file with arguments in a forked child and return at once; ``output`` is a directory for its output."""
+    return Program([str(ROOT / script), *map(str, argv)], cwd, process_environment(**environment), output)
 
 
 def run_forked(script, *argv, cwd, **environment) -> subprocess.CompletedProcess:
@@ -78,9 +95,8 @@ def run_forked(script, *argv, cwd, **environment) -> subprocess.CompletedProcess
         cwd: Directory to run in.
         **environment: Variables added to this process's.
     """
-    words = [str(ROOT / script), *map(str, argv)]
     with tempfile.TemporaryDirectory() as directory:
-        return _Child(words, cwd, process_environment(**environment), Path(directory) / '0').result()
+        return start_forked(script, *argv, cwd=cwd, output=Path(directory), **environment).result()
 
 
 def run_ranks(count: int, script, *argv, cwd, **environment) -> subprocess.CompletedProcess:
@@ -92,7 +108,7 @@ def run_ranks(count: int, script, *argv, cwd, **environment) -> subprocess.Compl
     shared = dict(WORLD_SIZE=count, LOCAL_WORLD_SIZE=count, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
     with tempfile.TemporaryDirectory() as directory:
         ranks = [
-            _Child(
+            Program(
                 words,
                 cwd,
                 process_environment(RANK=rank, LOCAL_RANK=rank, **shared, **environment),

@@ -1,10 +1,13 @@
 """The seven backbones of the paper against timm and open_clip called directly, and one step of freeze-embed on each."""
 
+from typing import NamedTuple
+
 import open_clip
 import pytest
 import timm
 import torch
 from helpers import ROOT
+from helpers.small_models import SMALL, batch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -50,47 +53,87 @@ def random_weights(model: torch.nn.Module) -> None:
             param.copy_(1 + noise if param.ndim == 1 and name.endswith('weight') else noise)
 
 
-def direct_forward(name: str, backbone, images: torch.Tensor) -> torch.Tensor:
-    """The library's own model with the same weights, called directly."""
+def direct_model(name: str, options: dict) -> torch.nn.Module:
+    """The library's own model, with the library's arguments that shrink it."""
     library_name = PAPER[name][0]
+    if not name.startswith('clip'):
+        return timm.create_model(library_name, pretrained=False, num_classes=0, **options)
+    cfg = open_clip.get_model_config(library_name)
+    size = {key: options[key] for key in options if key == 'image_size'}
+    cfg['vision_cfg'].update(**size, **options.get('vision_cfg', {}))
+    cfg['text_cfg'].update(layers=1)
+    return open_clip.CLIP(**cfg)
+
+
+def direct_forward(name: str, options: dict, backbone, images: torch.Tensor) -> torch.Tensor:
+    """The library's own model with the same weights, called directly."""
+    model = direct_model(name, options)
     if name.startswith('clip'):
-        model = open_clip.create_model(library_name, pretrained=None)
         model.visual.load_state_dict(backbone.net.state_dict())
         return model.encode_image(images)
-    model = timm.create_model(library_name, pretrained=False, num_classes=0)
     model.load_state_dict(backbone.net.state_dict())
     return model(images)
 
 
+class Classifier(NamedTuple):
+    """One of the seven with random weights: the arguments that shrink its backbone, and its input size."""
+
+    name: str
+    model: torch.nn.Module
+    options: dict
+    pixels: int
+
+
+@pytest.fixture(params=['small', pytest.param('full', marks=pytest.mark.slow)], scope='module')
+def size(request) -> str:
+    """Few and narrow blocks of the same classes; slow: the paper's size at 224 pixels."""
+    return request.param
+
+
 @pytest.fixture(params=PAPER, scope='module')
-def classifier(request):
-    """One of the seven with random weights (built once for all tests of this file)."""
+def classifier(request, size) -> Classifier:
+    """One of the seven, built once for all tests of this file."""
     init_default_scope('mmpretrain')
     torch.manual_seed(0)
-    model = MODELS.build(part(request.param).model)
+    name, cfg, pixels, options = request.param, part(request.param).model, 224, {}
+    if size == 'small':
+        cfg.backbone = SMALL[name][0].copy()
+        cfg.head.in_channels = MODELS.build(SMALL[name][0].copy()).num_features
+        pixels = batch(name, 0)[0].shape[-1]
+        options = {key: value for key, value in cfg.backbone.items() if key not in ('type', 'model_name')}
+    model = MODELS.build(cfg)
     random_weights(model)
-    return request.param, model
+    return Classifier(name, model, options, pixels)
 
 
 def test_features_and_input_gradients_equal_the_library(classifier):
-    name, model = classifier
+    name, model, options, pixels = classifier
     model.eval()
-    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(1))
     ours_in, direct_in = images.clone().requires_grad_(), images.clone().requires_grad_()
     (ours,) = model.backbone(ours_in)
-    direct = direct_forward(name, model.backbone, direct_in)
-    assert ours.shape == (1, PAPER[name][1]) == (1, model.backbone.num_features)
+    direct = direct_forward(name, options, model.backbone, direct_in)
+    assert ours.shape == (1, model.backbone.num_features)
     torch.testing.assert_close(ours, direct, rtol=1e-5, atol=1e-6)
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2))
     (ours * weights).sum().backward()
     (direct * weights).sum().backward()
+    assert ours_in.grad.abs().max() > 0
     torch.testing.assert_close(ours_in.grad, direct_in.grad, rtol=1e-5, atol=1e-5 * direct_in.grad.abs().max().item())
     model.zero_grad()
 
 
-def test_counts_equal_the_papers(classifier):
-    name, model = classifier
+@pytest.mark.parametrize('name', PAPER)
+def test_counts_equal_the_papers(name):
+    """At full size, on the meta device."""
     _, features, total, frozen, blocks = PAPER[name]
+    with torch.device('meta'):
+        model = MODELS.build(part(name).model)
+        assert model.backbone(torch.empty(1, 3, 224, 224))[0].shape == (1, features) == (1, model.backbone.num_features)
+        expected = direct_model(name, {})
+    expected = expected.visual if name.startswith('clip') else expected
+    shapes = {key: value.shape for key, value in expected.state_dict().items()}
+    assert {key: value.shape for key, value in model.backbone.net.state_dict().items()} == shapes
     layers = list_layers(model)
     head = features * CLASSES + CLASSES
     assert sum(layer.num_params for layer in layers) == total + head
@@ -105,7 +148,7 @@ def test_counts_equal_the_papers(classifier):
 
 
 def test_one_step_changes_every_trained_tensor_and_no_frozen_byte(classifier):
-    _, model = classifier
+    _, model, _, pixels = classifier
     optim_wrapper = build_optim_wrapper(
         model,
         dict(
@@ -116,16 +159,10 @@ def test_one_step_changes_every_trained_tensor_and_no_frozen_byte(classifier):
     )
     before = {name: param.detach().clone() for name, param in model.named_parameters()}
     model.train()
-    batch = dict(
-        inputs=torch.randint(0, 256, (2, 3, 224, 224), generator=torch.Generator().manual_seed(3)).byte(),
-        data_samples=[sample(0), sample(1)],
-    )
-    model.train_step(batch, optim_wrapper)
+    inputs = torch.randint(0, 256, (2, 3, pixels, pixels), generator=torch.Generator().manual_seed(3)).byte()
+    model.train_step(dict(inputs=inputs, data_samples=[sample(0), sample(1)]), optim_wrapper)
     unchanged = {name for name, param in model.named_parameters() if torch.equal(param, before[name])}
-    assert unchanged == {name for name, param in model.named_parameters() if not param.requires_grad}
-    with torch.no_grad():
-        for name, param in model.named_parameters():
-            param.copy_(before[name])
+    assert unchanged == {name for name, param in model.named_parameters() if not param.requires_grad} != set()
 
 
 def sample(label: int):
@@ -166,14 +203,14 @@ def test_normalisation_is_that_of_the_weights(name):
 
 
 def test_clips_preprocessing_is_reproduced(digits_root):
-    """Loading, resizing, cropping and normalising as open_clip does, on a picture that is not square."""
+    """Loading, resizing, cropping and normalising as open_clip does, on an image that is not square."""
     from mmengine.dataset import Compose
     from mmpretrain.registry import TRANSFORMS
 
     path = digits_root / 'not_square.png'
-    picture = Image.open(next(digits_root.glob('train/*.png'))).resize((317, 251), Image.Resampling.BICUBIC)
-    picture.save(path)
-    expected = open_clip.image_transform(224, is_train=False)(picture)
+    image = Image.open(next(digits_root.glob('train/*.png'))).resize((317, 251), Image.Resampling.BICUBIC)
+    image.save(path)
+    expected = open_clip.image_transform(224, is_train=False)(image)
     pipeline = Config.fromfile(ROOT / 'configs/_base_/datasets/waterbirds.py').pipeline
     packed = Compose([TRANSFORMS.build(transform) for transform in pipeline])(
         dict(img_path=str(path), gt_label=0, split='test', group='a')
@@ -323,7 +360,7 @@ def test_channels_last_reaches_weights_and_features():
     assert seen[0].is_contiguous(memory_format=torch.channels_last) and not seen[0].is_contiguous()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='channels-last BiT is for GPUs')
+@pytest.mark.gpu
 def test_channels_last_bit_on_a_gpu():
     backbone = TINY['bit'](channels_last=True).cuda()
     for param in backbone.net.stem.parameters():

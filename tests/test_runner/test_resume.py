@@ -1,13 +1,17 @@
 """Stopping anywhere and resuming equals not stopping, bit by bit: gradual unfreezing with dropout and augmentation."""
 
+import functools
 import itertools
 import pickle
 import random
+from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from helpers.digits import load_digits_config
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, DefaultSampler, RepeatDataset
 
 from ftsgd_plugin.datasets.transforms import LoadRGBImage
@@ -20,31 +24,89 @@ ITERATIONS = sorted(random.Random(0).sample([i for i in range(1, EPOCHS * PER_EP
 FLIP = dict(type='torchvision/RandomHorizontalFlip', p=0.5)
 
 
-@pytest.fixture
-def config(digits_config, tmp_path):
+def make_config(digits_root: Path, work_dir: Path, workers: int = 0, **options):
     """A gradual run of 16 iterations with random flips, dropout and stochastic depth."""
+    cfg = load_digits_config(digits_root, 'freeze-embed', launcher='none', work_dir=str(work_dir))
+    cfg.model.backbone.update(drop_rate=0.1, drop_path_rate=0.2)
+    loader = cfg.train_dataloader
+    loader.update(batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0)
+    loader.dataset.indices = BATCH * PER_EPOCH - 5  # the last batch of an epoch is smaller
+    loader.dataset.pipeline.insert(1, FLIP)
+    for dataset in cfg.val_dataloader.dataset.datasets:
+        dataset.indices = 24
+    cfg.param_scheduler = dict(type='GradualUnfreezingLR', by_epoch=True)
+    cfg.optim_wrapper.optimizer.lr = 3e-4
+    cfg.train_cfg.max_epochs = EPOCHS
+    cfg.default_hooks.checkpoint = dict(
+        type='SafeCheckpointHook', interval=1, by_epoch=True, save_best='id/accuracy', rule='greater'
+    )
+    every_iteration = dict(type='SafeCheckpointHook', interval=1, by_epoch=False, save_last=False)
+    cfg.custom_hooks = [every_iteration] if work_dir.name == 'straight' else []
+    cfg.merge_from_dict(options)
+    return cfg
 
-    def load(folder: str, workers: int = 0, **options):
-        cfg = digits_config('freeze-embed', launcher='none', work_dir=str(tmp_path / folder))
-        cfg.model.backbone.update(drop_rate=0.1, drop_path_rate=0.2)
-        loader = cfg.train_dataloader
-        loader.update(batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0)
-        loader.dataset.indices = BATCH * PER_EPOCH - 5  # the last batch of an epoch is smaller
-        loader.dataset.pipeline.insert(1, FLIP)
-        for dataset in cfg.val_dataloader.dataset.datasets:
-            dataset.indices = 24
-        cfg.param_scheduler = dict(type='GradualUnfreezingLR', by_epoch=True)
-        cfg.optim_wrapper.optimizer.lr = 3e-4
-        cfg.train_cfg.max_epochs = EPOCHS
-        cfg.default_hooks.checkpoint = dict(
-            type='SafeCheckpointHook', interval=1, by_epoch=True, save_best='id/accuracy', rule='greater'
-        )
-        every_iteration = dict(type='SafeCheckpointHook', interval=1, by_epoch=False, save_last=False)
-        cfg.custom_hooks = [every_iteration] if folder == 'straight' else []
-        cfg.merge_from_dict(options)
-        return cfg
 
-    return load
+def make_iteration_config(digits_root: Path, work_dir: Path, sampler: str, **options):
+    """The same run for the iteration loop, 11 iterations long, with a checkpoint after each."""
+    cfg = make_config(digits_root, work_dir)
+    cfg.train_cfg = dict(type='ResumableIterTrainLoop', max_iters=11, val_interval=4)
+    cfg.param_scheduler = dict(type='GradualUnfreezingLR', by_epoch=False)
+    cfg.custom_hooks = []
+    common = {'train_dataloader.sampler.type': sampler, 'default_hooks.checkpoint.by_epoch': False}
+    cfg.merge_from_dict({**common, **options})
+    return cfg
+
+
+@pytest.fixture
+def config(digits_root, tmp_path):
+    """Make the config of a run in a directory of this test."""
+
+    def make(name: str, workers: int = 0, **options):
+        return make_config(digits_root, tmp_path / name, workers, **options)
+
+    return make
+
+
+class Straight(NamedTuple):
+    """An uninterrupted run: its work dir, with a checkpoint after every iteration, and its outcome."""
+
+    work_dir: Path
+    outcome: dict
+
+
+@pytest.fixture(scope='module')
+def straight(digits_root, tmp_path_factory) -> Straight:
+    """The uninterrupted run of ``config``."""
+    work_dir = tmp_path_factory.mktemp('resume') / 'straight'
+    return train_straight(make_config(digits_root, work_dir))
+
+
+@pytest.fixture(scope='module')
+def accumulating(digits_root, tmp_path_factory) -> Straight:
+    """The uninterrupted run with windows of 3 iterations in epochs of 4."""
+    work_dir = tmp_path_factory.mktemp('accumulating') / 'straight'
+    return train_straight(make_config(digits_root, work_dir, **ACCUMULATION))
+
+
+@pytest.fixture(scope='module')
+def by_iterations(digits_root, tmp_path_factory):
+    """The uninterrupted run of the iteration loop with a sampler, trained once per sampler."""
+
+    @functools.cache
+    def train(sampler: str) -> Straight:
+        work_dir = tmp_path_factory.mktemp(sampler) / 'straight'
+        return train_straight(make_iteration_config(digits_root, work_dir, sampler))
+
+    return train
+
+
+ACCUMULATION = {'optim_wrapper.accumulative_counts': 3}
+
+
+def train_straight(cfg) -> Straight:
+    runner = build_runner(cfg)
+    runner.train()
+    return Straight(Path(cfg.work_dir), outcome(runner))
 
 
 def outcome(runner) -> dict:
@@ -83,22 +145,39 @@ def assert_equal(found, expected, where: str = '') -> None:
         assert found == expected, where
 
 
-def test_resuming_at_every_epoch_and_at_ten_iterations(config, tmp_path):
-    """With 0 and with 2 workers, whose numbers are the same."""
-    straight = build_runner(config('straight'))
-    straight.train()
-    expected = outcome(straight)
-    assert len(expected['logged']['train/loss']) == EPOCHS * PER_EPOCH
-    assert len(expected['logged']['val/id/accuracy']) == EPOCHS
-    by_workers = build_runner(config('by_workers', workers=2))
-    by_workers.train()
-    assert_equal(outcome(by_workers), expected)
-    files = [f'epoch_{epoch}.pth' for epoch in range(1, EPOCHS)] + [f'iter_{i}.pth' for i in ITERATIONS]
-    for file, workers in itertools.product(files, (0, 2)):
-        path = str(tmp_path / 'straight' / file)
-        resumed = build_runner(config(f'{workers}_{file}', workers, resume=True, load_from=path))
-        resumed.train()
-        assert_equal(outcome(resumed), expected, f'{file}, {workers} workers')
+def assert_resuming_equals(straight: Straight, cfg) -> None:
+    """Train by a config that resumes, and compare with the uninterrupted run."""
+    resumed = build_runner(cfg)
+    resumed.train()
+    assert_equal(outcome(resumed), straight.outcome)
+
+
+def test_the_uninterrupted_run_is_complete(straight):
+    assert len(straight.outcome['logged']['train/loss']) == EPOCHS * PER_EPOCH
+    assert len(straight.outcome['logged']['val/id/accuracy']) == EPOCHS
+
+
+def test_workers_change_nothing(straight, config):
+    assert_resuming_equals(straight, config('by_workers', workers=2))
+
+
+def with_slow(every, fast) -> list:
+    """Parameters of which all but the fast ones are marked slow."""
+    return [pytest.param(*values, marks=() if values in fast else pytest.mark.slow) for values in every]
+
+
+FILES = [f'epoch_{epoch}.pth' for epoch in range(1, EPOCHS)] + [f'iter_{i}.pth' for i in ITERATIONS]
+FAST_FILE = f'iter_{ITERATIONS[len(ITERATIONS) // 2]}.pth'
+
+
+@pytest.mark.parametrize(
+    'file, workers',
+    with_slow(itertools.product(FILES, (0, 2)), list(itertools.product(('epoch_2.pth', FAST_FILE), (0, 2)))),
+)
+def test_resuming_equals_not_stopping(straight, config, file, workers):
+    """At the end of an epoch and within one, with and without workers; slow: at every epoch and at ten iterations."""
+    path = str(straight.work_dir / file)
+    assert_resuming_equals(straight, config('resumed', workers, resume=True, load_from=path))
 
 
 def test_the_run_is_random_enough_to_notice(config):
@@ -112,38 +191,30 @@ def test_the_run_is_random_enough_to_notice(config):
     assert first['weights']['backbone.cls_token'].ne(second['weights']['backbone.cls_token']).any()
 
 
-@pytest.mark.parametrize('sampler', ['DefaultSampler', 'InfiniteSampler'])
-def test_iteration_loop_resumes_anywhere(config, tmp_path, sampler):
-    options = {
-        'train_cfg': dict(type='ResumableIterTrainLoop', max_iters=11, val_interval=4),
-        'train_dataloader.sampler.type': sampler,
-        'param_scheduler': dict(type='GradualUnfreezingLR', by_epoch=False),
-        'default_hooks.checkpoint.by_epoch': False,
-    }
+SAMPLERS = ('DefaultSampler', 'InfiniteSampler')
 
-    def load(folder, **more):
-        cfg = config(folder)
-        cfg.train_cfg, cfg.param_scheduler = options['train_cfg'], options['param_scheduler']
-        cfg.custom_hooks = []
-        cfg.merge_from_dict({key: value for key, value in {**options, **more}.items() if '.' in key or key in more})
-        return cfg
 
-    straight = build_runner(load('straight'))
-    straight.train()
-    expected = outcome(straight)
-    assert straight.iter == 11 and len(expected['logged']['val/id/accuracy']) == 3  # after 4, 8 and 11
-    for iteration in (1, 6, 8):
-        path = str(tmp_path / f'straight/iter_{iteration}.pth')
-        resumed = build_runner(load(f'resumed_{iteration}', resume=True, load_from=path))
-        resumed.train()
-        assert_equal(outcome(resumed), expected, f'iter {iteration}')
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_iteration_loop_validates_by_its_interval_and_at_the_end(by_iterations, sampler):
+    outcome = by_iterations(sampler).outcome
+    assert outcome['position'][1] == 11 and len(outcome['logged']['val/id/accuracy']) == 3  # after 4, 8 and 11
+
+
+@pytest.mark.parametrize(
+    'sampler, iteration',
+    with_slow(
+        itertools.product(SAMPLERS, (1, 6, 8)), [('DefaultSampler', 6), ('DefaultSampler', 8), ('InfiniteSampler', 6)]
+    ),
+)
+def test_iteration_loop_resumes_anywhere(by_iterations, digits_root, tmp_path, sampler, iteration):
+    straight = by_iterations(sampler)
+    options = dict(resume=True, load_from=str(straight.work_dir / f'iter_{iteration}.pth'))
+    assert_resuming_equals(straight, make_iteration_config(digits_root, tmp_path / 'resumed', sampler, **options))
 
 
 @pytest.mark.parametrize('loop', ['epoch', 'iter'])
-def test_resuming_at_iteration_10000_decodes_no_earlier_image(config, tmp_path, loop):
-    first = config('straight', **{'train_cfg.max_epochs': 1})
-    build_runner(first).train()
-    checkpoint = torch.load(tmp_path / 'straight/iter_1.pth', weights_only=True)
+def test_resuming_at_iteration_10000_decodes_no_earlier_image(straight, config, tmp_path, loop):
+    checkpoint = torch.load(straight.work_dir / 'iter_1.pth', weights_only=True)
     epoch, done = divmod(10_000, PER_EPOCH)
     checkpoint['meta'].update(iter=10_000 + 1, epoch=epoch)
     assert done == 0
@@ -162,16 +233,15 @@ def test_resuming_at_iteration_10000_decodes_no_earlier_image(config, tmp_path, 
     assert decode.call_count == BATCH * 2 + BATCH - 5
 
 
-def resume_with_batch(config, tmp_path, file: str, batch: int, **options):
-    cfg = config('changed', resume=True, load_from=str(tmp_path / 'straight' / file), **options)
+def resume_with_batch(config, path: Path, batch: int, **options):
+    cfg = config('changed', resume=True, load_from=str(path), **options)
     cfg.train_dataloader.batch_size = batch
     return build_runner(cfg)
 
 
-def test_another_global_batch_is_exact_by_epochs_and_refused_by_iterations(config, tmp_path):
-    """What a changed number of processes comes down to."""
-    build_runner(config('straight')).train()
-    resumed = resume_with_batch(config, tmp_path, 'epoch_2.pth', 6)
+def test_another_global_batch_is_exact_by_epochs_and_refused_by_iterations(straight, config, tmp_path):
+    """As with another number of processes."""
+    resumed = resume_with_batch(config, straight.work_dir / 'epoch_2.pth', 6)
     resumed.train()
     length = len(resumed.train_dataloader)
     assert (resumed.epoch, resumed.iter) == (EPOCHS, EPOCHS * length) and length == 8
@@ -182,18 +252,16 @@ def test_another_global_batch_is_exact_by_epochs_and_refused_by_iterations(confi
         r'train_dataloader\.batch_size so that batch_size x processes is the same'
     )
     with pytest.raises(UserError, match=message + ', or resume from a checkpoint at the end of an epoch'):
-        resume_with_batch(config, tmp_path, 'iter_6.pth', 6).train()
+        resume_with_batch(config, straight.work_dir / 'iter_6.pth', 6).train()
 
-    cfg = config('straight', **{'param_scheduler.convert_to_iter_based': True})
-    build_runner(cfg).train()
+    by_iteration = {'param_scheduler.convert_to_iter_based': True}
+    build_runner(config('converted', **by_iteration, **{'train_cfg.max_epochs': 1})).train()
     with pytest.raises(UserError, match=message + ', as GradualUnfreezingLR counts iterations'):
-        resume_with_batch(config, tmp_path, 'epoch_2.pth', 6, **{'param_scheduler.convert_to_iter_based': True}).train()
+        resume_with_batch(config, tmp_path / 'converted/epoch_1.pth', 6, **by_iteration).train()
 
 
-def test_validation_that_was_missed_is_made_up_for(config, tmp_path):
+def test_missed_validation_is_made_up_for(straight, config, tmp_path):
     """Killed between saving and validating: the resumed run validates that epoch first."""
-    straight = build_runner(config('straight'))
-    straight.train()
     stopped = build_runner(config('stopped'))
     with (
         mock.patch.object(type(stopped.val_loop), 'run', side_effect=KeyboardInterrupt),
@@ -201,9 +269,7 @@ def test_validation_that_was_missed_is_made_up_for(config, tmp_path):
     ):
         stopped.train()
     assert (tmp_path / 'stopped/epoch_1.pth').is_file()
-    resumed = build_runner(config('stopped', resume=True))
-    resumed.train()
-    assert_equal(outcome(resumed), outcome(straight))
+    assert_resuming_equals(straight, config('stopped', resume=True))
 
 
 def test_checkpoint_of_another_loop_at_a_position_that_does_not_exist_is_refused(config, tmp_path):
@@ -233,7 +299,7 @@ def test_seeds_that_differ_by_rank_are_refused(config):
 
 
 def test_a_random_seed_is_restored(config, tmp_path):
-    """Without a seed in the config the first run draws one; the resumed run must go on with it, not draw another."""
+    """Without a seed in the config the first run draws one; the resumed run must continue with it, not draw another."""
     options = {'randomness.seed': None, 'train_cfg.max_epochs': 2}
     straight = build_runner(config('straight', **options))
     straight.train()
@@ -243,20 +309,18 @@ def test_a_random_seed_is_restored(config, tmp_path):
     assert_equal(outcome(resumed), outcome(straight))
 
 
-def test_checkpoints_are_taken_at_update_boundaries(config, tmp_path):
-    """Windows of 3 iterations in epochs of 4: an epoch's checkpoint waits for the update that straddles its end."""
-    straight = build_runner(config('straight', **{'optim_wrapper.accumulative_counts': 3}))
-    straight.train()
-    expected = outcome(straight)
+def test_checkpoints_are_taken_at_update_boundaries(accumulating):
+    """An epoch's checkpoint waits for the update that straddles its end."""
     for epoch in range(1, EPOCHS):
-        file = tmp_path / f'straight/epoch_{epoch}.pth'
-        meta = torch.load(file, weights_only=True)['meta']
+        meta = torch.load(accumulating.work_dir / f'epoch_{epoch}.pth', weights_only=True)['meta']
         assert meta['iter'] == -(-epoch * PER_EPOCH // 3) * 3 and meta['epoch'] == epoch
-        resumed = build_runner(
-            config(f'r{epoch}', resume=True, load_from=str(file), **{'optim_wrapper.accumulative_counts': 3})
-        )
-        resumed.train()
-        assert_equal(outcome(resumed), expected, file.name)
+
+
+@pytest.mark.parametrize('epoch', [1, pytest.param(2, marks=pytest.mark.slow), 3])
+def test_resuming_at_an_update_boundary_equals_not_stopping(accumulating, config, epoch):
+    """Within an epoch (1 and 2) and at its end (3)."""
+    path = str(accumulating.work_dir / f'epoch_{epoch}.pth')
+    assert_resuming_equals(accumulating, config('resumed', resume=True, load_from=path, **ACCUMULATION))
 
 
 class Draws:
@@ -302,7 +366,7 @@ def test_a_sample_draws_by_seed_epoch_and_index_whatever_came_before():
     ids=['repeat', 'balanced', 'concat'],
 )
 def test_wrapper_datasets_are_seeded_by_the_outer_index(wrap):
-    """Repetitions of a picture within an epoch differ, and every draw can be repeated."""
+    """Repetitions of an image within an epoch differ, and every draw can be repeated."""
     with mock.patch('mmengine.dataset.dataset_wrapper.BaseDataset', Draws):
         dataset = wrap()
     loader = torch.utils.data.DataLoader(dataset, batch_size=2, sampler=DefaultSampler(dataset, shuffle=True, seed=0))
