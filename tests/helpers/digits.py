@@ -8,7 +8,7 @@ from helpers import ROOT, unique_name
 
 
 def load_digits_config(digits_root: Path, method: str, subset: int | None = None, **options) -> Config:
-    """The demo's config of a method on the fixture's digits; ``subset`` cuts every split to so many pictures."""
+    """The demo's config of a method on the fixture's digits; ``subset`` cuts every split to so many images."""
     cfg = Config.fromfile(ROOT / f'configs/vit-tiny_{method}_digits.py')
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         for dataset in loader.dataset.get('datasets', [loader.dataset]):

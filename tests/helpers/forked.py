@@ -82,7 +82,7 @@ class Program:
 
 
 def start_forked(script, *argv, cwd, output: Path, **environment) -> Program:
-    """Start a Python file with arguments in a forked child and return at once; ``output`` is a directory for its output."""
+    """Start a Python file with arguments in a forked child; return at once. ``output`` is a directory for it."""
     return Program([str(ROOT / script), *map(str, argv)], cwd, process_environment(**environment), output)
 
 

@@ -1,9 +1,6 @@
-"""What the tests of this folder share: a sweep of two methods and two learning rates on 96 digits."""
+"""A sweep of two methods and two learning rates on 96 digits."""
 
-import sys
 from pathlib import Path
-
-from helpers import ROOT, run_process
 
 OPTIONS = (
     '--cfg-options',
@@ -20,19 +17,9 @@ PLAN = dict(
 )
 
 
-def write_plan(folder: Path, digits_root: Path | str = 'data/digits', **keys) -> Path:
+def write_plan(directory: Path, digits_root: Path | str = 'data/digits', **keys) -> Path:
     """The plan file; ``keys`` replace or add some, ``None`` leaves one out."""
     content = {**PLAN, 'data_roots': {'digits': str(digits_root)}, **keys}
-    path = folder / 'tiny.py'
+    path = directory / 'tiny.py'
     path.write_text(''.join(f'{key} = {value!r}\n' for key, value in content.items() if value is not None))
     return path
-
-
-def command(plan: Path, out: Path, *more: str) -> list[str]:
-    """The command line of the tiny sweep."""
-    return list(map(str, [sys.executable, ROOT / 'tools/sweep.py', plan, '--out', out, *more, *OPTIONS]))
-
-
-def run_sweep(plan: Path, out: Path, *more: str):
-    """Run it in a process of its own."""
-    return run_process(*command(plan, out, *more), cwd=ROOT)

@@ -1,7 +1,7 @@
-"""tools/train.py, killed while it deals with a file: python train_and_die.py MOMENT FILE NTH CONFIG [options].
+"""tools/train.py, killed while it writes or removes a file: python train_and_die.py MOMENT FILE NTH CONFIG [options].
 
-MOMENT is 'half' (half of FILE is on the disk), 'moved' (FILE has just come to its place) or 'removing' (FILE is about
-to go); NTH counts how often this happens to FILE.
+MOMENT is 'half' (half of FILE is on the disk), 'moved' (FILE has just got its final name) or 'removing' (FILE is about
+to be removed); NTH counts how often this happens to FILE.
 """
 
 import os

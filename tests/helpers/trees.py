@@ -1,4 +1,4 @@
-"""Small benchmarks with the real on-disk layout, from random pictures."""
+"""Small benchmarks with the real on-disk layout, from random images."""
 
 import csv
 import random
@@ -12,8 +12,8 @@ from ftsgd_plugin.datasets.fmow import CATEGORIES
 from ftsgd_plugin.datasets.living17 import LIVING17
 
 
-def picture(path: Path, size: tuple[int, int], seed: int) -> None:
-    """A smooth random RGB picture (width, height)."""
+def write_image(path: Path, size: tuple[int, int], seed: int) -> None:
+    """A smooth random RGB image (width, height)."""
     coarse = np.random.RandomState(seed).randint(0, 256, (5, 5, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
@@ -32,8 +32,8 @@ def write_camelyon(parent: Path, per_cell: int = 2, size: int = 96) -> Path:
     for i, (centre, slide, tumour, held_out) in enumerate(cells):
         patient, node = f'{centre * 20 + slide:03d}', slide % 5
         x, y = 32 * i, 64 * i
-        folder = f'patient_{patient}_node_{node}'
-        picture(root / f'patches/{folder}/patch_{folder}_x_{x}_y_{y}.png', (size, size), i)
+        directory = f'patient_{patient}_node_{node}'
+        write_image(root / f'patches/{directory}/patch_{directory}_x_{x}_y_{y}.png', (size, size), i)
         rows.append((i, patient, node, x, y, tumour, centre * 10 + slide, centre, held_out))
     header = ('', 'patient', 'node', 'x_coord', 'y_coord', 'tumor', 'slide', 'center', 'split')
     write_rows(root / 'metadata.csv', header, rows)
@@ -53,7 +53,7 @@ def write_fmow(parent: Path, rows: int = 260, size: int = 224) -> Path:
         country = rng.choice([*COUNTRIES, 'XKX'])
         fraction = '.643' if rng.random() < 0.2 else ''
         if split != 'seq':
-            picture(root / f'images/rgb_img_{i}.png', (size, size), i)
+            write_image(root / f'images/rgb_img_{i}.png', (size, size), i)
         stamp = f'{year}-{rng.randint(1, 12):02d}-05T02:27:17{fraction}Z'
         lines.append((split, f'img_{i}.jpg', rng.choice(CATEGORIES), country, stamp, 'ignored'))
     root.mkdir(parents=True, exist_ok=True)
@@ -66,14 +66,14 @@ def write_fmow(parent: Path, rows: int = 260, size: int = 224) -> Path:
 
 
 def write_waterbirds(parent: Path, per_cell: int = 4) -> Path:
-    """Every label and place in every split; pictures of varying size."""
+    """Every label and place in every split; images of varying size."""
     root, rng = parent / 'waterbirds_v1.0', random.Random(2)
     cells = [(s, y, p) for s in range(3) for y in range(2) for p in range(2) for _ in range(per_cell)]
     rng.shuffle(cells)
     rows = []
     for i, (split, y, place) in enumerate(cells):
         name = f'{i % 5:03d}.Some_Bird/Some_Bird_{i:04d}.jpg'
-        picture(root / name, (rng.randint(60, 300), rng.randint(60, 300)), i)
+        write_image(root / name, (rng.randint(60, 300), rng.randint(60, 300)), i)
         rows.append((i + 1, name, y, split, place, f'/o/ocean/{i}.jpg'))
     header = ('img_id', 'img_filename', 'y', 'split', 'place', 'place_filename')
     write_rows(root / 'metadata.csv', header, rows)
@@ -82,14 +82,14 @@ def write_waterbirds(parent: Path, per_cell: int = 4) -> Path:
 
 
 def write_imagenet(parent: Path, train: int = 2, val: int = 1) -> Path:
-    """The 68 classes of Living-17 and one other, a folder per class."""
+    """The 68 classes of Living-17 and one other, a directory per class."""
     root, seed = parent / 'imagenet', 0
     wnids = [wnid for row in LIVING17 for part in row[2:] for wnid, _ in part]
     for wnid in [*wnids, 'n01440764']:
         for part, count in (('train', train), ('val', val)):
             for i in range(count):
                 name = f'{wnid}_{i}.JPEG' if part == 'train' else f'ILSVRC2012_val_{seed:08d}.JPEG'
-                picture(root / part / wnid / name, (70 + seed % 40, 90 - seed % 20), seed)
+                write_image(root / part / wnid / name, (70 + seed % 40, 90 - seed % 20), seed)
                 seed += 1
     return root
 
@@ -103,12 +103,12 @@ def write_domainnet(parent: Path, classes=CLASSES[::6]) -> Path:
             for name in classes:
                 for _ in range(count):
                     path = f'{domain}/{name}/{domain}_{seed:06d}.jpg'
-                    picture(root / path, (64 + seed % 50, 80 - seed % 30), seed)
+                    write_image(root / path, (64 + seed % 50, 80 - seed % 30), seed)
                     mini.append(f'{path} {CLASSES.index(name)}')
                     official.append(f'{path} {300 - CLASSES.index(name)}')
                     seed += 1
             official.append(f'{domain}/The_Eiffel_Tower/{domain}_999999.jpg 311')
-            for folder, suffix, lines in (('SENTRY_splits', '_mini', mini), ('txt', '', official)):
-                (root / folder).mkdir(parents=True, exist_ok=True)
-                (root / folder / f'{domain}_{part}{suffix}.txt').write_text('\n'.join(lines) + '\n')
+            for directory, suffix, lines in (('SENTRY_splits', '_mini', mini), ('txt', '', official)):
+                (root / directory).mkdir(parents=True, exist_ok=True)
+                (root / directory / f'{domain}_{part}{suffix}.txt').write_text('\n'.join(lines) + '\n')
     return root

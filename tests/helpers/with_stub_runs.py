@@ -33,18 +33,20 @@ def record_of(task: Task) -> RunRecord:
     return RunRecord(
         run.model, run.method, run.dataset, run.lr, run.seed, task.hash, 'finished', epochs, best, code=code_version(),
         environment=dict(processes=1),
-        resources=dict(seconds=4.0, peak_bytes=1e6, state_bytes=4 * 301_314, parameters=313_666, trained_parameters=301_314),
+        resources=dict(
+            seconds=4.0, peak_bytes=1e6, state_bytes=4 * 301_314, parameters=313_666, trained_parameters=301_314,
+        ),
         started='2026-01-01T00:00:00+00:00', finished='2026-01-01T00:01:00+00:00',
     )  # fmt: skip
 
 
 def run_stubs(plan, out, cfg_options=None, *args, **kwargs):
     """``run_sweep`` with the stub's command."""
-    tasks = {task.folder: task for task in survey(plan, out, cfg_options)}
+    tasks = {task.directory: task for task in survey(plan, out, cfg_options)}
 
-    def command(folder: Path) -> list[str]:
+    def command(directory: Path) -> list[str]:
         settings = (os.environ.get('STUB_SECONDS', '0'), os.environ.get('STUB_ERROR', ''))
-        return [STUB, str(folder), *settings, json.dumps(asdict(record_of(tasks[folder])))]
+        return [STUB, str(directory), *settings, json.dumps(asdict(record_of(tasks[directory])))]
 
     return run_sweep(plan, out, cfg_options, *args, command=command, **kwargs)
 

@@ -4,13 +4,11 @@ import errno
 import os
 import re
 import signal
-import sys
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
-from helpers import ROOT, run_process
 from helpers.digits import load_digits_config
 from mmengine.hooks import Hook
 from mmpretrain.registry import METRICS
@@ -63,15 +61,15 @@ def straight(digits_root, tmp_path_factory):
     ids=['last half written', 'last moved', 'earlier removed', 'best half written', 'last half written again'],
 )
 def test_kill_leaves_complete_checkpoints_and_resuming_equals_no_kill(
-    straight, digits_config, tmp_path, run_tool, moment, name, nth, left
+    straight, digits_config, tmp_path, run_forked, run_tool, moment, name, nth, left
 ):
     cfg = digits_config('freeze-embed', SUBSET, **OPTIONS)
     assert cfg.default_hooks.checkpoint.max_keep_ckpts == 1
     config, work_dir = tmp_path / 'config.py', tmp_path / 'work'
     cfg.dump(config)
-    script = ROOT / 'tests/helpers/train_and_die.py'
+    script = 'tests/helpers/train_and_die.py'
     threads = str(torch.get_num_threads())  # sums depend on it
-    killed = run_process(sys.executable, script, moment, name, nth, config, cwd=tmp_path, OMP_NUM_THREADS=threads)
+    killed = run_forked(script, moment, name, nth, config, cwd=tmp_path, OMP_NUM_THREADS=threads)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert names(work_dir, '*.pth') == left
     for file in left:

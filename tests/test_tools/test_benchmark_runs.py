@@ -1,7 +1,10 @@
 """The five benchmark configs through tools/train.py and tools/test.py with a tiny model, one process and two."""
 
+import functools
 import json
 import sys
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,11 +22,11 @@ ROOTS = {
 }
 
 
-def child_config(folder, name: str, root) -> str:
+def child_config(directory, name: str, root) -> str:
     """The benchmark's config with a tiny model and the small tree swapped in."""
     cfg = Config.fromfile(ROOT / f'configs/vit-b16_freeze-embed_{name}.py')
     evaluated = [{**dataset, 'data_root': str(root)} for dataset in cfg.val_dataloader.dataset.datasets]
-    path = folder / f'{name}.py'
+    path = directory / f'{name}.py'
     path.write_text(
         f'_base_ = {str(ROOT / f"configs/vit-b16_freeze-embed_{name}.py")!r}\n'
         "model = dict(backbone=dict(model_name='vit_tiny_patch16_224', depth=1, embed_dim=32, num_heads=2,\n"
@@ -42,86 +45,122 @@ def logged_metrics(work_dir) -> dict[str, float]:
     return {k: v for k, v in next(line for line in lines if 'id/accuracy' in line).items() if '/' in k}
 
 
-@pytest.mark.parametrize('name', ROOTS)
-def test_trains_and_evaluates(request, tmp_path, run_tool, monkeypatch, name):
-    config = child_config(tmp_path, name, request.getfixturevalue(ROOTS[name]))
+class Trained(NamedTuple):
+    """A benchmark's config with a tiny model, trained for an epoch."""
+
+    config: str
+    work_dir: Path
+    checkpoint: Path
+
+
+@pytest.fixture(scope='module')
+def trained(request, tmp_path_factory, run_forked):
+    """Train the config of a benchmark, once for all tests of this file."""
+    roots = {name: request.getfixturevalue(fixture) for name, fixture in ROOTS.items()}
+
+    @functools.cache
+    def train(name: str) -> Trained:
+        directory = tmp_path_factory.mktemp(name)
+        config = child_config(directory, name, roots[name])
+        result = run_forked('tools/train.py', config, '--work-dir', directory / 'work', cwd=directory)
+        assert result.returncode == 0, result.stderr
+        return Trained(config, directory / 'work', directory / 'work/epoch_1.pth')
+
+    return train
+
+
+@pytest.fixture
+def evaluate(run_tool, tmp_path, monkeypatch):
+    """Run tools/test.py in this process; the metrics."""
     monkeypatch.chdir(tmp_path)
-    code, err = run_tool('train', config, '--work-dir', tmp_path / 'one')
-    assert code == 0, err
-    metrics = logged_metrics(tmp_path / 'one')
+
+    def run(trained: Trained, *options) -> dict[str, float]:
+        out = tmp_path / 'one.json'
+        words = ['--work-dir', 'test', '--out', out, '--out-item', 'metrics', *options]
+        code, err = run_tool('test', trained.config, trained.checkpoint, *words)
+        assert code == 0, err
+        return json.loads(out.read_text())
+
+    return run
+
+
+@pytest.mark.parametrize('name', ROOTS)
+def test_trains_and_evaluates(trained, evaluate, name):
+    run = trained(name)
+    metrics = logged_metrics(run.work_dir)
     expected = {'id/accuracy', 'ood/accuracy', 'ood/worst_group'}
-    expected |= {f'split/{dataset.split}' for dataset in Config.fromfile(config).val_dataloader.dataset.datasets}
+    expected |= {f'split/{dataset.split}' for dataset in Config.fromfile(run.config).val_dataloader.dataset.datasets}
     if name == 'fmow':
         expected |= {'ood/worst_year', 'group/Africa', 'group/Other', 'year/2016', 'year/2017'}
         assert metrics['ood/accuracy'] == metrics['group/Africa']
     assert expected <= metrics.keys()
-    assert list((tmp_path / 'one').glob('best_id_accuracy_epoch_1.pth'))
-    code, err = run_tool(
-        'test', config, tmp_path / 'one/epoch_1.pth', '--work-dir', tmp_path / 'test', '--out', tmp_path / 'm.json',
-        '--out-item', 'metrics',
-    )  # fmt: skip
-    assert code == 0, err
-    found = json.loads((tmp_path / 'm.json').read_text())
+    assert list(run.work_dir.glob('best_id_accuracy_epoch_1.pth'))
+    found = evaluate(run)
     assert {key: found[key] for key in metrics} == pytest.approx(metrics)
 
 
-@pytest.mark.parametrize('name', ROOTS)
-def test_two_processes_evaluate_to_the_same_numbers(request, tmp_path, run_tool, monkeypatch, name):
+ODD_SIZE = ('--cfg-options', 'test_dataloader.dataset.datasets.1.indices=7')
+
+
+def evaluate_in_ranks(request, run: Trained, tmp_path: Path):
+    """Two ranks in forked children."""
+    words = [run.config, run.checkpoint, '--work-dir', 'test2', '--out', tmp_path / 'two.json', '--out-item', 'metrics']
+    return request.getfixturevalue('run_ranks')(2, 'tools/test.py', *words, *ODD_SIZE, cwd=tmp_path)
+
+
+def evaluate_by_launcher(request, run: Trained, tmp_path: Path):
+    """`tools/dist_test.sh CONFIG CHECKPOINT 2`, cold."""
+    words = [run.config, run.checkpoint, '2', '--work-dir', 'test2', '--out', tmp_path / 'two.json']
+    words += ['--out-item', 'metrics', *ODD_SIZE]
+    return run_process('bash', ROOT / 'tools/dist_test.sh', *words, cwd=tmp_path, PORT=free_port())
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    'name, evaluate_in_two',
+    [(name, evaluate_by_launcher if name == 'waterbirds' else evaluate_in_ranks) for name in ROOTS],
+    ids=ROOTS,
+)
+def test_two_processes_evaluate_to_the_same_numbers(request, trained, evaluate, tmp_path, name, evaluate_in_two):
     """Evaluation sets of odd sizes: padding must neither duplicate nor drop a sample."""
-    config = child_config(tmp_path, name, request.getfixturevalue(ROOTS[name]))
-    monkeypatch.chdir(tmp_path)
-    assert run_tool('train', config, '--work-dir', tmp_path / 'one')[0] == 0
-    options = ['--out-item', 'metrics', '--cfg-options', 'test_dataloader.dataset.datasets.1.indices=7']
-    checkpoint = tmp_path / 'one/epoch_1.pth'
-    run_tool('test', config, checkpoint, '--work-dir', 'test1', '--out', tmp_path / 'one.json', *options)
-    result = run_process(
-        'bash', ROOT / 'tools/dist_test.sh', config, checkpoint, '2', '--work-dir', 'test2', '--out',
-        tmp_path / 'two.json', *options, cwd=tmp_path, PORT=free_port(),
-    )  # fmt: skip
+    run = trained(name)
+    one = evaluate(run, *ODD_SIZE)
+    result = evaluate_in_two(request, run, tmp_path)
     assert result.returncode == 0, result.stderr
-    one, two = (json.loads((tmp_path / f'{name}.json').read_text()) for name in ('one', 'two'))
+    two = json.loads((tmp_path / 'two.json').read_text())
     keys = [key for key in one if '/' in key]
     assert len(keys) > 4 and {key: two[key] for key in keys} == pytest.approx({key: one[key] for key in keys})
 
 
-def test_two_processes_train_to_the_same_numbers(waterbirds_root, tmp_path, run_tool, monkeypatch):
+@pytest.mark.multiprocess
+def test_two_processes_train_to_the_same_numbers(trained, run_ranks, tmp_path):
     """Waterbirds has no random augmentation, so the same global batches give the same weights and metrics."""
-    config = child_config(tmp_path, 'waterbirds', waterbirds_root)
-    monkeypatch.chdir(tmp_path)
-    assert run_tool('train', config, '--work-dir', tmp_path / 'one')[0] == 0
-    result = run_process(
-        'bash', ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', tmp_path / 'two', '--cfg-options',
-        'train_dataloader.batch_size=2', cwd=tmp_path, PORT=free_port(),
+    run = trained('waterbirds')
+    result = run_ranks(
+        2, 'tools/train.py', run.config, '--work-dir', tmp_path / 'two', '--cfg-options',
+        'train_dataloader.batch_size=2', cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     one, two = (
-        torch.load(tmp_path / f'{name}/epoch_1.pth', weights_only=True)['state_dict'] for name in ('one', 'two')
+        torch.load(path, weights_only=True)['state_dict'] for path in (run.checkpoint, tmp_path / 'two/epoch_1.pth')
     )
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
-    assert logged_metrics(tmp_path / 'two') == pytest.approx(logged_metrics(tmp_path / 'one'), abs=1e-6)
+    assert logged_metrics(tmp_path / 'two') == pytest.approx(logged_metrics(run.work_dir), abs=1e-6)
 
 
-@pytest.mark.parametrize('name, fixture, key', [
-    ('camelyon', 'camelyon_root', 'acc_avg'),
-    ('fmow', 'fmow_root', 'acc_worst_region'),
-    ('waterbirds', 'waterbirds_root', 'adj_acc_avg'),
+@pytest.mark.parametrize('name, key', [
+    ('camelyon', 'acc_avg'),
+    ('fmow', 'acc_worst_region'),
+    ('waterbirds', 'adj_acc_avg'),
 ])  # fmt: skip
-def test_official_predictions_and_numbers(request, wilds, tmp_path, run_tool, monkeypatch, name, fixture, key):
-    root = request.getfixturevalue(fixture)
-    config = child_config(tmp_path, name, root)
-    monkeypatch.chdir(tmp_path)
-    assert run_tool('train', config, '--work-dir', tmp_path / 'one')[0] == 0
-    code, err = run_tool(
-        'test', config, tmp_path / 'one/epoch_1.pth', '--work-dir', 'test', '--wilds-predictions', tmp_path / 'files',
-        '--out', tmp_path / 'm.json', '--out-item', 'metrics',
-    )  # fmt: skip
-    assert code == 0, err
+def test_official_predictions_and_numbers(request, wilds, trained, evaluate, tmp_path, name, key):
+    run = trained(name)
+    metrics = evaluate(run, '--wilds-predictions', tmp_path / 'files')
     assert not {'torch_scatter', 'outdated'} & sys.modules.keys()  # stand-ins for the call only
-    metrics = json.loads((tmp_path / 'm.json').read_text())
     benchmark = {'camelyon': 'camelyon17'}.get(name, name)
-    oracle = load_wilds(benchmark, str(root))
-    for dataset in Config.fromfile(config).test_dataloader.dataset.datasets:
+    oracle = load_wilds(benchmark, str(request.getfixturevalue(ROOTS[name])))
+    for dataset in Config.fromfile(run.config).test_dataloader.dataset.datasets:
         path = tmp_path / f'files/{benchmark}_split:{dataset.split}_seed:0_epoch:best_pred.csv'
         predictions = [int(line) for line in path.read_text().split()]
         assert len(predictions) == len(oracle.get_subset(dataset.split))
@@ -134,11 +173,10 @@ def test_official_predictions_and_numbers(request, wilds, tmp_path, run_tool, mo
     assert ours == pytest.approx(official, abs=1e-6)
 
 
-def test_official_evaluation_of_another_benchmark(domainnet_root, tmp_path, run_tool, monkeypatch):
-    config = child_config(tmp_path, 'domainnet', domainnet_root)
+def test_official_evaluation_of_another_benchmark(trained, tmp_path, run_tool, monkeypatch):
+    run = trained('domainnet')
     monkeypatch.chdir(tmp_path)
-    assert run_tool('train', config, '--work-dir', tmp_path / 'one')[0] == 0
     code, err = run_tool(
-        'test', config, tmp_path / 'one/epoch_1.pth', '--work-dir', 'test', '--wilds-predictions', tmp_path / 'files'
+        'test', run.config, run.checkpoint, '--work-dir', 'test', '--wilds-predictions', tmp_path / 'files'
     )
     assert code == 2 and 'DomainNet is not one of Camelyon17, FMoW, Waterbirds' in err.splitlines()[-1]

@@ -1,9 +1,8 @@
 """tools/print_layers.py: the layer table of any config."""
 
 import json
-import sys
 
-from helpers import ROOT, run_process
+from helpers import ROOT
 
 
 def table(run_tool, tmp_path, *argv) -> list[dict]:
@@ -24,12 +23,10 @@ def test_clip_vit_l14(run_tool, tmp_path):
     )  # fmt: skip
 
 
-def test_freeze_option_and_totals(tmp_path):
-    result = run_process(
-        sys.executable, ROOT / 'tools/print_layers.py', ROOT / 'configs/_base_/models/bit-r50.py', '--freeze', 'stem',
-        cwd=tmp_path,
-    )  # fmt: skip
-    lines = result.stdout.splitlines()
+def test_freeze_option_and_totals(run_tool):
+    code, err = run_tool('print_layers', ROOT / 'configs/_base_/models/bit-r50.py', '--freeze', 'stem')
+    assert code == 0, err
+    lines = run_tool.stdout.splitlines()
     assert lines[0].split() == ['layer', 'role', 'block', 'group', 'tensors', 'parameters', 'bytes', 'state']
     assert lines[-1] == 'frozen: 1 layers, 9,408 parameters, 37,632 bytes (36.8 KiB)'
 
