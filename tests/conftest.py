@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,30 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope='session')
-def digits_root(tmp_path_factory) -> Path:
-    """The demo's benchmark, written once."""
-    from ftsgd_plugin.datasets.digits import write_benchmark
+def write_shared(tmp_path_factory) -> Callable[[Callable[[Path], Path]], Path]:
+    """Write a data set once for all workers of pytest-xdist: ``root = write_shared(write)``. It is read-only."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
 
-    return write_benchmark(tmp_path_factory.mktemp('data') / 'digits').parent
+    def share(write: Callable[[Path], Path]) -> Path:
+        from filelock import FileLock
+
+        directory, finished = base / write.__name__, base / f'{write.__name__}.root'
+        with FileLock(f'{directory}.lock'):
+            if not finished.exists():
+                directory.mkdir()
+                finished.write_text(str(write(directory)))
+        return Path(finished.read_text())
+
+    return share
+
+
+@pytest.fixture(scope='session')
+def digits_root(write_shared) -> Path:
+    """The demo's benchmark."""
+    from helpers import trees
+
+    return write_shared(trees.write_digits)
 
 
 @pytest.fixture(scope='session')
@@ -42,43 +62,43 @@ def wilds():
 
 
 @pytest.fixture(scope='session')
-def camelyon_root(tmp_path_factory) -> Path:
+def camelyon_root(write_shared) -> Path:
     """A small Camelyon17 with the real layout."""
     from helpers import trees
 
-    return trees.write_camelyon(tmp_path_factory.mktemp('wilds'))
+    return write_shared(trees.write_camelyon)
 
 
 @pytest.fixture(scope='session')
-def fmow_root(tmp_path_factory) -> Path:
+def fmow_root(write_shared) -> Path:
     """A small FMoW with the real layout."""
     from helpers import trees
 
-    return trees.write_fmow(tmp_path_factory.mktemp('wilds'))
+    return write_shared(trees.write_fmow)
 
 
 @pytest.fixture(scope='session')
-def waterbirds_root(tmp_path_factory) -> Path:
+def waterbirds_root(write_shared) -> Path:
     """A small Waterbirds with the real layout."""
     from helpers import trees
 
-    return trees.write_waterbirds(tmp_path_factory.mktemp('wilds'))
+    return write_shared(trees.write_waterbirds)
 
 
 @pytest.fixture(scope='session')
-def imagenet_root(tmp_path_factory) -> Path:
+def imagenet_root(write_shared) -> Path:
     """The 68 classes of Living-17 in an ImageNet directory, with few images each."""
     from helpers import trees
 
-    return trees.write_imagenet(tmp_path_factory.mktemp('imagenet'))
+    return write_shared(trees.write_imagenet)
 
 
 @pytest.fixture(scope='session')
-def domainnet_root(tmp_path_factory) -> Path:
+def domainnet_root(write_shared) -> Path:
     """A small DomainNet with 40-class and 345-class lists."""
     from helpers import trees
 
-    return trees.write_domainnet(tmp_path_factory.mktemp('domainnet'))
+    return write_shared(trees.write_domainnet)
 
 
 @pytest.fixture

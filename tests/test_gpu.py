@@ -9,7 +9,7 @@ from mmengine.optim import build_optim_wrapper
 
 from ftsgd_plugin.optim import GradualUnfreezingLR
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an NVIDIA GPU')
+pytestmark = pytest.mark.gpu
 
 
 def build(model, wrapper: str, **options):

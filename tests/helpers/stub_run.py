@@ -1,8 +1,8 @@
-"""Imitates a training for tests of what starts trainings: python stub_run.py DIRECTORY SECONDS ERROR RECORD.
+"""Imitates a training for tests of what starts trainings: python stub_run.py DIRECTORY SECONDS RECORD.
 
 RECORD is the JSON of the record to leave. As tools/train.py does, it writes the record at the start and after every
 epoch (one per metrics dict in RECORD, so many SECONDS apart), continues where an earlier start was killed, and leaves
-checkpoints. With ERROR it fails with that line instead. It does not import torch.
+checkpoints. It does not import torch.
 """
 
 import json
@@ -14,11 +14,9 @@ from pathlib import Path
 from ftsgd_plugin.records import RunRecord, read_record, write_record
 from ftsgd_plugin.utils.errors import UserError
 
-directory, seconds, error = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
-finished = RunRecord(**json.loads(sys.argv[4]))
+directory, seconds = Path(sys.argv[1]), float(sys.argv[2])
+finished = RunRecord(**json.loads(sys.argv[3]))
 try:
-    if error:
-        raise UserError(error)
     done = 0
     if (directory / 'record.json').is_file() and read_record(directory).config_hash == finished.config_hash:
         done = len(read_record(directory).epochs)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ftsgd_plugin.datasets.digits import write_benchmark
 from ftsgd_plugin.datasets.domainnet import CLASSES, DOMAINS
 from ftsgd_plugin.datasets.fmow import CATEGORIES
 from ftsgd_plugin.datasets.living17 import LIVING17
@@ -112,3 +113,8 @@ def write_domainnet(parent: Path, classes=CLASSES[::6]) -> Path:
                 (root / directory).mkdir(parents=True, exist_ok=True)
                 (root / directory / f'{domain}_{part}{suffix}.txt').write_text('\n'.join(lines) + '\n')
     return root
+
+
+def write_digits(parent: Path) -> Path:
+    """The demo's benchmark, complete."""
+    return write_benchmark(parent / 'digits').parent

@@ -1,7 +1,7 @@
 """Run a program of tools/ whose sweep starts stub_run.py for every training: python with_stub_runs.py TOOL [options].
 
-The environment variables STUB_SECONDS (of an epoch) and STUB_ERROR (the line with which every run fails) set what the
-stub does. Its accuracies are a function of the run's name and the epoch.
+The environment variable STUB_SECONDS sets how long an epoch of the stub takes. Its accuracies are a function of the
+run's name and the epoch.
 """
 
 import json
@@ -45,8 +45,8 @@ def run_stubs(plan, out, cfg_options=None, *args, **kwargs):
     tasks = {task.directory: task for task in survey(plan, out, cfg_options)}
 
     def command(directory: Path) -> list[str]:
-        settings = (os.environ.get('STUB_SECONDS', '0'), os.environ.get('STUB_ERROR', ''))
-        return [STUB, str(directory), *settings, json.dumps(asdict(record_of(tasks[directory])))]
+        seconds = os.environ.get('STUB_SECONDS', '0')
+        return [STUB, str(directory), seconds, json.dumps(asdict(record_of(tasks[directory])))]
 
     return run_sweep(plan, out, cfg_options, *args, command=command, **kwargs)
 

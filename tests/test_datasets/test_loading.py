@@ -35,9 +35,11 @@ def test_same_records_without_and_with_workers(request, fixture):
     assert records(pickle.loads(pickle.dumps(dataset))) == records(dataset)  # as spawned workers receive it
 
 
-def test_spawned_workers_see_the_same(camelyon_root):
+@pytest.mark.usefixtures('run_forked')
+def test_workers_that_inherit_nothing_see_the_same(camelyon_root):
+    """Children of the fork server get the pickled dataset, as spawned ones do."""
     dataset = Camelyon17(data_root=str(camelyon_root), split='train', pipeline=PIPELINE, indices=8)
-    assert batches(dataset, num_workers=1, multiprocessing_context='spawn') == batches(dataset)
+    assert batches(dataset, num_workers=1, multiprocessing_context='forkserver') == batches(dataset)
 
 
 @pytest.mark.parametrize('fixture', KINDS)

@@ -59,7 +59,7 @@ def test_nothing_is_fetched_between_records(model, tmp_path, in_backward):
             training.step(*data[3])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 def test_no_synchronisation_on_a_gpu(vit, tmp_path):
     training = Training(random_tokens(vit()).cuda(), tmp_path, interval=4)
     data = [(inputs.cuda(), labels.cuda()) for inputs, labels in batches(4)]

@@ -142,7 +142,7 @@ def test_the_peak_of_a_phase_survives_mmengines_resets(monkeypatch):
     assert hook.summary()['peak'] == 900
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.gpu
 def test_the_peak_on_cuda_is_the_allocators(digits_config):
     cfg = digits_config('freeze-embed', subset=256, **{'train_cfg.max_epochs': 1})
     _, summary, log = train(cfg)

@@ -202,12 +202,12 @@ def test_normalisation_is_that_of_the_weights(name):
     assert preprocessor.std == pytest.approx([255 * value for value in std])
 
 
-def test_clips_preprocessing_is_reproduced(digits_root):
+def test_clips_preprocessing_is_reproduced(digits_root, tmp_path):
     """Loading, resizing, cropping and normalising as open_clip does, on an image that is not square."""
     from mmengine.dataset import Compose
     from mmpretrain.registry import TRANSFORMS
 
-    path = digits_root / 'not_square.png'
+    path = tmp_path / 'not_square.png'
     image = Image.open(next(digits_root.glob('train/*.png'))).resize((317, 251), Image.Resampling.BICUBIC)
     image.save(path)
     expected = open_clip.image_transform(224, is_train=False)(image)
@@ -215,7 +215,6 @@ def test_clips_preprocessing_is_reproduced(digits_root):
     packed = Compose([TRANSFORMS.build(transform) for transform in pipeline])(
         dict(img_path=str(path), gt_label=0, split='test', group='a')
     )
-    path.unlink()
     preprocessor = MODELS.build(
         dict(type='ClsDataPreprocessor', num_classes=2, **part('clip-vit-b16').model.data_preprocessor)
     )

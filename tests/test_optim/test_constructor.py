@@ -202,7 +202,7 @@ def test_amp_scales_and_leaves_the_frozen_layers_alone(vit):
     assert all(torch.equal(dict(model.named_parameters())[name], value) for name, value in before.items())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='AmpOptimWrapper needs a GPU')
+@pytest.mark.gpu
 def test_amp_on_a_gpu(vit):
     model = vit().cuda()
     optim_wrapper = build(model, SGD, dict(type='AmpOptimWrapper'))

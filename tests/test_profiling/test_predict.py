@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 from helpers import ROOT
 from mmengine.config import Config
 from mmpretrain.registry import OPTIM_WRAPPERS
@@ -240,7 +239,7 @@ def test_mistakes_are_one_line():
         predict_methods(tiny('vit-b16'), ['adamv'])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.gpu
 @pytest.mark.parametrize('autocast', [None, 'bfloat16'])
 def test_prediction_is_within_5_percent_of_the_peak_on_cuda(autocast):
     settings = dict(methods=METHODS, batch_size=32, autocast=autocast, device='cuda')

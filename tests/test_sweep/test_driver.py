@@ -1,6 +1,7 @@
 """A sweep on Ray: killed at random moments it ends like one that was left alone; failures are listed, stop nothing.
 
 The trainings are stubs (helpers/stub_run.py) where the promise is the driver's; one sweep, and slowly the kills, train.
+Starting Ray takes 10 s of CPU time, so most sweeps join one cluster.
 """
 
 import contextlib
@@ -86,6 +87,16 @@ def start(start_forked):
     return start
 
 
+@pytest.fixture(scope='module')
+def cluster(start_forked, tmp_path_factory):
+    """The options that make a sweep join a Ray cluster of this file, two runs at a time."""
+    directory = tmp_path_factory.mktemp('cluster')
+    head = start_forked('tests/helpers/ray_head.py', directory / 'address', cwd=directory, output=directory / 'output')
+    wait_until((directory / 'address').exists)
+    yield ['--address', (directory / 'address').read_text(), '--workers', '2']
+    head.end()
+
+
 @pytest.fixture
 def sweep(start, tmp_path):
     """Run a sweep to its end."""
@@ -97,22 +108,22 @@ def sweep(start, tmp_path):
     return run
 
 
-def run_straight(start, digits_root: Path, directory: Path, real: bool) -> tuple[Path, Path, str]:
+def run_straight(start, options, digits_root: Path, directory: Path, real: bool) -> tuple[Path, Path, str]:
     """An uninterrupted sweep: its plan, directory and output."""
     plan, out = write_plan(directory, digits_root, epochs=EPOCHS), directory / 'out'
-    result = start(plan, out, '--workers', '2', output=directory / 'output', real=real).result()
+    result = start(plan, out, *options, output=directory / 'output', real=real).result()
     assert result.returncode == 0, result.stderr
     return plan, out, result.stdout
 
 
 @pytest.fixture(scope='module')
-def straight(start, digits_root, tmp_path_factory):
+def straight(start, cluster, digits_root, tmp_path_factory):
     """An uninterrupted sweep of stubs."""
-    return run_straight(start, digits_root, tmp_path_factory.mktemp('straight'), real=False)
+    return run_straight(start, cluster, digits_root, tmp_path_factory.mktemp('straight'), real=False)
 
 
 def test_a_sweep_trains(sweep, digits_root, tmp_path):
-    """One true run, from the plan to its record."""
+    """One true run, from the plan to its record, on a Ray that the sweep starts."""
     plan, out = write_plan(tmp_path, digits_root, lrs={'freeze-embed': [1e-3]}), tmp_path / 'out'
     result = sweep(plan, out, real=True)
     assert result.returncode == 0, result.stderr
@@ -141,7 +152,7 @@ def test_finished_sweep_runs_nothing_again(straight, sweep):
     assert {path: path.stat().st_mtime_ns for path in out.rglob('record.json')} == before
 
 
-def kill_and_finish(straight, start, sweep, tmp_path: Path, kinds, seconds: float, real: bool = False) -> None:
+def kill_and_finish(straight, start, sweep, options, tmp_path: Path, kinds, seconds: float, real: bool = False) -> None:
     """Kill a sweep once for every kind at a random moment of its runs; then it ends as the uninterrupted one.
 
     After a driver the next one continues; a killed run is a failure, and the driver continues with the others; Ray
@@ -150,7 +161,7 @@ def kill_and_finish(straight, start, sweep, tmp_path: Path, kinds, seconds: floa
     plan, straight_out, _ = straight
     out, rng = tmp_path / 'out', random.Random(0)
     for kind in kinds:
-        driver = start(plan, out, '--workers', '2', output=tmp_path / kind, real=real)
+        driver = start(plan, out, *options, output=tmp_path / kind, real=real)
         wait_until(lambda driver=driver: processes(out) or driver.has_ended())
         time.sleep(rng.uniform(0, seconds))
         victims = {'driver': [driver.pid], 'run': processes(out), 'ray worker': parents(out)}
@@ -160,7 +171,7 @@ def kill_and_finish(straight, start, sweep, tmp_path: Path, kinds, seconds: floa
             assert result.returncode == 1
             assert 'killed by signal 9 (SIGKILL)' in result.stdout + result.stderr
         wait_until(lambda: not processes(out), 30)  # no run outlives its driver
-    result = sweep(plan, out, '--workers', '2', real=real)
+    result = sweep(plan, out, *options, real=real)
     assert result.returncode == 0, result.stderr
     assert records(out) == records(straight_out)
     assert table(out) == table(straight_out)
@@ -168,21 +179,22 @@ def kill_and_finish(straight, start, sweep, tmp_path: Path, kinds, seconds: floa
 
 
 @pytest.mark.parametrize('kind', ['driver', 'run', 'ray worker'])
-def test_killed_at_a_random_moment_it_ends_with_the_same_table(straight, start, sweep, tmp_path, kind):
-    kill_and_finish(straight, start, sweep, tmp_path, [kind], EPOCHS * STUB_SECONDS / 2)
+def test_killed_at_a_random_moment_it_ends_with_the_same_table(straight, start, sweep, cluster, tmp_path, kind):
+    kill_and_finish(straight, start, sweep, cluster, tmp_path, [kind], EPOCHS * STUB_SECONDS / 2)
 
 
 @pytest.mark.slow
 def test_killed_at_five_random_moments_while_it_trains(start, sweep, digits_root, tmp_path):
     begin = time.monotonic()
     (tmp_path / 'straight').mkdir()
-    straight = run_straight(start, digits_root, tmp_path / 'straight', real=True)
+    options = ['--workers', '2']
+    straight = run_straight(start, options, digits_root, tmp_path / 'straight', real=True)
     seconds = (time.monotonic() - begin) / 3
     kinds = ['driver', 'driver', 'run', 'driver', 'ray worker']
-    kill_and_finish(straight, start, sweep, tmp_path, kinds, seconds, real=True)
+    kill_and_finish(straight, start, sweep, options, tmp_path, kinds, seconds, real=True)
 
 
-def test_failures_are_listed_and_stop_nothing_then_fixed(straight, sweep, tmp_path):
+def test_failures_are_listed_and_stop_nothing_then_fixed(straight, sweep, cluster, tmp_path):
     """One of two missing runs finds a directory in the place of its record; the other one runs."""
     plan, straight_out, _ = straight
     out = tmp_path / 'out'
@@ -192,18 +204,18 @@ def test_failures_are_listed_and_stop_nothing_then_fixed(straight, sweep, tmp_pa
         shutil.rmtree(out / 'runs' / name)
     blocked = out / 'runs' / names[0]
     (blocked / 'record.json').mkdir(parents=True)
-    result = sweep(plan, out, '--workers', '2')
+    result = sweep(plan, out, *cluster)
     assert result.returncode == 1
     assert f'1 failed; their logs are {out}/runs/NAME/run.log; the same command tries them again:' in result.stderr
     assert re.search(rf'^  {names[0]}: .*record\.json: cannot be written', result.stderr, re.M)
     assert read_record(out / 'runs' / names[1]).status == 'finished'
     (blocked / 'record.json').rmdir()
-    result = sweep(plan, out, '--workers', '2')
+    result = sweep(plan, out, *cluster)
     assert result.returncode == 0 and '3 finished before' in result.stdout
     assert records(out) == records(straight_out)
 
 
-def test_changed_run_runs_again_and_says_so(straight, sweep, tmp_path):
+def test_changed_run_runs_again_and_says_so(straight, sweep, cluster, tmp_path):
     plan, straight_out, _ = straight
     out = tmp_path / 'out'
     shutil.copytree(straight_out, out)
@@ -211,7 +223,7 @@ def test_changed_run_runs_again_and_says_so(straight, sweep, tmp_path):
     old = read_record(out / 'runs' / name)
     path = out / 'runs' / name / 'record.json'
     path.write_text(path.read_text().replace(old.config_hash, 'old'))
-    result = sweep(plan, out)
+    result = sweep(plan, out, *cluster)
     assert result.returncode == 0 and '3 finished before' in result.stdout
     assert f'{name}: its config has changed; the old directory is now {out}/replaced/{name}.1' in result.stdout
     assert old.epochs == read_record(out / 'replaced' / f'{name}.1' / 'replaced-record.json').epochs
@@ -225,9 +237,9 @@ def test_missing_cluster_is_one_line(straight, sweep, tmp_path):
     assert 'no Ray cluster answers (Connection refused); start one with `ray start --head`' in line
 
 
-def test_two_drivers_never_run_the_same_sweep(straight, start, sweep, tmp_path):
+def test_two_drivers_never_run_the_same_sweep(straight, start, sweep, cluster, tmp_path):
     plan, out = straight[0], tmp_path / 'out'
-    first = start(plan, out, output=tmp_path / 'first')
+    first = start(plan, out, *cluster, output=tmp_path / 'first')
     wait_until(lambda: processes(out))
     result = sweep(plan, out)
     assert result.returncode == 2

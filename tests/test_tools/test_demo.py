@@ -11,9 +11,9 @@ from PIL import Image
 def run_demo(run_forked):
     """Run tools/demo.py in a forked child, with stubs for the trainings or with ``real`` ones."""
 
-    def run(*argv, real: bool = False, **environment):
+    def run(*argv, real: bool = False):
         script = ['tools/demo.py'] if real else ['tests/helpers/with_stub_runs.py', 'demo.py']
-        return run_forked(*script, *argv, cwd=ROOT, **environment)
+        return run_forked(*script, *argv, cwd=ROOT)
 
     return run
 
@@ -58,11 +58,13 @@ def test_file_in_the_place_of_the_results_is_one_line_and_stays(run_tool, tmp_pa
     assert (tmp_path / 'notes').read_text() == 'precious'
 
 
-@pytest.mark.multiprocess
-def test_failing_run_is_one_line(run_demo, digits_root, tmp_path):
-    options = ('--data', digits_root, '--out', tmp_path / 'out', '--methods', 'sgd', '--seeds', '0')
-    result = run_demo(*options, STUB_ERROR='train/1_2.png: image not found')
-    assert result.returncode == 2
-    last = result.stderr.splitlines()[-1]
-    assert 'train/1_2.png: image not found (and 2 more); its log is in' in last
-    assert not (tmp_path / 'out/summary.json').exists()
+def test_failing_run_is_one_line(run_tool, digits_root, tmp_path, monkeypatch):
+    """The first failure and the number of the others; nothing is summarised."""
+    failures = [('a_lr1', 'train/1_2.png: image not found'), ('b_lr1', 'b'), ('c_lr1', 'c')]
+    monkeypatch.setattr('ftsgd_plugin.sweep.demo.run_sweep', lambda *args, **kwargs: failures)
+    out = tmp_path / 'out'
+    code, err = run_tool('demo', '--data', digits_root, '--out', out, '--methods', 'sgd', '--seeds', '0')
+    assert code == 2
+    line = f'error: a_lr1: train/1_2.png: image not found (and 2 more); its log is in {out}/runs/a_lr1.'
+    assert err.splitlines()[-1] == line
+    assert not (out / 'summary.json').exists()
