@@ -18,6 +18,27 @@ pytest_plugins = ['helpers.cpu_time']
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # tests run in parallel, and sums depend on the number of threads
 
 
+# The files that take longest, in this order: they start first, so that the workers of pytest-xdist end together.
+LONGEST = (
+    'test_docs/test_code_blocks.py',
+    'test_sweep/test_driver.py',
+    'test_tools/test_benchmark_runs.py',
+    'test_runner/test_resume.py',
+    'test_tools/test_several_processes.py',
+    'test_tools/test_demo.py',
+    'test_tools/test_train.py',
+    'test_registration.py',
+    'test_configs/test_matrix.py',
+    'test_hooks/test_checkpoint.py',
+    'test_optim/test_methods_ddp.py',
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {ROOT / 'tests' / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker('gpu'):
         import torch

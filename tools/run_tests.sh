@@ -16,4 +16,4 @@ cd "$ROOT"
 "$VENV/bin/lint-imports"
 "$VENV/bin/codespell" .
 "$VENV/bin/python" tools/maintain/check_english.py
-"$VENV/bin/python" -m pytest -n 2 --dist loadscope --cpu-limit 20 "$@"
+"$VENV/bin/python" -m pytest -n 2 --dist loadscope --no-loadscope-reorder --cpu-limit 20 "$@"

@@ -27,7 +27,6 @@ _context.set_forkserver_preload(
         'mmpretrain.models',
         'open_clip',
         'pandas',
-        'ray',
         'timm',
         'torchvision',
         'ftsgd_plugin.runner.build',

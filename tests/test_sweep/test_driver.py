@@ -82,7 +82,8 @@ def start(start_forked):
     def start(plan: Path, out: Path, *options, output: Path, real: bool = False):
         words = ['tools/sweep.py'] if real else ['tests/helpers/with_stub_runs.py', 'sweep.py']
         words = [*words, plan, '--out', out, *options, *OPTIONS]
-        return start_forked(*words, cwd=ROOT, output=output, STUB_SECONDS=STUB_SECONDS)
+        authentication = {'RAY_AUTH_MODE': 'token'} if '--address' in options else {}
+        return start_forked(*words, cwd=ROOT, output=output, STUB_SECONDS=STUB_SECONDS, **authentication)
 
     return start
 

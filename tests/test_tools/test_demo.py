@@ -1,44 +1,82 @@
 """tools/demo.py from the sweep to the pages."""
 
 import json
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from helpers.stub_records import record_of
 from PIL import Image
+
+from ftsgd_plugin import config_path
+from ftsgd_plugin.records import write_record
+from ftsgd_plugin.sweep.runs import survey
 
 
 @pytest.fixture
-def run_demo(run_forked):
-    """Run tools/demo.py in a forked child, with stubs for the trainings or with ``real`` ones."""
+def pages(monkeypatch) -> dict[str, tuple]:
+    """Arguments of the calls that would measure the demo's model."""
+    calls = {}
 
-    def run(*argv, real: bool = False):
-        script = ['tools/demo.py'] if real else ['tests/helpers/with_stub_runs.py', 'demo.py']
-        return run_forked(*script, *argv, cwd=ROOT)
+    def diagnose(config, out, cfg_options=None, command=''):
+        calls['diagnosis'] = (config, out, cfg_options)
 
-    return run
+    def compare(configs, steps, rounds, out, command=''):
+        calls['resources'] = (configs, out)
+
+    monkeypatch.setattr('ftsgd_plugin.sweep.demo.write_diagnosis', diagnose)
+    monkeypatch.setattr('ftsgd_plugin.sweep.demo.compare_resources', compare)
+    return calls
 
 
-@pytest.mark.multiprocess
-@pytest.mark.parametrize('real', [False, pytest.param(True, marks=pytest.mark.slow)], ids=['stub', 'trained'])
-def test_demo_writes_summary_and_figure(run_demo, digits_root, tmp_path, real):
-    """A small demo: one method, one seed, three runs; slow: with true trainings."""
-    result = run_demo(
-        '--data', digits_root, '--out', tmp_path, '--methods', 'freeze-embed', '--seeds', '0', '--epochs', '2',
-        real=real,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert '[ 3/3] vit-tiny_freeze-embed_digits_lr' in result.stdout and 'eta 0:00' in result.stdout
-    (line,) = json.loads((tmp_path / 'summary.json').read_text())
+def leave_records(plan, out, workers=None) -> list:
+    """What a sweep without failures leaves."""
+    for task in survey(plan, out):
+        task.directory.mkdir(parents=True)
+        write_record(record_of(task), task.directory)
+    return []
+
+
+OPTIONS = ('--methods', 'freeze-embed', '--seeds', '0', '--epochs', '2')
+
+
+def assert_compared(out: Path) -> None:
+    """One method, one seed, three runs of two epochs."""
+    (line,) = json.loads((out / 'summary.json').read_text())
     assert line['method'] == 'freeze-embed' and len(line['lrs']) == 3 and line['seeds'] == [0]
     for key in ('id', 'ood', 'ood_worst'):
         mean, error = line[key]
         assert 0 <= mean <= 1 and error is None
     assert line['state_bytes_per_param'] == pytest.approx(4 * 301_314 / 313_666)
-    assert Image.open(tmp_path / 'demo.png').size[0] > 1000
-    for page in ('diagnosis/diagnosis.html', 'resources/resources.png', 'report.html'):
+    assert Image.open(out / 'demo.png').size[0] > 1000
+    assert (out / 'report.html').stat().st_size > 10_000
+    assert len(list((out / 'runs').glob('vit-tiny_freeze-embed_digits_lr*_seed0'))) == 3
+    assert [len(run['epochs']) for run in json.loads((out / 'records.json').read_text())] == [2, 2, 2]
+
+
+def test_demo_compares_what_the_sweep_left(run_tool, pages, digits_root, tmp_path, monkeypatch):
+    monkeypatch.setattr('ftsgd_plugin.sweep.demo.run_sweep', leave_records)
+    code, err = run_tool('demo', '--data', digits_root, '--out', tmp_path, *OPTIONS)
+    assert code == 0, err
+    assert_compared(tmp_path)
+    config = config_path('vit-tiny_freeze-embed_digits')
+    root = {'train_dataloader.dataset.data_root': str(digits_root)}
+    assert pages == {
+        'diagnosis': (config, tmp_path / 'diagnosis', root),
+        'resources': ([config], tmp_path / 'resources'),
+    }
+    assert f'written: {tmp_path}/summary.json' in run_tool.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_demo_trains_and_writes_every_page(run_forked, digits_root, tmp_path):
+    result = run_forked('tools/demo.py', '--data', digits_root, '--out', tmp_path, *OPTIONS, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert '[ 3/3] vit-tiny_freeze-embed_digits_lr' in result.stdout and 'eta 0:00' in result.stdout
+    assert_compared(tmp_path)
+    for page in ('diagnosis/diagnosis.html', 'resources/resources.png'):
         assert (tmp_path / page).stat().st_size > 10_000
-    assert len(list((tmp_path / 'runs').glob('vit-tiny_freeze-embed_digits_lr*_seed0'))) == 3
-    assert [len(run['epochs']) for run in json.loads((tmp_path / 'records.json').read_text())] == [2, 2, 2]
 
 
 @pytest.mark.parametrize('option', ['--workers', '--epochs'])
