@@ -97,8 +97,8 @@ def classifier(request, size) -> Classifier:
     torch.manual_seed(0)
     name, cfg, pixels, options = request.param, part(request.param).model, 224, {}
     if size == 'small':
-        cfg.backbone = SMALL[name][0].copy()
-        cfg.head.in_channels = MODELS.build(SMALL[name][0].copy()).num_features
+        cfg.backbone = {**SMALL[name][0], 'model_name': PAPER[name][0]}
+        cfg.head.in_channels = MODELS.build(cfg.backbone.copy()).num_features
         pixels = batch(name, 0)[0].shape[-1]
         options = {key: value for key, value in cfg.backbone.items() if key not in ('type', 'model_name')}
     model = MODELS.build(cfg)
