@@ -13,7 +13,7 @@ from .transforms import why_unreadable
 
 MAX_BAD_IMAGES = 10  # a worker skips at most so many before the run stops
 
-# The fields of a record that metrics read. Every record has them (BenchmarkDataset.record); an evaluation pipeline
+# The fields of a record that metrics read. Every record has them (BenchmarkDataset); an evaluation pipeline
 # hands them on with PackInputs(meta_keys=META_KEYS), which config files write out.
 SUBSET_KEYS = ('split', 'group')
 META_KEYS = ('img_path', *SUBSET_KEYS)
@@ -60,7 +60,7 @@ class BenchmarkDataset(BaseDataset):
         super().__init__(**{'ann_file': self.METADATA, **kwargs, 'data_root': osp.expanduser(data_root)})
 
     def read_records(self) -> Iterable[dict]:
-        """Yield the records of this split, each made by :meth:`record`."""
+        """Yield the records of this split; :meth:`record` makes one. The base class adds ``split``."""
         raise NotImplementedError
 
     def record(self, img_path: str, gt_label: int, group: str, **fields) -> dict:
@@ -72,7 +72,7 @@ class BenchmarkDataset(BaseDataset):
             group: The group whose accuracy is reported separately.
             **fields: Further fields, e.g. ``year``; a metric reads those that ``meta_keys`` of ``PackInputs`` names.
         """
-        return dict(img_path=img_path, gt_label=gt_label, split=self.split, group=group, **fields)
+        return dict(img_path=img_path, gt_label=gt_label, group=group, **fields)
 
     def load_data_list(self) -> list[dict]:
         """The records of this split; ``img_path`` stays relative until :meth:`get_data_info`."""
@@ -105,8 +105,9 @@ class BenchmarkDataset(BaseDataset):
         raise UserError(f'{self.ann_file}: not found; {hint}')
 
     def get_data_info(self, idx: int) -> dict:
-        """A record, with ``img_path`` joined to ``data_root``."""
+        """A record, with ``img_path`` joined to ``data_root``, and ``split``."""
         record = super().get_data_info(idx)
+        record.setdefault('split', self.split)
         record['img_path'] = osp.join(self.data_root, record['img_path'])
         return record
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mmengine.evaluator import BaseMetric
@@ -44,8 +44,8 @@ class GroupAccuracy(BaseMetric):
 
     Raises:
         UserError: A subset is malformed or empty, or a sample lacks its split or group. A split that no dataset has is
-            reported before the first epoch if ``RunRecordHook`` is configured, as in every config of this project;
-            without it, at the end of the first evaluation.
+            reported before the run by :func:`ftsgd_plugin.runner.build.build_runner`, hence by ``tools/train.py`` and
+            ``tools/test.py``, and by ``RunRecordHook`` under other tools; else at the end of the first evaluation.
 
     Examples:
         >>> val_evaluator = dict(type='GroupAccuracy', id='val', ood='test')
@@ -141,20 +141,46 @@ def check_evaluated_splits(loop: BaseLoop, name: str) -> None:
     if None in splits:
         return
     for metric in loop.evaluator.metrics:
-        if not isinstance(metric, GroupAccuracy):
-            continue
-        for option, subset in (('id', metric.id), ('ood', metric.ood)):
-            if subset['split'] not in splits:
-                raise UserError(
-                    f'{name}_evaluator.{option}: split {subset["split"]!r} is not in {name}_dataloader '
-                    f'({", ".join(dict.fromkeys(splits))}); correct one of them.'
-                )
+        if isinstance(metric, GroupAccuracy):
+            _check_splits(metric.id, metric.ood, splits, name)
 
 
-def _leaves(dataset: Any) -> list:
-    """The datasets inside concatenations and wrappers."""
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    return [dataset] if None in inner else [leaf for one in inner for leaf in _leaves(one)]
+def check_configured_splits(cfg: Mapping, name: str) -> None:
+    """:func:`check_evaluated_splits` on a config, before anything is built from it.
+
+    Args:
+        cfg: Config of a run.
+        name: ``'val'`` or ``'test'``.
+
+    Raises:
+        UserError: The ID or OOD split is not among those of the data loader.
+    """
+    loader, evaluators = cfg.get(f'{name}_dataloader'), cfg.get(f'{name}_evaluator')
+    if not isinstance(loader, Mapping) or not isinstance(loader.get('dataset'), Mapping):
+        return
+    splits = [dataset.get('split') for dataset in _leaves(loader['dataset'], Mapping.get)]
+    if None in splits:
+        return
+    for evaluator in evaluators if isinstance(evaluators, Sequence) else [evaluators]:
+        kind = evaluator.get('type') if isinstance(evaluator, Mapping) else None
+        if kind in ('GroupAccuracy', 'mmpretrain.GroupAccuracy', GroupAccuracy):
+            ours = (subset_of(option, evaluator.get(option)) for option in ('id', 'ood'))
+            _check_splits(*ours, splits, name)
+
+
+def _check_splits(id: Mapping, ood: Mapping, splits: Sequence[str], name: str) -> None:
+    for option, subset in (('id', id), ('ood', ood)):
+        if subset['split'] not in splits:
+            raise UserError(
+                f'{name}_evaluator.{option}: split {subset["split"]!r} is not in {name}_dataloader '
+                f'({", ".join(dict.fromkeys(splits))}); correct one of them.'
+            )
+
+
+def _leaves(dataset: Any, get: Callable[[Any, str, None], Any] = getattr) -> list:
+    """The datasets, or their configs, inside concatenations and wrappers."""
+    inner = get(dataset, 'datasets', None) or [get(dataset, 'dataset', None)]
+    return [dataset] if None in inner else [leaf for one in inner for leaf in _leaves(one, get)]
 
 
 def subset_of(option: str, value: Subset | None) -> dict:

@@ -13,6 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoint.io import check_readable, latest_checkpoint
+from ..evaluation.group_accuracy import check_configured_splits
 from ..hooks import CheckpointFitHook
 from ..layers import unwrap
 from ..utils.errors import UserError
@@ -113,8 +114,11 @@ def build_runner(cfg: Config) -> Runner:
     opened first and later compared with the model. The log does not list how each parameter was initialised.
 
     Raises:
-        UserError: The checkpoint cannot be read, or mixed precision has no GPU.
+        UserError: The checkpoint cannot be read, an evaluated split is not in its data loader, or mixed precision has
+            no GPU.
     """
+    for name in ('val', 'test'):  # a test after training must not be the first to find it
+        check_configured_splits(cfg, name)
     if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise UserError(
             'optim_wrapper.type: AmpOptimWrapper (--amp) needs a GPU and this machine has none; '

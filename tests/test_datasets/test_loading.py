@@ -11,7 +11,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from ftsgd_plugin.datasets import Camelyon17
-from ftsgd_plugin.datasets.base import MAX_BAD_IMAGES
+from ftsgd_plugin.datasets.base import MAX_BAD_IMAGES, BenchmarkDataset
+from ftsgd_plugin.evaluation import GroupAccuracy
 from ftsgd_plugin.utils.errors import UserError
 
 
@@ -55,6 +56,26 @@ def test_lazy_and_serialised(request, fixture):
     record = dataset.get_data_info(0)
     assert {'img_path', 'gt_label', 'split', 'group'} <= record.keys() and record['split'] == split
     assert 0 <= record['gt_label'] < len(dataset.metainfo['classes'])
+
+
+class OfTuples(BenchmarkDataset):
+    """A benchmark that makes its records itself, as those for version 0.1.0 do."""
+
+    SPLITS = ('val', 'test')
+    METADATA = 'list.csv'
+
+    def read_records(self):
+        yield dict(img_path='a.png', gt_label=1, group='left')
+
+
+def test_split_of_records_that_do_not_name_it(tmp_path):
+    (tmp_path / 'list.csv').touch()
+    Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
+    dataset = OfTuples(data_root=str(tmp_path), split='test', pipeline=PIPELINE)
+    metric = GroupAccuracy(id='test', ood='test')
+    sample = dataset[0]['data_samples'].to_dict()
+    metric.process({}, [{**sample, 'pred_label': sample['gt_label']}])
+    assert metric.evaluate(1)['split/test'] == 1.0
 
 
 def sixteen_bit(path):

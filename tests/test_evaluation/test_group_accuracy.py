@@ -17,7 +17,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from ftsgd_plugin.datasets import Waterbirds
 from ftsgd_plugin.datasets.base import META_KEYS
 from ftsgd_plugin.evaluation import GroupAccuracy
-from ftsgd_plugin.evaluation.group_accuracy import check_evaluated_splits
+from ftsgd_plugin.evaluation.group_accuracy import check_configured_splits, check_evaluated_splits
 from ftsgd_plugin.evaluation.wilds import WildsPredictions, load_wilds, torch_scatter
 from ftsgd_plugin.utils.errors import UserError
 
@@ -272,6 +272,33 @@ def test_splits_of_every_kind_of_dataset(dataset, accepted):
     else:
         with pytest.raises(UserError, match=r"val_evaluator\.ood: split 'test' is not in val_dataloader \(val\)"):
             check_evaluated_splits(loop, 'val')
+
+
+LEAF = dict(type='Waterbirds', split='val')
+KIND = dict(type='GroupAccuracy', id='val', ood='test')
+
+
+@pytest.mark.parametrize(
+    'dataset, evaluator, accepted',
+    [
+        (LEAF, KIND, False),
+        (dict(dataset=dict(datasets=[LEAF])), [dict(type='Accuracy'), KIND], False),
+        (LEAF, {**KIND, 'type': GroupAccuracy}, False),
+        (dict(datasets=[LEAF, dict(split='test')]), KIND, True),
+        (dict(datasets=[LEAF, dict(type='Mine')]), KIND, True),  # its records may have one
+        (LEAF, dict(type='Accuracy'), True),
+        (LEAF, None, True),
+    ],
+    ids=['single', 'wrapped', 'class', 'concatenated', 'unknown', 'other metric', 'no metric'],
+)
+def test_splits_of_every_kind_of_config(dataset, evaluator, accepted):
+    cfg = Config(dict(test_dataloader=dict(dataset=dataset), test_evaluator=evaluator))
+    check_configured_splits(cfg, 'val')
+    if accepted:
+        check_configured_splits(cfg, 'test')
+    else:
+        with pytest.raises(UserError, match=r"test_evaluator\.ood: split 'test' is not in test_dataloader \(val\)"):
+            check_configured_splits(cfg, 'test')
 
 
 def test_camelyon_equals_wilds_on_random_predictions(evaluating_wilds):

@@ -4,6 +4,7 @@ import pytest
 from mmengine.logging import MMLogger
 
 from ftsgd_plugin.runner.build import build_runner, load_config, without_init_log
+from ftsgd_plugin.utils.errors import UserError
 
 
 def messages(model, caplog) -> list[str]:
@@ -34,6 +35,14 @@ def test_runner_leaves_the_init_log_out_and_restores_the_model(digits_config, lo
     assert '_dump_init_info' in vars(runner.model)
     runner.call_hook(f'before_{loop}')
     assert '_dump_init_info' not in vars(runner.model)
+
+
+@pytest.mark.parametrize('loop', ['val', 'test'])
+def test_misspelt_split_of_either_evaluator_is_found_without_a_hook(digits_config, loop):
+    """Also the test's before a training, which does not build it."""
+    cfg = digits_config(launcher='none', custom_hooks=[], **{f'{loop}_evaluator.ood': 'tset'})
+    with pytest.raises(UserError, match=rf"^{loop}_evaluator\.ood: split 'tset' is not in {loop}_dataloader"):
+        build_runner(cfg)
 
 
 def test_options_take_precedence_over_the_config_and_the_config_over_defaults(digits_config, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 
 class NetworkError(Exception):
-    """Stands for the class that newer versions of torch raise."""
+    """The class that newer versions of torch raise."""
 
 
 @pytest.mark.parametrize('error', [NetworkError, RuntimeError])
