@@ -147,3 +147,14 @@ def test_lint_contract_is_kept(tmp_path):
     lint = Path(sys.executable).with_name('lint-imports')
     result = run_process(lint, '--config', ROOT / 'pyproject.toml', cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize('name', ['lazy_loader', 'packaging', 'wrapt'])
+def test_missing_requirement_of_the_import_is_one_line(tmp_path, name):
+    """As after ``git pull`` without ``pip install``."""
+    program = f'import sys; sys.modules["{name}"] = None; import ftsgd_plugin'
+    result = run_process(sys.executable, '-c', program, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert result.returncode == 1
+    assert result.stderr.count('Traceback') == 1 and result.stderr.splitlines()[-1] == (
+        f'ImportError: ftsgd_plugin needs {name} and it is not installed; run: pip install lazy_loader packaging wrapt'
+    )

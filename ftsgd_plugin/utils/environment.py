@@ -1,7 +1,7 @@
 """Are the packages below this one installed, in versions that work? MMEngine, MMCV and MMPretrain may be forks.
 
-The ranges are stated once, in ``pyproject.toml``, and read from the metadata of the installed package. A checkout that
-is only on ``PYTHONPATH`` has none and is not checked.
+The ranges are stated once, in ``pyproject.toml``. A checkout reads them there; an installed package, and a checkout
+under Python 3.10, which cannot parse that file, from the installed metadata. A checkout without either is not checked.
 """
 
 import functools
@@ -11,8 +11,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from .version import checkout_project
 
 # The extra with the official packages and the one with the forks; both own the same import names.
 OFFICIAL, FORK = 'mim', 'onedl'
@@ -67,12 +70,29 @@ def _check(requirement: Requirement, import_name: str, distribution: str, remedy
 @functools.lru_cache
 def _requirements() -> tuple[list[Requirement], list[Requirement]]:
     """The package's requirements, and those of the extras with the MM packages."""
-    try:
-        requirements = list(map(Requirement, importlib.metadata.requires('ftsgd_plugin') or ()))
-    except importlib.metadata.PackageNotFoundError:
-        return [], []
+    requirements = _declared()
     always = [requirement for requirement in requirements if _applies(requirement)]
     return always, [requirement for requirement in requirements if _extra(requirement) is not None]
+
+
+def _declared() -> list[Requirement]:
+    """All requirements; those of an extra have it in their marker."""
+    text = checkout_project()
+    if text is None or sys.version_info < (3, 11):
+        try:
+            return list(map(Requirement, importlib.metadata.requires('ftsgd_plugin') or ()))
+        except importlib.metadata.PackageNotFoundError:
+            return []
+    import tomllib
+
+    project = tomllib.loads(text)['project']
+    requirements = list(map(Requirement, project['dependencies']))
+    for extra, lines in project['optional-dependencies'].items():
+        for requirement in map(Requirement, lines):
+            own = f'({requirement.marker}) and ' if requirement.marker else ''
+            requirement.marker = Marker(f'{own}extra == "{extra}"')
+            requirements.append(requirement)
+    return requirements
 
 
 def _applies(requirement: Requirement, extra: str = '') -> bool:

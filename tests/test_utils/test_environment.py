@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ftsgd_plugin.utils import environment
+from ftsgd_plugin.utils import environment, version
 from ftsgd_plugin.utils.environment import StackError, check_stack, explain_import_errors, import_failure
 from ftsgd_plugin.utils.errors import UserError
 
@@ -37,7 +37,7 @@ def installed(monkeypatch):
     versions = {'torch': '2.11.0+cu130', 'open_clip_torch': '3.3.0', 'mmengine': '0.10.7', 'mmcv-lite': '2.2.0'}
     versions['mmpretrain'] = '1.2.0'
 
-    def version(name):
+    def version_of(name):
         if versions.get(name) is None:
             raise importlib.metadata.PackageNotFoundError(name)
         return versions[name]
@@ -45,9 +45,10 @@ def installed(monkeypatch):
     def replace(**found):
         versions.update({name.replace('__', '-'): value for name, value in found.items()})
 
-    monkeypatch.setattr(importlib.metadata, 'version', version)
+    monkeypatch.setattr(importlib.metadata, 'version', version_of)
     monkeypatch.setattr(importlib.metadata, 'requires', lambda name: REQUIRES)
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(environment, 'checkout_project', lambda: None)
     environment._requirements.cache_clear()
     yield replace
     environment._requirements.cache_clear()
@@ -101,6 +102,49 @@ def test_package_without_metadata_is_taken_to_work(installed, monkeypatch):
     installed(torch=None)
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: object())
     check_stack()
+
+
+PROJECT = """
+[project]
+name = "ftsgd_plugin"
+version = "7.8.9"
+dependencies = ["torch>=9"]
+
+[project.optional-dependencies]
+mim = ["mmengine>=0.10.7,<1.0", "setuptools<82; python_version < '3'"]
+sweep = ["ray>=2.9"]
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason='tomllib came with Python 3.11')
+def test_checkout_is_checked_by_its_own_requirements(installed, monkeypatch):
+    """The metadata beside it may be those of an older version."""
+    monkeypatch.setattr(environment, 'checkout_project', lambda: PROJECT)
+    assert [str(requirement) for requirement in environment._declared()] == [
+        'torch>=9',
+        'mmengine<1.0,>=0.10.7; extra == "mim"',
+        'setuptools<82; python_version < "3" and extra == "mim"',
+        'ray>=2.9; extra == "sweep"',
+    ]
+    with pytest.raises(StackError, match=r"needs torch>=9 and found 2\.11\.0\+cu130; run: pip install 'torch>=9'$"):
+        check_stack()
+
+
+@pytest.mark.parametrize(
+    'text, expected',
+    [
+        (PROJECT, '7.8.9'),
+        ('[project]\nname = "around"\nversion = "7.8.9"\n', '0.0.1'),
+        (None, '0.0.1'),
+    ],
+    ids=['checkout', 'within another project', 'installed'],
+)
+def test_version_is_that_of_the_running_code(tmp_path, monkeypatch, text, expected):
+    monkeypatch.setattr(importlib.metadata, 'version', lambda name: '0.0.1')
+    monkeypatch.setattr(version, '_PROJECT', tmp_path / 'pyproject.toml')
+    if text is not None:
+        (tmp_path / 'pyproject.toml').write_text(text)
+    assert version._version() == expected
 
 
 def test_checkout_without_metadata_is_not_checked(installed, monkeypatch):
