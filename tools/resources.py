@@ -38,15 +38,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # PyTorch's profiler reports a missing GPU as an error
-    from ftsgd_plugin.profiling.phases import METHODS
-    from ftsgd_plugin.profiling.resources import compare_resources
+    from ftsgd_plugin.profiling.comparison import compare_resources
+    from ftsgd_plugin.profiling.phases import COMPARED_METHODS
     from ftsgd_plugin.profiling.setup import quieten
 
     quieten()
     compare_resources(
         args.config,
         args.models,
-        args.methods or METHODS,
+        args.methods or COMPARED_METHODS,
         args.batch_size,
         None if args.autocast == 'none' else args.autocast,
         args.steps,

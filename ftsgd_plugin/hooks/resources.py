@@ -4,7 +4,6 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
@@ -18,8 +17,8 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from ..layers import unwrap
-from ..optim.report import optimizer_state_bytes
 from ..optim.sgd_in_backward import SGDInBackwardOptimWrapper
+from ..optim.state import optimizer_state_bytes, tensor_bytes
 from ..utils.files import write_text
 from ..utils.patching import replaced
 
@@ -219,8 +218,8 @@ class ResourceHook(Hook):
             return
         self._drain()
         phase = self.phases[-1]
-        phase['weights'] = _bytes(self._params)
-        gradients = [_bytes([param]) for param, trains in zip(self._params, self._trained) if trains]
+        phase['weights'] = tensor_bytes(self._params)
+        gradients = [tensor_bytes([param]) for param, trains in zip(self._params, self._trained) if trains]
         in_backward = isinstance(runner.optim_wrapper, SGDInBackwardOptimWrapper)
         phase['gradients'] = max(gradients) if in_backward else sum(gradients)
         if isinstance(runner.optim_wrapper, OptimWrapper):
@@ -251,7 +250,3 @@ class ResourceHook(Hook):
             self.phases[-1]['seconds'][part] += values
         self._pending.clear()
         return {part: mean(values) for part, values in read.items()}
-
-
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -13,7 +13,7 @@ from mmpretrain.registry import HOOKS
 
 from ..evaluation.group_accuracy import check_evaluated_splits
 from ..evaluation.selection import ID_METRIC, select_epoch
-from ..optim.report import optimizer_state_bytes
+from ..optim.state import optimizer_state_bytes
 from ..records import RunRecord, code_version, config_hash, environment, run_names, write_record
 from .resources import ResourceHook
 

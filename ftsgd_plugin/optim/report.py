@@ -3,44 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from ..freezing import Freeze
 from ..layers import Layer
 from ..utils.format import format_bytes
-
-
-def optimizer_state_bytes(optimizer: Optimizer) -> int:
-    """Bytes of optimizer state allocated so far (0 before the first step)."""
-    return sum(
-        value.numel() * value.element_size()
-        for state in optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, torch.Tensor)
-    )
-
-
-def predict_state_bytes(optimizer: Optimizer) -> int | None:
-    """Bytes of state that the optimizer will keep, from one step of a copy on the meta device.
-
-    Returns:
-        int | None: Bytes, or ``None`` for an optimizer that cannot step on meta tensors.
-    """
-    groups = []
-    for group in optimizer.param_groups:
-        options = {key: value for key, value in group.items() if key not in ('params', 'foreach', 'fused')}
-        twins = [nn.Parameter(torch.empty_like(param, device='meta')) for param in group['params']]
-        for twin in twins:
-            twin.grad = torch.empty_like(twin)
-        groups.append({**options, 'params': twins, 'foreach': False})
-    try:
-        twin_optimizer = type(optimizer)(groups, lr=optimizer.param_groups[0].get('lr', 1e-3))
-        twin_optimizer.step()
-    except Exception:  # any optimizer may be configured; a missing number must not stop the run
-        return None
-    return optimizer_state_bytes(twin_optimizer)
+from .state import predict_state_bytes
 
 
 @dataclass(frozen=True)
@@ -104,7 +72,7 @@ class FreezeReport:
             share = f'{params:>13,} parameters {params / total:>8.2%}'
             lines.append(f'  {word:<8} {count:>4} layers {share} {format_bytes(size)}')
         if self.self_frozen:
-            lines.append(f'           of these {self.self_frozen:,} parameters are held fixed by the model itself')
+            lines.append(f'           of these {self.self_frozen:,} parameters are frozen by the model itself')
         state = 'unknown before the first step'
         if self.state_bytes is not None:
             state = f'{format_bytes(self.state_bytes)} of state, {self.state_bytes / total:.2f} bytes per parameter'

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ..optim.report import optimizer_state_bytes
+from ..optim.state import meta_optimizer, optimizer_state_bytes, state_tensors
 from ..utils.errors import UserError
 
 
@@ -234,23 +234,16 @@ def trace_update(build: Callable[[list[nn.Parameter]], Optimizer], params, forea
     Raises:
         UserError: The optimizer cannot step on meta tensors.
     """
-    twins = [nn.Parameter(torch.empty(param.shape, dtype=param.dtype, device='meta')) for param in params]
-    for twin in twins:
-        twin.grad = torch.empty_like(twin)
     name = 'optimizer'
     try:
-        optimizer = build(twins)
+        optimizer = meta_optimizer(lambda twins: build(twins[0]), [params], foreach)
         name = f'optimizer {type(optimizer).__name__}'
-        for group in optimizer.param_groups:
-            if group.get('foreach') is None and 'foreach' in group:
-                group['foreach'] = foreach
         optimizer.step()
-        state = optimizer_state_bytes(optimizer)
-        known = [*twins, *(twin.grad for twin in twins)]
-        known += [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+        twins = [twin for group in optimizer.param_groups for twin in group['params']]
+        known = [*twins, *(twin.grad for twin in twins), *state_tensors(optimizer)]
         with LiveBytes(known) as tracker:
             optimizer.step()
     except Exception as error:
         reason = ' '.join(str(error).split())[:120]
         raise UserError(f'{name}: its state cannot be predicted ({reason}); leave its method out.') from error
-    return state, tracker.peak
+    return optimizer_state_bytes(optimizer), tracker.peak

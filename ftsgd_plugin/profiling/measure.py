@@ -24,9 +24,9 @@ from torch import nn
 
 from ..freezing import freeze_layers
 from ..layers import list_layers
-from ..optim.report import optimizer_state_bytes
+from ..optim.state import optimizer_state_bytes, state_tensors, tensor_bytes
 from .fake_step import LiveBytes, fake_batch, image_size, model_config
-from .phases import METHODS, Method, list_phases, load_method, run_length
+from .phases import COMPARED_METHODS, Method, list_phases, load_method, run_length
 
 
 @dataclass
@@ -98,7 +98,7 @@ class MethodMeasure:
 
 def measure_methods(
     cfg: Config,
-    methods: Iterable[str] = METHODS,
+    methods: Iterable[str] = COMPARED_METHODS,
     batch_size: int = 32,
     steps: int = 20,
     rounds: int = 2,
@@ -193,7 +193,7 @@ class _Rig:
 
     def _count(self, line: PhaseMeasure, optim_wrapper: OptimWrapper, gradients: '_LiveGradients') -> None:
         model = self.model
-        line.weights, line.buffers = _bytes(model.parameters()), _bytes(model.buffers())
+        line.weights, line.buffers = tensor_bytes(model.parameters()), tensor_bytes(model.buffers())
         line.state = optimizer_state_bytes(optim_wrapper.optimizer)
         saved = _SavedTensors(model)
         with gradients:
@@ -208,7 +208,7 @@ class _Rig:
             line.peak = line.allocated = torch.cuda.max_memory_allocated()
             line.reserved = torch.cuda.max_memory_reserved()
             return
-        state = [v for s in optim_wrapper.optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+        state = state_tensors(optim_wrapper.optimizer)
         with LiveBytes([*model.parameters(), *model.buffers(), *state, self.batch['inputs']]) as tracker:
             self.step(optim_wrapper)
         lasting = line.weights + line.buffers + line.state
@@ -287,8 +287,4 @@ class _LiveGradients:
 
     def _look(self, _) -> None:
         if self._on:
-            self.peak = max(self.peak, _bytes(param.grad for param in self._params if param.grad is not None))
-
-
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            self.peak = max(self.peak, tensor_bytes(param.grad for param in self._params if param.grad is not None))

@@ -12,7 +12,7 @@ from ..optim.schedule import open_blocks, trains
 from ..utils.errors import UserError
 from ..utils.paths import config_path
 
-METHODS = (
+COMPARED_METHODS = (
     'adamw',
     'adamw-freeze-embed',
     'sgd',

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..paper.names import method_label
+from ..utils.format import byte_unit
 from ..utils.plotting import (
     COLOURS,
     DARK_GREY,
@@ -25,9 +26,13 @@ from .predict import MethodPrediction
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PARTS = (('weights', '#4c72b0'), ('optimizer state', '#dd8452'), ('activations, gradients, temporaries', '#b8b8b8'))
+MEMORY_PARTS = (
+    ('weights', '#4c72b0'),
+    ('optimizer state', '#dd8452'),
+    ('activations, gradients, temporaries', '#b8b8b8'),
+)
 LINES = ('adamw', 'freeze-embed', 'sgd-in-backward', 'gradual-unfreezing')  # methods of the memory over a run
-
+LIGHT_BLUE = '#9ecae1'  # bars of time and operations
 ABOVE = dict(loc='lower left', bbox_to_anchor=(0, 1), fontsize=8, frameon=False, columnspacing=1.2, handlelength=1.4)
 
 
@@ -171,7 +176,7 @@ def draw_resources(
         row.suptitle(title, x=0.01, ha='left', fontweight='bold')
         parts, course, time = row.subplots(1, 3)
         measured = {measure.name: measure for measure in measures}
-        scale, unit = _unit(max(predicted.peak for predicted in predictions))
+        scale, unit = byte_unit(max(predicted.peak for predicted in predictions))
         _draw_parts(parts, predictions, measured, scale, unit)
         _draw_course(course, predictions, scale, unit)
         _draw_time(time, predictions, measured)
@@ -180,17 +185,13 @@ def draw_resources(
     save_figure(figure, path)
 
 
-def _unit(size: float) -> tuple[float, str]:
-    return (2**30, 'GiB') if size >= 2**30 else (2**20, 'MiB')
-
-
 def _draw_parts(axes, predictions, measured: dict, scale: float, unit: str) -> None:
     """Stacked bars of the memory at the peak of the heaviest phase, with the measured peak as a mark."""
     for y, predicted in enumerate(predictions):
         phase = max(predicted.phases, key=lambda phase: phase.peak)
         fixed = phase.weights + phase.buffers
         left = 0.0
-        for (_, colour), size in zip(PARTS, (fixed, phase.state, phase.peak - fixed - phase.state)):
+        for (_, colour), size in zip(MEMORY_PARTS, (fixed, phase.state, phase.peak - fixed - phase.state)):
             axes.barh(y, size / scale, 0.66, left / scale, color=colour)
             left += size
         axes.text(1.02 * left / scale, y, f'{left / scale:.3g}', va='center', fontsize=8)
@@ -200,7 +201,7 @@ def _draw_parts(axes, predictions, measured: dict, scale: float, unit: str) -> N
     axes.invert_yaxis()
     axes.set(xlabel=f'peak memory of tensors ({unit}); black: measured' if measured else f'predicted peak ({unit})')
     axes.set_xlim(0, 1.12 * max(predicted.peak for predicted in predictions) / scale)
-    axes.legend(axes.patches[: len(PARTS)], [name for name, _ in PARTS], ncols=3, **ABOVE)
+    axes.legend(axes.patches[: len(MEMORY_PARTS)], [name for name, _ in MEMORY_PARTS], ncols=3, **ABOVE)
 
 
 def _draw_course(axes, predictions, scale: float, unit: str) -> None:

@@ -19,26 +19,21 @@ forward pass. On a machine without CUDA the CPU's operators are traced; CUDA's m
 float32 that the CPU runs in bfloat16.
 
 This is the only cost model: the diagnosis and the resource tables use it for one step of every method, sweeps for whole
-runs (:class:`RunCosts`).
+runs (:mod:`ftsgd_plugin.profiling.run_costs`).
 """
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
 from mmengine.config import Config
-from mmpretrain.registry import DATASETS, OPTIMIZERS
+from mmpretrain.registry import OPTIMIZERS
 
-from ..datasets.digits import DIGITS_PER_SPLIT, IMAGES_PER_DIGIT
 from ..freezing import freeze_layers
 from ..layers import list_layers
-from ..records import run_names
-from .fake_step import FakeModel, StepTrace, image_size, model_config, trace_update
-from .phases import METHODS, Method, Phase, list_phases, load_method, method_of, run_length
-
-TFLOPS = 60.0  # sustained TFLOP/s of a GPU: an assumption, not a measurement
-LOG_BYTES = 2**20  # logs and record of a run, about
+from ..optim.state import tensor_bytes
+from .fake_step import FakeModel, StepTrace, trace_update
+from .phases import COMPARED_METHODS, Method, Phase, list_phases, load_method, run_length
 
 
 @dataclass(frozen=True)
@@ -48,15 +43,15 @@ class PhasePrediction:
     Attributes:
         open_blocks: Blocks that train, from the top.
         fraction_of_steps: Share of the run's steps, 0 to 1.
-        weights, buffers: Of the whole model, frozen layers included.
+        weights, buffers: Those of the whole model, frozen layers included.
         inputs: The normalised batch.
-        gradients: Of everything that trains; with SGD in backward, the largest one.
-        state: The optimizer's.
+        gradients: Those of everything that trains; with SGD in backward, the largest one.
+        state: The optimizer's state.
         activations: What the forward pass leaves for the backward pass.
         temporaries: What the optimizer's update needs besides weights, gradients and state.
         peak: The most at once.
         peak_in: Where the peak is: ``'forward'``, ``'backward'`` or ``'update'``.
-        flops: Of one step's forward and backward pass; a multiply-add counts two.
+        flops: FLOPs of one step's forward and backward pass; a multiply-add counts two.
     """
 
     open_blocks: int
@@ -106,7 +101,7 @@ class MethodPrediction:
 
 def predict_methods(
     cfg: Config,
-    methods: Iterable[str] = METHODS,
+    methods: Iterable[str] = COMPARED_METHODS,
     batch_size: int | None = None,
     autocast: str | None = None,
     device: str | None = None,
@@ -135,11 +130,11 @@ def predict_methods(
     if batch_size is None:
         batch_size = (cfg.get('train_dataloader') or {}).get('batch_size', 32)
     chosen = [load_method(name) for name in methods]
-    predictor = _Predictor(cfg, device or ('cuda' if torch.cuda.is_available() else 'cpu'), batch_size, autocast)
+    predictor = Predictor(cfg, device or ('cuda' if torch.cuda.is_available() else 'cpu'), batch_size, autocast)
     return [predictor.predict(method, run_length(cfg)) for method in chosen]
 
 
-class _Predictor:
+class Predictor:
     """Traces of one model at one batch size; methods that train the same layers share them.
 
     Args:
@@ -157,10 +152,12 @@ class _Predictor:
         self._forward_flops: float | None = None
 
     def predict(self, method: Method, length: int) -> MethodPrediction:
+        """The cost of a method in a run of ``length`` epochs, or iterations if its schedule counts those."""
         predicted = tuple(self._phase(method, phase) for phase in list_phases(method, self.layers, length))
         return MethodPrediction(method.name, self.batch_size, self.autocast, predicted)
 
     def forward_flops_per_image(self) -> float:
+        """FLOPs of the evaluation of an image."""
         if self._forward_flops is None:
             self._forward_flops = self.fake.forward_flops(self.batch_size) / self.batch_size
         return self._forward_flops
@@ -179,16 +176,16 @@ class _Predictor:
             trained,
             foreach=self.device == 'cuda' and not settings.get('fused'),
         )
-        gradients = _bytes(trained)
+        gradients = tensor_bytes(trained)
         if method.in_backward:
-            gradients, temporaries = max(_bytes([param]) for param in trained), 0
+            gradients, temporaries = max(tensor_bytes([param]) for param in trained), 0
         moments = {
             'forward': trace.forward_peak,
             'backward': trace.backward_peak,
             'update': trace.inputs + gradients + temporaries,
         }
         peak_in = max(moments, key=moments.get)
-        weights, buffers = _bytes(self.fake.model.parameters()), _bytes(self.fake.model.buffers())
+        weights, buffers = tensor_bytes(self.fake.model.parameters()), tensor_bytes(self.fake.model.buffers())
         return PhasePrediction(
             open_blocks=phase.open_blocks,
             fraction_of_steps=phase.fraction_of_steps,
@@ -203,114 +200,3 @@ class _Predictor:
             peak_in=peak_in,
             flops=trace.flops,
         )
-
-
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-@dataclass(frozen=True)
-class RunCost:
-    """Predicted cost of a whole run.
-
-    Attributes:
-        images: Images of all training epochs.
-        evaluated: Images of all evaluations.
-        flops: Of training, by the method's phases, and of evaluation.
-        weights_bytes: Of the model with its buffers: the size of the best checkpoint.
-        state_bytes: Of the optimizer, at most; the last checkpoint holds it too.
-    """
-
-    images: int
-    evaluated: int
-    flops: float
-    weights_bytes: int
-    state_bytes: int
-
-    def hours(self, tflops: float = TFLOPS) -> float:
-        """GPU-hours at so many sustained TFLOP/s."""
-        return self.flops / (tflops * 1e12) / 3600
-
-    @property
-    def running_bytes(self) -> int:
-        """Most disk space while it runs: the last checkpoint, the best one, and a new last one being written."""
-        return 3 * self.weights_bytes + 2 * self.state_bytes + LOG_BYTES
-
-    @property
-    def kept_bytes(self) -> int:
-        """Disk space of a finished run whose checkpoints are kept."""
-        return 2 * self.weights_bytes + self.state_bytes + LOG_BYTES
-
-
-class RunCosts:
-    """Predict the cost of runs. Runs of one model share its traces, those of one method its prediction.
-
-    The first run of a large model takes seconds, as do the phases of gradual unfreezing.
-
-    Args:
-        report: Called with the model's name before it is traced.
-    """
-
-    def __init__(self, report: Callable[[str], None] | None = None) -> None:
-        self._report = report
-        self._predictors: dict[str, dict[int, _Predictor]] = {}
-        self._methods: dict[tuple[int, str], MethodPrediction] = {}
-
-    def __call__(self, cfg: Config) -> RunCost:
-        """Predict the cost of the run of a full config.
-
-        Raises:
-            UserError: As :func:`predict_methods`.
-        """
-        names = run_names(cfg)
-        predictor = self._predictor(cfg, names['model'])
-        method, length = method_of(cfg, names['method']), run_length(cfg)
-        optimizer = {key: value for key, value in method.optim_wrapper['optimizer'].items() if key != 'lr'}
-        wrapper = {**method.optim_wrapper, 'optimizer': optimizer}
-        key = (id(predictor), _key({'wrapper': wrapper, 'scheduler': method.scheduler, 'length': length}))
-        if key not in self._methods:
-            self._methods[key] = predictor.predict(method, length)
-        predicted = self._methods[key]
-        epochs = cfg.train_cfg.max_epochs
-        validations = -(-epochs // cfg.train_cfg.get('val_interval', 1))
-        images = epochs * _split_size(names['dataset'], cfg.train_dataloader.dataset)
-        splits = cfg.val_dataloader.dataset.get('datasets', [cfg.val_dataloader.dataset])
-        evaluated = validations * sum(_split_size(names['dataset'], split) for split in splits)
-        return RunCost(
-            images,
-            evaluated,
-            predicted.mean_flops_per_image * images + predictor.forward_flops_per_image() * evaluated,
-            max(phase.weights + phase.buffers for phase in predicted.phases),
-            max(phase.state for phase in predicted.phases),
-        )
-
-    def _predictor(self, cfg: Config, name: str) -> _Predictor:
-        # One trace for every number of classes: the head makes less than 0.1 % of a backbone.
-        settings = model_config(cfg)
-        if settings.get('head'):
-            settings['head'].pop('num_classes', None)
-        known = self._predictors.setdefault(_key(settings), {})  # by image size
-        if known and (size := image_size(cfg, next(iter(known.values())).fake.model)) in known:
-            return known[size]
-        if self._report is not None:
-            self._report(name)
-        # As on a GPU, whose updates of all tensors at once are also traced faster, but with the CPU's operators: fake
-        # CUDA tensors would open a CUDA context on GPU 0, which belongs to the runs. FLOPs per image do not depend on
-        # the batch size.
-        predictor = _Predictor(cfg, 'cuda', batch_size=2, autocast=None, operators='cpu')
-        known[predictor.fake.size] = predictor
-        return predictor
-
-
-def _key(settings: dict) -> str:
-    return json.dumps(settings, sort_keys=True, default=str)
-
-
-def _split_size(name: str, dataset: dict) -> int:
-    """Published number of images of a split; ``indices`` may cut it."""
-    if name == 'digits':  # written in the layout of Waterbirds and read by its class
-        size = DIGITS_PER_SPLIT[dataset['split']] * IMAGES_PER_DIGIT
-    else:
-        size = DATASETS.get(dataset['type']).PUBLISHED[dataset['split']]
-    indices = dataset.get('indices')
-    return min(size, indices) if isinstance(indices, int) and indices > 0 else size

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..evaluation.selection import RULES
 from ..paper.names import DATASETS, METHODS, MODELS, dataset_label, method_label, model_label, sort_names
+from ..utils.format import byte_unit
 from ..utils.metrics import METRIC_LABELS
 from ..utils.plotting import COLOURS, DARK_GREY, DPI, GREY, METRIC_COLOURS, import_pyplot, save_figure, style_axes
 from .aggregate import Results
@@ -124,11 +125,12 @@ def draw_memory(cells: pd.DataFrame, path: str | os.PathLike, title: str) -> Pat
     datasets, methods = sort_names(cells['dataset'], DATASETS), sort_names(cells['method'], METHODS)
     models, colours = sort_names(cells['model'], MODELS), _colours(methods)
     markers = {model: _MARKERS[i % len(_MARKERS)] for i, model in enumerate(models)}
+    scale, unit = byte_unit(cells['peak_bytes'].max())
     figure, panels = _panels(len(datasets))
     for axes, dataset in zip(panels, datasets):
         for line in cells[cells['dataset'] == dataset].to_dict('records'):
             axes.errorbar(
-                line['peak_bytes'] / 2**30,
+                line['peak_bytes'] / scale,
                 line['ood'],
                 yerr=None if math.isnan(line['ood_ci90']) else line['ood_ci90'],
                 fmt=markers[line['model']],
@@ -138,7 +140,7 @@ def draw_memory(cells: pd.DataFrame, path: str | os.PathLike, title: str) -> Pat
                 elinewidth=0.8,
             )
         axes.set_title(_plain(dataset_label(dataset)), fontsize=11)
-        axes.set(xlabel='peak memory (GiB)', ylabel=f'OOD accuracy (%), {MEAN}')
+        axes.set(xlabel=f'peak memory ({unit})', ylabel=f'OOD accuracy (%), {MEAN}')
         axes.margins(0.12)
     marks = [Line2D([], [], color=colours[m], marker='s', linestyle='', label=_plain(method_label(m))) for m in methods]
     marks += [

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..datasets.digits import write_benchmark
 from ..paper.names import method_label
+from ..profiling.comparison import compare_resources
 from ..profiling.diagnosis_page import write_diagnosis
 from ..profiling.gradients import GradientProfile, measure_gradients
-from ..profiling.resources import compare_resources
 from ..profiling.setup import pretrained_model, quieten, training_loader
 from ..records import read_record
 from ..results.aggregate import MEASURES, method_summary

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import filelock
 
-from ..profiling.predict import TFLOPS, RunCost, RunCosts
+from ..profiling.run_costs import TFLOPS, RunCost, RunCosts
 from ..records import code_version, read_record
 from ..utils.errors import UserError
 from ..utils.format import format_bytes

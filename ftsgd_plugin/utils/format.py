@@ -10,11 +10,22 @@ UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB')
 
 def format_bytes(count: float) -> str:
     """``17,077,043`` -> ``'16.3 MiB'``: three significant digits, in the largest unit that leaves at least 1."""
-    value, unit = float(count), 0
-    while abs(value) >= 1023.5 and unit < len(UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    digits = 0 if unit == 0 or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
-    return f'{value:.{digits}f} {UNITS[unit]}'
+    scale, unit = byte_unit(count)
+    value = count / scale
+    digits = 0 if scale == 1 or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
+    return f'{value:.{digits}f} {unit}'
+
+
+def byte_unit(size: float) -> tuple[int, str]:
+    """The unit for an axis or a column whose largest value is ``size`` bytes: ``2**31`` -> ``(2**30, 'GiB')``.
+
+    Returns:
+        tuple: Bytes per unit, and its name: the one that :func:`format_bytes` gives ``size``.
+    """
+    unit = 0
+    while abs(size) >= 1023.5 * 1024**unit and unit < len(UNITS) - 1:
+        unit += 1
+    return 1024**unit, UNITS[unit]
 
 
 def format_mean(mean: float, ci90: float | None) -> str:

@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS
 from torch.nn.functional import cross_entropy
 
 from ftsgd_plugin import config_path
-from ftsgd_plugin.optim.report import optimizer_state_bytes
+from ftsgd_plugin.optim.state import optimizer_state_bytes
 from ftsgd_plugin.utils.errors import UserError
 
 PARTS = {'models': {'model'}, 'methods': {'optim_wrapper', 'param_scheduler'}}

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from ftsgd_plugin import records
 from ftsgd_plugin.evaluation.selection import select_epoch
-from ftsgd_plugin.optim.report import optimizer_state_bytes
+from ftsgd_plugin.optim.state import optimizer_state_bytes
 from ftsgd_plugin.records import FILE, RunRecord, config_hash, read_record
 from ftsgd_plugin.runner.build import build_runner
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from ftsgd_plugin.freezing import freeze_layers, select_layers
 from ftsgd_plugin.layers import list_layers
-from ftsgd_plugin.optim.report import FreezeReport, optimizer_state_bytes, predict_state_bytes
+from ftsgd_plugin.optim.report import FreezeReport
+from ftsgd_plugin.optim.state import optimizer_state_bytes, predict_state_bytes
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_report_counts_layers_parameters_and_bytes(vit):
     assert report.self_frozen == 16
     text = str(report)
     assert f'frozen      2 layers         {patch + 16:,} parameters' in text
-    assert 'of these 16 parameters are held fixed by the model itself' in text
+    assert 'of these 16 parameters are frozen by the model itself' in text
     assert f'{report.state_bytes / total:.2f} bytes per parameter' in text
 
 

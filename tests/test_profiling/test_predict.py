@@ -10,8 +10,9 @@ from mmpretrain.registry import OPTIM_WRAPPERS
 from ftsgd_plugin.layers import list_layers
 from ftsgd_plugin.profiling.fake_step import FakeModel
 from ftsgd_plugin.profiling.measure import measure_methods
-from ftsgd_plugin.profiling.phases import METHODS, list_phases, load_method
-from ftsgd_plugin.profiling.predict import RunCosts, predict_methods
+from ftsgd_plugin.profiling.phases import COMPARED_METHODS, list_phases, load_method
+from ftsgd_plugin.profiling.predict import predict_methods
+from ftsgd_plugin.profiling.run_costs import RunCosts
 from ftsgd_plugin.utils.errors import UserError
 
 CLIP = dict(image_size=32, layers=2, width=64)
@@ -59,7 +60,9 @@ MIXED = ('clip-vit-b16', 'convnext-b', 'vit-tiny')
 @pytest.mark.parametrize('name, autocast', [*((name, None) for name in TINY), *((name, 'bfloat16') for name in MIXED)])
 def test_prediction_is_within_5_percent_of_the_counted_bytes(name, autocast):
     cfg = tiny(name, epochs=2 if name.startswith('bit') else 3)
-    methods = METHODS[-2:] if name.startswith('bit') else METHODS  # slow, and the others are tested on other models
+    methods = (
+        COMPARED_METHODS[-2:] if name.startswith('bit') else COMPARED_METHODS
+    )  # slow, and the others are tested on other models
     settings = dict(methods=methods, batch_size=4, autocast=autocast, device='cpu')
     measured = measure_methods(cfg, steps=1, rounds=1, report=lambda line: None, **settings)
     assert [line.name for line in measured] == list(methods)
@@ -242,7 +245,7 @@ def test_mistakes_are_one_line():
 @pytest.mark.gpu
 @pytest.mark.parametrize('autocast', [None, 'bfloat16'])
 def test_prediction_is_within_5_percent_of_the_peak_on_cuda(autocast):
-    settings = dict(methods=METHODS, batch_size=32, autocast=autocast, device='cuda')
+    settings = dict(methods=COMPARED_METHODS, batch_size=32, autocast=autocast, device='cuda')
     measured = measure_methods(part('vit-b16'), steps=4, rounds=1, **settings)
     for plan, real in zip(predict_methods(part('vit-b16'), **settings), measured):
         assert plan.peak == pytest.approx(real.peak, rel=0.05), plan.name

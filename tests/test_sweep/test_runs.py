@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from helpers.tiny_sweep import write_plan
 
-from ftsgd_plugin.profiling.predict import RunCost
+from ftsgd_plugin.profiling.run_costs import RunCost
 from ftsgd_plugin.records import RunRecord, config_hash, find_records, read_record, run_names, write_record
 from ftsgd_plugin.runner.build import read_config
 from ftsgd_plugin.sweep.driver import _weights, conclude, describe, predict_costs, run_sweep

@@ -3,7 +3,7 @@
 import pytest
 
 from ftsgd_plugin.utils.errors import UserError
-from ftsgd_plugin.utils.format import format_bytes, format_mean, parse_bytes
+from ftsgd_plugin.utils.format import byte_unit, format_bytes, format_mean, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,13 @@ from ftsgd_plugin.utils.format import format_bytes, format_mean, parse_bytes
 )
 def test_three_significant_digits(count, text):
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize('size', [0, 1023, 1024, 2**20 - 1, 2**20, 900 * 2**20, 2**30, 5 * 2**50])
+def test_the_unit_of_an_axis_is_that_of_its_largest_value(size):
+    scale, unit = byte_unit(size)
+    number, name = format_bytes(size).split()
+    assert name == unit and float(number) == pytest.approx(size / scale, rel=5e-3)
 
 
 @pytest.mark.parametrize(

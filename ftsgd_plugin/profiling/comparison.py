@@ -19,7 +19,7 @@ from ..utils.files import write_text
 from ..utils.format import format_bytes
 from ..utils.paths import config_path
 from .measure import MethodMeasure, measure_methods
-from .phases import METHODS
+from .phases import COMPARED_METHODS
 from .plots import draw_resources
 from .predict import MethodPrediction, predict_methods
 
@@ -47,7 +47,7 @@ HEADER = (
 def compare_resources(
     configs: Iterable[str | os.PathLike] = (),
     models: Iterable[str] = (),
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = COMPARED_METHODS,
     batch_sizes: Iterable[int] = (32,),
     autocast: str | None = None,
     steps: int = 20,

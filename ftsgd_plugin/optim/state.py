@@ -1,0 +1,72 @@
+"""Bytes of tensors and of optimizer state, kept or predicted on the meta device."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Total size of tensors in bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def state_tensors(optimizer: Optimizer) -> Iterator[torch.Tensor]:
+    """The tensors of an optimizer's state, e.g. AdamW's moments; none before the first step."""
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+def optimizer_state_bytes(optimizer: Optimizer) -> int:
+    """Bytes of optimizer state allocated so far (0 before the first step)."""
+    return tensor_bytes(state_tensors(optimizer))
+
+
+def meta_optimizer(
+    build: Callable[[list[list[nn.Parameter]]], Optimizer],
+    groups: Sequence[Iterable[nn.Parameter]],
+    foreach: bool = False,
+) -> Optimizer:
+    """Build an optimizer over copies of parameters on the meta device, with gradients, ready to step.
+
+    Args:
+        build: Builds the optimizer from the copies, grouped as ``groups``.
+        groups: The parameters.
+        foreach: Whether the update takes all tensors at once, PyTorch's default on CUDA, and not one by one. An
+            optimizer that sets ``foreach`` itself keeps its choice.
+    """
+    twins = [
+        [nn.Parameter(torch.empty(param.shape, dtype=param.dtype, device='meta')) for param in params]
+        for params in groups
+    ]
+    optimizer = build(twins)
+    for group in optimizer.param_groups:
+        for twin in group['params']:
+            twin.grad = torch.empty_like(twin)
+        if 'foreach' in group and group['foreach'] is None:
+            group['foreach'] = foreach
+    return optimizer
+
+
+def predict_state_bytes(optimizer: Optimizer) -> int | None:
+    """Bytes of state that the optimizer will keep, from one step of a copy on the meta device.
+
+    Returns:
+        int | None: Bytes, or ``None`` for an optimizer that cannot step on meta tensors.
+    """
+    options = [
+        {key: value for key, value in group.items() if key not in ('params', 'foreach', 'fused')}
+        for group in optimizer.param_groups
+    ]
+
+    def build(twins: list[list[nn.Parameter]]) -> Optimizer:
+        groups = [{**own, 'params': params} for own, params in zip(options, twins)]
+        return type(optimizer)(groups, lr=options[0].get('lr', 1e-3))
+
+    try:
+        copy = meta_optimizer(build, [group['params'] for group in optimizer.param_groups])
+        copy.step()
+    except Exception:  # any optimizer may be configured; a missing number must not stop the run
+        return None
+    return optimizer_state_bytes(copy)
