@@ -11,7 +11,6 @@ report.py do.
 """
 
 import argparse
-import os
 import shlex
 import sys
 
@@ -33,7 +32,6 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
-    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # PyTorch's profiler reports a missing GPU as an error
     from ftsgd_plugin.sweep.demo import run_demo
 
     command = shlex.join(['python', 'tools/demo.py', *sys.argv[1:]])

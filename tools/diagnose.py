@@ -10,7 +10,6 @@ figures.
 """
 
 import argparse
-import os
 import shlex
 import sys
 
@@ -33,11 +32,8 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
-    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # PyTorch's profiler reports a missing GPU as an error
     from ftsgd_plugin.profiling.diagnosis_page import write_diagnosis
-    from ftsgd_plugin.profiling.setup import quieten
 
-    quieten()
     command = shlex.join(['python', 'tools/diagnose.py', *sys.argv[1:]])
     write_diagnosis(args.config, args.out, args.json, args.batches, args.memory, args.device, args.cfg_options, command)
 

@@ -39,9 +39,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from ftsgd_plugin.profiling.layer_grads import layer_grads
-    from ftsgd_plugin.profiling.setup import quieten
 
-    quieten()
     layer_grads(args.configs, args.out, args.batches, args.device, args.cfg_options)
 
 

@@ -9,7 +9,6 @@ No weights are loaded: sizes and times do not depend on them.
 """
 
 import argparse
-import os
 import shlex
 import sys
 
@@ -37,12 +36,9 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
-    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # PyTorch's profiler reports a missing GPU as an error
     from ftsgd_plugin.profiling.comparison import compare_resources
     from ftsgd_plugin.profiling.phases import COMPARED_METHODS
-    from ftsgd_plugin.profiling.setup import quieten
 
-    quieten()
     compare_resources(
         args.config,
         args.models,

@@ -14,10 +14,9 @@ a run has failed.
 import argparse
 import math
 import sys
-from pathlib import Path
 
 from ftsgd_plugin.utils.cli import one_line_errors
-from ftsgd_plugin.utils.options import add_cfg_options, positive_int
+from ftsgd_plugin.utils.options import TFLOPS, add_cfg_options, positive_int
 
 
 def _gpus(text: str) -> float:
@@ -49,7 +48,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--dry-run', action='store_true', help='list the runs with predicted GPU-hours and disk space; no run'
     )
-    parser.add_argument('--tflops', type=_tflops, default=60.0, help='sustained TFLOP/s of a GPU (default: 60)')
+    parser.add_argument(
+        '--tflops', type=_tflops, default=TFLOPS, help='sustained TFLOP/s of a GPU (default: %(default)g)'
+    )
     parser.add_argument('--address', help='a Ray cluster (default: start Ray on this machine)')
     parser.add_argument('--gpus-per-run', type=_gpus, help='0 to 1, may be a fraction (default: 1 if there are GPUs)')
     parser.add_argument('--cpus-per-run', type=positive_int, help='CPU cores (default: 1, with a GPU up to 5)')
@@ -64,12 +65,11 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
-    from ftsgd_plugin.sweep.driver import failures_text, sweep
+    from ftsgd_plugin.sweep.driver import sweep
 
-    out = args.out or str(Path('work_dirs') / Path(args.plan).stem)
     failures = sweep(
         args.plan,
-        out,
+        args.out,
         args.cfg_options,
         args.dry_run,
         args.tflops,
@@ -82,11 +82,7 @@ def main() -> None:
         args.index,
     )
     if failures:
-        if args.index is None:
-            print(f'\n{failures_text(failures, out)}', file=sys.stderr)
         sys.exit(1)
-    if not (args.dry_run or args.slurm or args.index is not None):
-        print(f'\nfinished: {out}')
 
 
 if __name__ == '__main__':

@@ -18,12 +18,12 @@ from torch import nn
 
 from ..layers import list_layers, paper_parts, weight_norms
 from ..utils.errors import UserError
-from ..utils.norms import stacked_norms
+from ..utils.norms import scaled_norms, stacked_norms
 from ..utils.patching import replaced
 
 FILE_NAME = 'layer_grad_norms.csv'
 QUANTITIES = ('norm', 'norm_per_sqrt_n', 'norm_per_weight_norm')
-COLUMNS = ('iter', 'layer', 'role', 'block', 'parameters', 'updates', 'skipped', *QUANTITIES)
+NORM_COLUMNS = ('iter', 'layer', 'role', 'block', 'parameters', 'updates', 'skipped', *QUANTITIES)
 
 
 @dataclass
@@ -62,7 +62,9 @@ class LayerGradNormHook(Hook):
       (steps that the loss scaler skipped), and the three quantities (empty without an update or with zero weights).
     - Every visualizer backend: ``norm/<layer>``, ``norm_per_sqrt_n/<layer>``, ``norm_per_weight_norm/<layer>``.
     - The log: ``grad/embed``, ``grad/middle`` (the largest of the layers between) and ``grad/head``, the paper's three
-      parts of a network; a part without a gradient is absent. With a loss scaler also ``grad/skipped``.
+      parts of a network; a part without a gradient is absent. With a loss scaler also ``grad/skipped``. For a convnet
+      ``grad/middle`` is smaller than ``largest_middle`` of ``measure_gradients``, which takes whole stages as the
+      paper's figure does.
 
     Frozen layers are absent, also those that open or close during training.
 
@@ -224,9 +226,9 @@ class LayerGradNormHook(Hook):
         values = (None, None, None)
         if updates:
             norm = total / updates
-            values = (norm, norm / math.sqrt(layer.num_params), norm / weight if weight else None)
+            values = (norm, *scaled_norms(norm, layer.num_params, weight))
         head = (step, layer.name, layer.role, layer.block, layer.num_params, updates, skipped)
-        return dict(zip(COLUMNS, (*head, *values)))
+        return dict(zip(NORM_COLUMNS, (*head, *values)))
 
     def _log_parts(self, runner: Runner, rows: list[dict]) -> None:
         norms = {'embed': [], 'middle': [], 'head': []}
@@ -250,7 +252,7 @@ class LayerGradNormHook(Hook):
 def _append(path: Path, rows: list[dict]) -> None:
     """Append whole lines in a single write, below a header."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+    writer = csv.DictWriter(text, NORM_COLUMNS, lineterminator='\n')
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         writer.writeheader()

@@ -22,7 +22,7 @@ from ..optim.state import optimizer_state_bytes, tensor_bytes
 from ..utils.files import write_text
 from ..utils.patching import replaced
 
-PARTS = ('data', 'forward', 'backward', 'optimizer')
+STEP_PARTS = ('data', 'forward', 'backward', 'optimizer')
 MIB = 2**20  # bytes; the unit of memory in MMEngine's log
 
 
@@ -55,7 +55,7 @@ class HostMemoryHook(Hook):
 
 @HOOKS.register_module()
 class ResourceHook(Hook):
-    """Measure every training iteration; log at the log interval, write ``resources.json`` beside the log at the end.
+    """Measure every training iteration; log at the log interval, write ``resources.json`` next to the log at the end.
 
     Four marks split the time of an iteration: ``data`` is the wait for the batch, ``forward`` lasts until the call of
     ``optim_wrapper.backward`` (preprocessing and loss included), ``backward`` is that call, ``optimizer`` the rest
@@ -208,7 +208,7 @@ class ResourceHook(Hook):
                 trained_parameters=sum(p.numel() for p, trains in zip(self._params, trained) if trains),
                 peak=0,
                 reserved=0 if self._cuda else None,
-                seconds={part: [] for part in PARTS},
+                seconds={part: [] for part in STEP_PARTS},
             )
         )
         self._restart_peak()
@@ -241,10 +241,10 @@ class ResourceHook(Hook):
         """Read the pending marks into the phase: mean seconds of each part since the last reading."""
         if self._pending and self._cuda:
             self._pending[-1][-1].synchronize()
-        read = {part: [] for part in PARTS if self._pending}
+        read = {part: [] for part in STEP_PARTS if self._pending}
         for waited, *marks in self._pending:
             spans = (start.elapsed_time(end) / 1e3 if self._cuda else end - start for start, end in pairwise(marks))
-            for part, seconds in zip(PARTS, (waited, *spans)):
+            for part, seconds in zip(STEP_PARTS, (waited, *spans)):
                 read[part].append(seconds)
         for part, values in read.items():
             self.phases[-1]['seconds'][part] += values

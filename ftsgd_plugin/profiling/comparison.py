@@ -13,6 +13,7 @@ import mmpretrain
 import torch
 from mmengine.config import Config
 
+from ..paper.costs import TIME_RATIOS, memory_ratios
 from ..runner.build import read_config
 from ..utils.errors import UserError
 from ..utils.files import write_text
@@ -22,14 +23,9 @@ from .measure import MethodMeasure, measure_methods
 from .phases import COMPARED_METHODS
 from .plots import draw_resources
 from .predict import MethodPrediction, predict_methods
+from .setup import quieten
 
-# arXiv 2211.09359, section 4: memory of AdamW over that of the method, and gradual unfreezing's share of the time.
-PAPER = {
-    'ViT-B/16': {'freeze-embed': 1.16, 'freeze-embed-no-momentum': 1.36},
-    'ViT-L/14': {'freeze-embed': 1.18, 'freeze-embed-no-momentum': 1.49},
-}
-PAPER_TIME = {'gradual-unfreezing': 0.7}  # "about 30 %" saved
-HEADER = (
+RESOURCES_HEADER = (
     'method',
     'predicted peak',
     'measured peak',
@@ -81,6 +77,7 @@ def compare_resources(
     """
     if device == 'cuda' and not predict_only and not torch.cuda.is_available():
         raise UserError('--device cuda: this machine has no GPU; leave it out, or add --plan-only.')
+    quieten()
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     facts = _facts(command, device, 0 if predict_only else steps)
     results, drawn, texts = [], [], []
@@ -92,7 +89,7 @@ def compare_resources(
             if not predict_only:
                 print(title, file=sys.stderr)
                 measures = measure_methods(cfg, steps=steps, rounds=rounds, report=_report, **settings)
-            text = f'## {title}\n\n{format_table(name, predictions, measures)}\n'
+            text = f'## {title}\n\n{resources_table(name, predictions, measures)}\n'
             print(text, flush=True)
             texts.append(text)
             drawn.append((title, predictions, measures))
@@ -128,18 +125,18 @@ def _find_models(configs: Iterable[str | os.PathLike], models: Iterable[str]) ->
     return found
 
 
-def format_table(name: str, predictions: Sequence[MethodPrediction], measures: Sequence[MethodMeasure]) -> str:
+def resources_table(name: str, predictions: Sequence[MethodPrediction], measures: Sequence[MethodMeasure]) -> str:
     """Predicted, measured and the paper's numbers of one model as a Markdown table.
 
     Args:
         name: Name of the config or model part; the paper has numbers for two networks.
-        predictions: Of the methods.
-        measures: Of the same methods; empty without a measurement.
+        predictions: Predicted costs of the methods.
+        measures: Measured costs of the same methods; empty without a measurement.
     """
     predicted = {method.name: method for method in predictions}
     measured = {measure.name: measure for measure in measures}
-    ratios = PAPER.get(_paper_network(name), {})
-    lines = [HEADER, ['---', *['--:'] * (len(HEADER) - 1)]]
+    ratios = memory_ratios(name)
+    lines = [RESOURCES_HEADER, ['---', *['--:'] * (len(RESOURCES_HEADER) - 1)]]
     for method in predictions:
         real = measured.get(method.name)
         row = [method.name, format_bytes(method.peak)]
@@ -151,14 +148,9 @@ def format_table(name: str, predictions: Sequence[MethodPrediction], measures: S
         row.append(f'{method.mean_flops_per_image / 1e9:.3g}')
         row.append(f'{1e3 * real.seconds_per_step / real.batch_size:.3g} ms' if real else '')
         row.append(_ratio(real, measured.get('adamw'), lambda item: item.seconds_per_step))
-        row.append(f'{PAPER_TIME[method.name]:.2f}' if method.name in PAPER_TIME and ratios else '')
+        row.append(f'{TIME_RATIOS[method.name]:.2f}' if method.name in TIME_RATIOS and ratios else '')
         lines.append(row)
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-
-
-def _paper_network(name: str) -> str | None:
-    """Which of the two networks of the paper's memory figures a config's name belongs to."""
-    return next((key for key, part in (('ViT-B/16', 'vit-b16'), ('ViT-L/14', 'vit-l14')) if part in name), None)
 
 
 def _ratio(over, under, key: Callable) -> str:

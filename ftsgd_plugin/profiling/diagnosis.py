@@ -1,11 +1,8 @@
 """The recommended method for a model on its data, with reasons and costs; the logic of ``tools/diagnose.py``."""
 
-import math
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,58 +11,23 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import BaseModel
 
-from ..paper.published import paper_gradients, paper_results
 from ..utils.format import format_bytes
+from .evidence import Correlation, PaperPoint, correlation, mean_ood, nearest, paper_points
 from .gradients import GradientProfile, measure_gradients
 from .predict import MethodPrediction, predict_methods
 from .setup import pretrained_model, training_loader
+from .train_step import step_seconds, training_loss
 
-# The paper's ratios are at most 0.33 (BiT, where freeze-embed changes nothing) or at least 1.27 (all others). This is
-# their geometric mean.
-TOWERS_FROM = 0.65
+# Between the largest ratio of the paper's BiT ResNets, where freeze-embed changes nothing, and the smallest ratio of its
+# other models: about their geometric mean.
+SGD_BELOW_RATIO = 0.65
 HEADROOM = 1.1  # over the predicted peak, for workspaces, fragmentation and the CUDA context
 # From the least memory saved to the most.
-LADDER = ('freeze-embed', 'freeze-embed-no-momentum', 'sgd-in-backward')
-GIVES_UP = {
+MEMORY_SAVERS = ('freeze-embed', 'freeze-embed-no-momentum', 'sgd-in-backward')
+DRAWBACKS = {
     'freeze-embed-no-momentum': 'momentum (on CLIP ViT-B/16 the paper found plain SGD without it equal OOD on average)',
     'sgd-in-backward': 'momentum, accumulation and clipping by global norm',
 }
-
-
-@dataclass(frozen=True)
-class PaperPoint:
-    """One of the paper's models on one of its datasets.
-
-    Attributes:
-        model, dataset: As in the config's name.
-        ratio: Gradient norm of the embedding over that of the largest middle layer, before training.
-        freeze_embed_gain: OOD accuracy of SGD (freeze-embed) minus SGD, in percentage points.
-        adamw_gain: OOD accuracy of AdamW minus SGD, likewise.
-    """
-
-    model: str
-    dataset: str
-    ratio: float
-    freeze_embed_gain: float
-    adamw_gain: float
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Correlation of the logarithm of the ratio with a gain, over the paper's points.
-
-    Attributes:
-        spearman, pearson: Coefficients.
-        spearman_p, pearson_p: Their p-values, as if the points were independent; 20 points of 7 models are not, so the
-            values are too small.
-        points: Number of points.
-    """
-
-    spearman: float
-    spearman_p: float
-    pearson: float
-    pearson_p: float
-    points: int
 
 
 @dataclass(frozen=True)
@@ -114,8 +76,8 @@ class Diagnosis:
     def headline(self) -> str:
         """The answer in a sentence."""
         if self.methods[self.recommendation].fits is False:
-            return f'No method fits {format_bytes(self.memory)}; {self.recommendation} comes nearest.'
-        return f'Take {self.recommendation}.'
+            return f'No method fits {format_bytes(self.memory)}; {self.recommendation} needs the least.'
+        return f'Use {self.recommendation}.'
 
     def to_dict(self) -> dict:
         """Plain JSON data."""
@@ -183,7 +145,7 @@ def diagnose(
 
 
 def full_step_seconds(model: BaseModel, batch: dict, repeats: int = 3, autocast: str | None = None) -> float:
-    """Median time per image of a forward and backward pass in which everything trains, synchronised.
+    """Median time per image of a forward and backward pass in which everything trains.
 
     Args:
         model: The classifier, on its device.
@@ -191,25 +153,16 @@ def full_step_seconds(model: BaseModel, batch: dict, repeats: int = 3, autocast:
         repeats: Timed steps, after one warm-up step.
         autocast: ``None`` (float32) or the type of mixed precision, e.g. ``'bfloat16'``.
     """
-    times, device = [], next(model.parameters()).device.type
-    for _ in range(repeats + 1):
+    device = next(model.parameters()).device.type
+
+    def step() -> None:
         model.zero_grad()
-        _synchronise(model)
-        start = time.perf_counter()
         data = model.data_preprocessor(batch, training=True)
-        with torch.autocast(device, getattr(torch, autocast)) if autocast else nullcontext():
-            losses = model(**data, mode='loss')
-        loss, _ = model.parse_losses(losses)
-        loss.backward()
-        _synchronise(model)
-        times.append((time.perf_counter() - start) / len(data['inputs']))
+        training_loss(model, data, autocast).backward()
+
+    seconds = statistics.median(step_seconds(step, repeats, device))
     model.zero_grad()
-    return statistics.median(times[1:])
-
-
-def _synchronise(model: BaseModel) -> None:
-    if next(model.parameters()).is_cuda:
-        torch.cuda.synchronize()
+    return seconds / len(batch['inputs'])
 
 
 def choose_method(
@@ -227,8 +180,8 @@ def choose_method(
 
     Args:
         profile: Gradients of the model on its data.
-        predictions: Of the methods, including ``sgd`` and those of ``LADDER``.
-        seconds_per_image: Of a step in which everything trains, from :func:`full_step_seconds`.
+        predictions: Predicted costs of the methods, including ``sgd`` and those of ``MEMORY_SAVERS``.
+        seconds_per_image: Time of a step in which everything trains, from :func:`full_step_seconds`.
         memory: Available bytes; ``None`` if unknown.
     """
     points = paper_points()
@@ -243,7 +196,7 @@ def choose_method(
     }
     evidence = correlation(points)
     reasons = [_about_ratio(profile), _about_neighbours(points, profile.ratio), _about_evidence(evidence)]
-    preferred = 'sgd' if profile.ratio < TOWERS_FROM else 'freeze-embed'
+    preferred = 'sgd' if profile.ratio < SGD_BELOW_RATIO else 'freeze-embed'
     recommendation, why = _fit_memory(preferred, costs, memory)
     reasons += [*why, _about_adamw(costs, recommendation)]
     return Diagnosis(
@@ -258,7 +211,7 @@ def _about_ratio(profile: GradientProfile) -> str:
         f'largest middle layer ({largest.name}, {largest.norm:.3g}), over {profile.batches} batches of '
         f'{profile.batch_size}'
     )
-    if profile.ratio < TOWERS_FROM:
+    if profile.ratio < SGD_BELOW_RATIO:
         return f'{text}: much less than the rest, so one learning rate suits all layers and plain SGD is enough.'
     if profile.ratio < 1.2:
         return (
@@ -290,13 +243,13 @@ def _fit_memory(preferred: str, costs: dict[str, MethodCost], memory: int | None
     """The method to recommend, with the reasons that memory adds."""
     if memory is None:
         return preferred, ['The available memory is unknown (no GPU); give it, e.g. --memory 8GiB, to see what fits.']
-    candidates = [preferred, *(name for name in LADDER if name != preferred)]
+    candidates = [preferred, *(name for name in MEMORY_SAVERS if name != preferred)]
     fitting = [name for name in candidates if costs[name].fits]
     limit, wanted = format_bytes(memory), format_bytes(costs[preferred].bytes)
     if not fitting:
         least = min(candidates, key=lambda name: costs[name].bytes)
         return least, [
-            f'No method fits {limit} at this batch size; {least} comes nearest with '
+            f'No method fits {limit} at this batch size; {least} needs the least, '
             f'{format_bytes(costs[least].bytes)}: halve train_dataloader.batch_size (and set '
             'optim_wrapper.accumulative_counts=2, not with sgd-in-backward), or set '
             'model.backbone.grad_checkpointing=True.'
@@ -304,52 +257,17 @@ def _fit_memory(preferred: str, costs: dict[str, MethodCost], memory: int | None
     if fitting[0] == preferred:
         return preferred, [f'It needs {wanted} of the {limit}, with 10 % to spare.']
     name = fitting[0]
-    price = f' and gives up {GIVES_UP[name]}' if name in GIVES_UP else ''
+    price = f' and gives up {DRAWBACKS[name]}' if name in DRAWBACKS else ''
     text = f'{preferred} would need {wanted}, more than {limit} allows with 10 % to spare; '
     return name, [f'{text}{name} fits with {format_bytes(costs[name].bytes)}{price}.']
 
 
 def _about_adamw(costs: dict[str, MethodCost], recommendation: str) -> str:
-    text = "AdamW is level with SGD (freeze-embed) out of distribution over the paper's tables (76.0 and 76.7 %)"
+    text = (
+        "AdamW is level with SGD (freeze-embed) out of distribution over the paper's tables "
+        f'({mean_ood("adamw"):.1f} and {mean_ood("freeze-embed"):.1f} %)'
+    )
     if 'adamw' not in costs or recommendation == 'adamw':
         return f'{text}.'
     more = costs['adamw'].bytes / costs[recommendation].bytes - 1
     return f'{text}; here it would need {more:.0%} more memory than {recommendation}.'
-
-
-def paper_points() -> list[PaperPoint]:
-    """The paper's models on Living-17, Waterbirds and DomainNet, where it measured gradients."""
-    ood = {(r.model, r.method, r.dataset): r.ood for r in paper_results()}
-    points = []
-    for norms in paper_gradients():
-        model, dataset = norms.model, norms.dataset
-        sgd = ood[model, 'sgd', dataset]
-        points.append(
-            PaperPoint(
-                model,
-                dataset,
-                norms.embed / norms.middle,
-                ood[model, 'freeze-embed', dataset] - sgd,
-                ood[model, 'adamw', dataset] - sgd,
-            )
-        )
-    return points
-
-
-def correlation(points: list[PaperPoint], gain: str = 'freeze_embed_gain') -> Correlation:
-    """Correlation of the logarithm of the ratio with a gain.
-
-    Args:
-        points: Output of :func:`paper_points`.
-        gain: ``'freeze_embed_gain'`` or ``'adamw_gain'``.
-    """
-    from scipy.stats import pearsonr, spearmanr
-
-    ratios, gains = [math.log(point.ratio) for point in points], [getattr(point, gain) for point in points]
-    rank, linear = spearmanr(ratios, gains), pearsonr(ratios, gains)
-    return Correlation(*(float(x) for x in (*rank, *linear)), len(points))
-
-
-def nearest(points: list[PaperPoint], ratio: float, count: int = 6) -> list[PaperPoint]:
-    """The ``count`` points whose ratios are nearest to ``ratio``, by factor."""
-    return sorted(points, key=lambda point: abs(math.log(point.ratio / ratio)))[:count]

@@ -17,8 +17,9 @@ from ..utils.plotting import import_pyplot
 from ..utils.version import __version__
 from .diagnosis import Diagnosis, diagnose
 from .plots import draw_evidence, draw_layer_gradients
+from .setup import quieten
 
-HEADER = ('method', 'memory', 'of AdamW', 'ms per image', 'of AdamW', 'fits')
+COST_HEADER = ('method', 'memory', 'of AdamW', 'ms per image', 'of AdamW', 'fits')
 _TEMPLATE = Path(__file__).with_name('templates') / 'diagnosis.html.j2'
 
 
@@ -55,6 +56,7 @@ def write_diagnosis(
     if json_path and not Path(json_path).absolute().parent.is_dir():
         raise UserError(f'--json {json_path}: the directory does not exist; create it first.')
     import_pyplot()  # a missing Matplotlib is reported before the measurement
+    quieten()
     out = Path(out or Path('work_dirs/diagnose') / name)
     out.mkdir(parents=True, exist_ok=True)
     answer = diagnose(cfg, name, batches, memory, device)
@@ -67,7 +69,7 @@ def write_diagnosis(
 
 
 def cost_rows(answer: Diagnosis) -> list[tuple[str, ...]]:
-    """The costs as text under ``HEADER``, one row per method."""
+    """The costs as text under ``COST_HEADER``, one row per method."""
     adamw = answer.methods['adamw']
     fits = {True: 'yes', False: 'no', None: '?'}
     return [
@@ -85,8 +87,8 @@ def cost_rows(answer: Diagnosis) -> list[tuple[str, ...]]:
 
 def summary_text(answer: Diagnosis) -> str:
     """The recommendation, its reasons and the table of costs for the terminal."""
-    lines = [HEADER, *cost_rows(answer)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    lines = [COST_HEADER, *cost_rows(answer)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COST_HEADER))]
     table = [
         ('> ' if line[0] == answer.recommendation else '  ')
         + '  '.join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
@@ -108,7 +110,7 @@ def write_page(answer: Diagnosis, name: str, out: Path, command: str = '') -> Pa
 
     Args:
         answer: The diagnosis.
-        name: Of the model, for title and figures.
+        name: Name of the model, for title and figures.
         out: Directory.
         command: Shown in the footer.
     """
@@ -121,7 +123,7 @@ def write_page(answer: Diagnosis, name: str, out: Path, command: str = '') -> Pa
         title=f'Which method for {name}?',
         footer=' · '.join(filter(None, facts)),
         answer=answer,
-        header=HEADER,
+        header=COST_HEADER,
         rows=cost_rows(answer),
         chosen=list(answer.methods).index(answer.recommendation),
         **figures,

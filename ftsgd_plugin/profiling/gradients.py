@@ -9,7 +9,8 @@ from mmengine.model import BaseModel
 
 from ..layers import Layer, list_layers, paper_parts, weight_norms
 from ..utils.errors import UserError
-from ..utils.norms import stacked_norms
+from ..utils.norms import scaled_norms, stacked_norms
+from .train_step import training_loss
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,7 @@ class Gradient:
         parameters: Number of parameters.
         norm: L2 norm of the mean loss's gradient, mean over batches.
         std: Standard deviation of ``norm`` over batches (n - 1); ``None`` for one batch.
-        norm_per_sqrt_n: ``norm`` over the square root of ``parameters``.
-        norm_per_weight_norm: ``norm`` over the L2 norm of the weights; ``None`` where that is zero.
+        norm_per_sqrt_n, norm_per_weight_norm: See :func:`ftsgd_plugin.utils.norms.scaled_norms`.
     """
 
     name: str
@@ -76,7 +76,11 @@ class GradientProfile:
 
     @property
     def largest_middle(self) -> Gradient:
-        """The group with the largest norm between embedding and head."""
+        """The group with the largest norm between embedding and head.
+
+        ``LayerGradNormHook`` logs the largest *layer* as ``grad/middle``. A ViT's groups are single layers; a convnet's
+        are whole stages, so that its ``grad/middle`` is smaller.
+        """
         return max(self.middle, key=lambda group: group.norm)
 
     @property
@@ -144,8 +148,7 @@ def _backward(model: BaseModel, window: list[dict]) -> int:
     images = 0
     for batch in window:
         data = model.data_preprocessor(batch, training=True)
-        loss, _ = model.parse_losses(model(**data, mode='loss'))
-        (loss / len(window)).backward()
+        (training_loss(model, data) / len(window)).backward()
         images += len(data['inputs'])
     return images
 
@@ -189,8 +192,7 @@ def _profile(name: str, layers: list[Layer], norms: list[dict[int, float]], batc
             parameters,
             mean,
             std,
-            mean / math.sqrt(parameters),
-            mean / weight if weight else None,
+            *scaled_norms(mean, parameters, weight),
         )
 
     profile = GradientProfile(

@@ -16,9 +16,9 @@ from ..utils.files import write_text
 from ..utils.plotting import import_pyplot
 from .gradients import Gradient, GradientProfile, measure_gradients
 from .plots import draw_layer_gradients
-from .setup import pretrained_model, training_loader
+from .setup import pretrained_model, quieten, training_loader
 
-COLUMNS = ('config', 'batches', 'batch_size', *(field.name for field in fields(Gradient)))
+CSV_COLUMNS = ('config', 'batches', 'batch_size', *(field.name for field in fields(Gradient)))
 
 
 def layer_grads(
@@ -44,6 +44,7 @@ def layer_grads(
         UserError: A config, its weights or its data are missing, the device cannot be used, or Matplotlib is missing.
     """
     import_pyplot()  # a missing Matplotlib is reported before the measurement
+    quieten()
     out, device = Path(out), device or get_device()
     out.mkdir(parents=True, exist_ok=True)
     profiles = [
@@ -52,7 +53,7 @@ def layer_grads(
     draw_layer_gradients(profiles, out / 'layer_grads.png')
     write_text(out / 'layer_grads.csv', format_csv(profiles))
     write_text(out / 'layer_grads.json', json.dumps([profile.to_dict() for profile in profiles], indent=1) + '\n')
-    print(f'\n{format_table(profiles)}\n\nwritten: {out}/layer_grads.{{json,csv,png}}')
+    print(f'\n{gradients_table(profiles)}\n\nwritten: {out}/layer_grads.{{json,csv,png}}')
     return profiles
 
 
@@ -85,7 +86,7 @@ def _unique_names(paths: Sequence[str | os.PathLike]) -> list[str]:
 def format_csv(profiles: Sequence[GradientProfile]) -> str:
     """One line per config and layer."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator='\n')
     writer.writeheader()
     for profile in profiles:
         head = dict(config=profile.name, batches=profile.batches, batch_size=profile.batch_size)
@@ -93,7 +94,7 @@ def format_csv(profiles: Sequence[GradientProfile]) -> str:
     return text.getvalue()
 
 
-def format_table(profiles: Sequence[GradientProfile]) -> str:
+def gradients_table(profiles: Sequence[GradientProfile]) -> str:
     """One line per config: the paper's three parts and the ratio."""
     width = max(len('config'), *(len(profile.name) for profile in profiles))
     lines = [f'{"config":<{width}}  embedding  largest middle layer            head  embedding / middle']

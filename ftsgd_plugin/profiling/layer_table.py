@@ -18,7 +18,7 @@ from ..utils.files import write_text
 from ..utils.format import format_bytes
 from .fake_step import model_config
 
-COLUMNS = ('layer', 'role', 'block', 'group', 'tensors', 'parameters', 'bytes', 'state')
+LAYER_COLUMNS = ('layer', 'role', 'block', 'group', 'tensors', 'parameters', 'bytes', 'state')
 
 
 def print_layers(
@@ -57,7 +57,7 @@ def layer_table(cfg: Config, freeze: Freeze | None = None) -> list[dict]:
             ``'embed'``.
 
     Returns:
-        list[dict]: Rows with the keys ``COLUMNS``.
+        list[dict]: Rows with the keys ``LAYER_COLUMNS``.
 
     Raises:
         UserError: The config has no model, or ``freeze`` names no layer.
@@ -70,7 +70,7 @@ def layer_table(cfg: Config, freeze: Freeze | None = None) -> list[dict]:
     for layer in layers:
         fixed = layer.name in frozen or not any(param.requires_grad for param in layer.params.values())
         values = (layer.name, layer.role, layer.block, layer.group, len(layer.params), layer.num_params)
-        rows.append(dict(zip(COLUMNS, (*values, layer.num_bytes, 'frozen' if fixed else 'trained'))))
+        rows.append(dict(zip(LAYER_COLUMNS, (*values, layer.num_bytes, 'frozen' if fixed else 'trained'))))
     return rows
 
 
@@ -88,17 +88,17 @@ def _build_model(cfg: Config) -> torch.nn.Module:
 def format_rows(rows: Sequence[dict]) -> str:
     """The rows as a text table, with totals of what trains and what is frozen."""
     cells = [
-        [('' if row[c] is None else f'{row[c]:,}' if isinstance(row[c], int) else row[c]) for c in COLUMNS]
+        [('' if row[c] is None else f'{row[c]:,}' if isinstance(row[c], int) else row[c]) for c in LAYER_COLUMNS]
         for row in rows
     ]
-    widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(COLUMNS)]
-    numeric = {i for i, column in enumerate(COLUMNS) if column in ('block', 'tensors', 'parameters', 'bytes')}
+    widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(LAYER_COLUMNS)]
+    numeric = {i for i, column in enumerate(LAYER_COLUMNS) if column in ('block', 'tensors', 'parameters', 'bytes')}
 
     def line(values) -> str:
         aligned = (v.rjust(w) if i in numeric else v.ljust(w) for i, (v, w) in enumerate(zip(values, widths)))
         return '  '.join(aligned).rstrip()
 
-    lines = [line(COLUMNS), line(['-' * width for width in widths]), *map(line, cells), '']
+    lines = [line(LAYER_COLUMNS), line(['-' * width for width in widths]), *map(line, cells), '']
     for state in ('trained', 'frozen'):
         chosen = [row for row in rows if row['state'] == state]
         count, size = (sum(row[key] for row in chosen) for key in ('parameters', 'bytes'))

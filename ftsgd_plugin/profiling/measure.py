@@ -8,11 +8,10 @@ Learning rates are zero, so that every method works on the same numbers; nothing
 """
 
 import gc
-import time
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from statistics import median
 
 import torch
@@ -27,6 +26,7 @@ from ..layers import list_layers
 from ..optim.state import optimizer_state_bytes, state_tensors, tensor_bytes
 from .fake_step import LiveBytes, fake_batch, image_size, model_config
 from .phases import COMPARED_METHODS, Method, list_phases, load_method, run_length
+from .train_step import step_seconds, training_loss
 
 
 @dataclass
@@ -138,21 +138,21 @@ def measure_methods(
         for method in chosen:
             report(f'{method.name}: turn {turn + 1} of {rounds}')
             share = steps // rounds + (turn < steps % rounds)
-            rig = _Rig(cfg, batch_size, autocast, device)
-            measured = rig.measure(method, run_length(cfg), share, count=turn == 0)
+            model = _MeasuredModel(cfg, batch_size, autocast, device)
+            measured = model.measure(method, run_length(cfg), share, count=turn == 0)
             if turn == 0:
                 found[method.name] = MethodMeasure(method.name, batch_size, measured)
             else:
                 for phase, more in zip(found[method.name].phases, measured):
                     phase.step_seconds += more.step_seconds
-            del rig
+            del model
             gc.collect()
             if device == 'cuda':
                 torch.cuda.empty_cache()
     return list(found.values())
 
 
-class _Rig:
+class _MeasuredModel:
     """A model and a batch on a device; new for every method, so that none inherits hooks or state."""
 
     def __init__(self, cfg: Config, batch_size: int, autocast: str | None, device: str) -> None:
@@ -171,9 +171,7 @@ class _Rig:
         """MMEngine's ``train_step``, with autocast, and a context around the forward pass."""
         data = self.model.data_preprocessor(self.batch, True)
         with saving(data['inputs']):
-            with torch.autocast(self.device, getattr(torch, self.autocast)) if self.autocast else nullcontext():
-                losses = self.model(**data, mode='loss')
-            loss, _ = self.model.parse_losses(losses)
+            loss = training_loss(self.model, data, self.autocast)
         optim_wrapper.update_params(loss)
 
     def measure(self, method: Method, length: int, steps: int, count: bool) -> list[PhaseMeasure]:
@@ -187,7 +185,7 @@ class _Rig:
             line = PhaseMeasure(phase.open_blocks, phase.fraction_of_steps)
             if count:
                 self._count(line, optim_wrapper, gradients)
-            line.step_seconds = self._time(optim_wrapper, steps)
+            line.step_seconds = step_seconds(lambda: self.step(optim_wrapper), steps, self.device)
             measured.append(line)
         return measured
 
@@ -215,26 +213,10 @@ class _Rig:
         line.peak = lasting + tracker.peak
         line.allocated = lasting + most_allocated(lambda: self.step(optim_wrapper))
 
-    def _time(self, optim_wrapper: OptimWrapper, steps: int) -> list[float]:
-        self.step(optim_wrapper)  # caches are cold after counting
-        if self.device != 'cuda':
-            times = [time.perf_counter()]
-            for _ in range(steps):
-                self.step(optim_wrapper)
-                times.append(time.perf_counter())
-            return [end - start for start, end in pairwise(times)]
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
-        torch.cuda.synchronize()
-        marks[0].record()
-        for mark in marks[1:]:
-            self.step(optim_wrapper)
-            mark.record()
-        torch.cuda.synchronize()
-        return [start.elapsed_time(end) / 1e3 for start, end in pairwise(marks)]
-
 
 def most_allocated(function: Callable[[], None]) -> int:
     """The most bytes that PyTorch's CPU allocator held at once during a call, beyond those at its start."""
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler reports a missing GPU as an error
     activity = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activity, profile_memory=True, acc_events=True) as profiler:
         function()

@@ -18,7 +18,7 @@ from ..utils.plotting import (
     save_figure,
     style_axes,
 )
-from .diagnosis import PaperPoint, correlation
+from .evidence import PaperPoint, correlation
 from .gradients import Gradient, GradientProfile
 from .measure import MethodMeasure
 from .predict import MethodPrediction
@@ -31,9 +31,11 @@ MEMORY_PARTS = (
     ('optimizer state', '#dd8452'),
     ('activations, gradients, temporaries', '#b8b8b8'),
 )
-LINES = ('adamw', 'freeze-embed', 'sgd-in-backward', 'gradual-unfreezing')  # methods of the memory over a run
+DRAWN_OVER_A_RUN = ('adamw', 'freeze-embed', 'sgd-in-backward', 'gradual-unfreezing')  # they differ most
 LIGHT_BLUE = '#9ecae1'  # bars of time and operations
-ABOVE = dict(loc='lower left', bbox_to_anchor=(0, 1), fontsize=8, frameon=False, columnspacing=1.2, handlelength=1.4)
+LEGEND_ABOVE = dict(
+    loc='lower left', bbox_to_anchor=(0, 1), fontsize=8, frameon=False, columnspacing=1.2, handlelength=1.4
+)
 
 
 def draw_layer_gradients(profiles: Sequence[GradientProfile], path: str | os.PathLike) -> None:
@@ -68,7 +70,7 @@ def _draw_profile(axes: 'Axes', profile: GradientProfile, width: float) -> None:
     Args:
         axes: The panel.
         profile: The gradients.
-        width: Of the figure, in points.
+        width: Width of the figure in points.
     """
     embedding = [group for group in profile.groups if group.part == 'embed']
     others = [group for group in profile.groups if group.part != 'embed']
@@ -114,18 +116,18 @@ def draw_evidence(points: Sequence[PaperPoint], ratio: float, name: str, path: s
     """Draw the gain of freeze-embed over SGD against the ratio; the file is written atomically.
 
     Args:
-        points: Output of :func:`ftsgd_plugin.profiling.diagnosis.paper_points`.
-        ratio: Of the model in question, drawn as a vertical line.
-        name: Its label.
+        points: Output of :func:`ftsgd_plugin.profiling.evidence.paper_points`.
+        ratio: Ratio of the diagnosed model, drawn as a vertical line.
+        name: Label of that line.
         path: PNG file.
     """
     plt = import_pyplot()
     figure, axes = plt.subplots(figsize=(9, 4.6), constrained_layout=True)
     for model, (colour, marker) in MODEL_MARKS.items():
-        own = [point for point in points if point.model == model]
+        points_of_model = [point for point in points if point.model == model]
         axes.plot(
-            [point.ratio for point in own],
-            [point.freeze_embed_gain for point in own],
+            [point.ratio for point in points_of_model],
+            [point.freeze_embed_gain for point in points_of_model],
             marker,
             color=colour,
             markersize=8,
@@ -201,13 +203,13 @@ def _draw_parts(axes, predictions, measured: dict, scale: float, unit: str) -> N
     axes.invert_yaxis()
     axes.set(xlabel=f'peak memory of tensors ({unit}); black: measured' if measured else f'predicted peak ({unit})')
     axes.set_xlim(0, 1.12 * max(predicted.peak for predicted in predictions) / scale)
-    axes.legend(axes.patches[: len(MEMORY_PARTS)], [name for name, _ in MEMORY_PARTS], ncols=3, **ABOVE)
+    axes.legend(axes.patches[: len(MEMORY_PARTS)], [name for name, _ in MEMORY_PARTS], ncols=3, **LEGEND_ABOVE)
 
 
 def _draw_course(axes, predictions, scale: float, unit: str) -> None:
     """Predicted peak of each phase over the run, for the methods that differ most."""
     for predicted in predictions:
-        if predicted.name not in LINES:
+        if predicted.name not in DRAWN_OVER_A_RUN:
             continue
         edges, heights = [0.0], []
         for phase in predicted.phases:
@@ -217,7 +219,7 @@ def _draw_course(axes, predictions, scale: float, unit: str) -> None:
             heights, edges, baseline=None, color=COLOURS[predicted.name], lw=2, label=method_label(predicted.name)
         )
     axes.set(xlabel='progress of the run (%)', ylabel=f'predicted peak ({unit})', xlim=(0, 100), ylim=(0, None))
-    axes.legend(ncols=2, **ABOVE)
+    axes.legend(ncols=2, **LEGEND_ABOVE)
 
 
 def _draw_time(axes, predictions, measured: dict) -> None:
@@ -234,10 +236,10 @@ def _draw_time(axes, predictions, measured: dict) -> None:
         for bar, label in zip(bars, labels):
             axes.text(0, bar.get_y() + bar.get_height() / 2, label, va='center', fontsize=8)
         axes.plot(operations, range(len(predictions)), 'D', color='black', ms=5, clip_on=False)
-        axes.legend([bars, axes.lines[0]], ['time (measured)', 'operations (predicted)'], ncols=2, **ABOVE)
+        axes.legend([bars, axes.lines[0]], ['time (measured)', 'operations (predicted)'], ncols=2, **LEGEND_ABOVE)
     else:
         bars = axes.barh(range(len(predictions)), operations, 0.66, color=LIGHT_BLUE)
-        axes.legend([bars], ['operations (predicted)'], **ABOVE)
+        axes.legend([bars], ['operations (predicted)'], **LEGEND_ABOVE)
         for y, predicted in enumerate(predictions):
             axes.text(0, y, f' {predicted.mean_flops_per_image / 1e9:.3g} GFLOP / image', va='center', fontsize=8)
     axes.set_yticks(range(len(predictions)), [''] * len(predictions))

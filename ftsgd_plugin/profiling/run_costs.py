@@ -9,11 +9,11 @@ from mmpretrain.registry import DATASETS
 
 from ..datasets.digits import DIGITS_PER_SPLIT, IMAGES_PER_DIGIT
 from ..records import run_names
+from ..utils.options import TFLOPS
 from .fake_step import image_size, model_config
 from .phases import method_of, run_length
 from .predict import MethodPrediction, Predictor
 
-TFLOPS = 60.0  # sustained TFLOP/s of a GPU: an assumption, not a measurement
 LOG_BYTES = 2**20  # logs and record of a run, about
 
 

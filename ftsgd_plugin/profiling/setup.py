@@ -24,7 +24,7 @@ def pretrained_model(cfg: Config, device: str = 'cpu') -> BaseModel:
 
     Args:
         cfg: A config with a ``model``.
-        device: Where to put it.
+        device: Device of the model.
 
     Raises:
         UserError: Weights are missing or do not fit, or there is no such device.
@@ -84,5 +84,5 @@ def _load_backbone(model: BaseModel, path: str) -> None:
 
 
 def quieten() -> None:
-    """Let MMEngine log warnings and errors only; programs that build many models and optimizers call it."""
+    """Let MMEngine log warnings and errors only; functions that build many models and optimizers call it."""
     MMLogger.get_instance('ftsgd_plugin', log_level='WARNING')

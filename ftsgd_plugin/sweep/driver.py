@@ -10,10 +10,11 @@ from pathlib import Path
 
 import filelock
 
-from ..profiling.run_costs import TFLOPS, RunCost, RunCosts
+from ..profiling.run_costs import RunCost, RunCosts
 from ..records import code_version, read_record
 from ..utils.errors import UserError
 from ..utils.format import format_bytes
+from ..utils.options import TFLOPS
 from ..utils.paths import tool_path
 from .plan import Plan, claim_directory, read_plan
 from .progress import SweepProgress
@@ -89,7 +90,12 @@ def sweep(
         failure = run_one(task, keep_checkpoints)
         print(f'{task.run.name}: {failure or "finished"}')
         return [(task.run.name, failure)] if failure else []
-    return run_sweep(content, out, cfg_options, address, gpus, cpus, workers, keep_checkpoints)
+    failures = run_sweep(content, out, cfg_options, address, gpus, cpus, workers, keep_checkpoints)
+    if failures:
+        print(f'\n{failures_text(failures, out)}', file=sys.stderr)
+    else:
+        print(f'\nfinished: {out}')
+    return failures
 
 
 def _option(value) -> str:

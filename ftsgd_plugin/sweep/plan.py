@@ -16,7 +16,7 @@ from ..utils.errors import UserError
 from ..utils.files import write_text
 from ..utils.paths import config_path
 
-FILE = 'plan.json'
+PLAN_FILE = 'plan.json'
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def claim_directory(plan: Plan, out: str | os.PathLike) -> None:
     Raises:
         UserError: The directory holds the sweep of another plan, or cannot be written.
     """
-    path = Path(out) / FILE
+    path = Path(out) / PLAN_FILE
     content = json.loads(json.dumps(asdict(plan)))
     if path.is_file():
         try:
@@ -161,7 +161,7 @@ def claim_directory(plan: Plan, out: str | os.PathLike) -> None:
             found = {}
         if different := [key for key in content if found.get(key) != content[key]]:
             raise UserError(
-                f'{path}: is of another plan ({", ".join(different)} differ); choose another directory, or remove '
+                f'{path}: belongs to another plan ({", ".join(different)} differ); choose another directory, or remove '
                 'that file to continue here: finished runs that both plans have are kept.'
             )
         return

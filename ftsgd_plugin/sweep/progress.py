@@ -52,7 +52,7 @@ class SweepProgress:
         """A run has ended; prints a line.
 
         Args:
-            index: Of the run.
+            index: Index of the run.
             name: Its name.
             failure: Last line of a failure, ``''`` without one.
             note: Results of a run that is done.

@@ -165,8 +165,8 @@ def run_process(command: list[str], directory: str, environment: dict[str, str],
 
     Args:
         command: What follows the interpreter.
-        directory: Of the run. ``run.log`` is appended to, and ``run.lock`` is locked while the command or a process
-            that it has forked is alive.
+        directory: Directory of the run. ``run.log`` is appended to, and ``run.lock`` is locked while the command or a
+            process that it has forked is alive.
         environment: Added to this process's.
         cwd: Working directory, which relative data roots start from.
 

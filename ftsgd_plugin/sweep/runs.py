@@ -28,11 +28,11 @@ class Task:
 
     Attributes:
         run: The run.
-        directory: Of all its files.
+        directory: Directory of all its files.
         config: Its full config.
         hash: ``config_hash`` of that.
         state: ``'new'``, ``'unfinished'`` (started, failed or killed: it will be resumed), ``'finished'`` or
-            ``'changed'`` (the directory is of another config: it will be moved aside).
+            ``'changed'`` (the directory belongs to another config: it will be moved aside).
         record: Its record, if there is one.
     """
 
@@ -92,7 +92,7 @@ def task_of(plan: Plan, run: Run, out: str | os.PathLike, cfg_options: dict | No
     digest = config_hash(cfg)
     record = _record_of(directory)
     if record is None:
-        # Without a record nothing says which config a checkpoint is of.
+        # Without a record nothing tells which config a checkpoint belongs to.
         state = 'changed' if any(directory.glob('*.pth')) else 'new'
     elif record.config_hash != digest:
         state = 'changed'

@@ -11,7 +11,7 @@ from ..utils.files import write_text
 from .plan import Run
 
 SCRIPT = 'sweep.sh'
-LIST = 'runs.txt'
+LISTING = 'runs.txt'
 _ROOT = Path(__file__).resolve().parents[2]
 _TEXT = """\
 #!/usr/bin/env bash
@@ -44,11 +44,11 @@ def write_script(
     """Write ``sweep.sh`` and ``runs.txt``.
 
     Args:
-        directory: Of the script, created if it is missing; the tasks' logs are written below it.
+        directory: Directory of the script, created if it is missing; the tasks' logs are written below it.
         runs: In the order of the indices.
         arguments: Command line of ``tools/sweep.py`` for the sweep, without ``--index``.
-        gpus: Of a task. Default: 1.
-        cpus: Of a task. Default: 5.
+        gpus: GPUs of a task. Default: 1.
+        cpus: CPU cores of a task. Default: 5.
 
     Returns:
         Path: The script.
@@ -60,7 +60,7 @@ def write_script(
     if gpus != int(gpus):
         raise UserError(f'--gpus-per-run {gpus:g}: Slurm allocates whole GPUs; give 1 or 0, or use Ray.')
     directory = Path(directory).absolute()
-    script, listing, logs = directory / SCRIPT, directory / LIST, directory / 'logs'
+    script, listing, logs = directory / SCRIPT, directory / LISTING, directory / 'logs'
     logs.mkdir(parents=True, exist_ok=True)
     write_text(listing, ''.join(f'{i} {run.name}\n' for i, run in enumerate(runs)))
     write_text(

@@ -1,5 +1,6 @@
 """Accurate L2 norms on the device, of many groups of tensors at once."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,3 +31,18 @@ def stacked_norms(tensors: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
         sizes.append(len(pieces) - before)
     norms = torch.stack(torch._foreach_norm(pieces))
     return torch.stack(torch._foreach_norm(norms.split(sizes)))
+
+
+def scaled_norms(norm: float, parameters: int, weight_norm: float) -> tuple[float, float | None]:
+    """A gradient norm relative to the size of its layer.
+
+    Args:
+        norm: L2 norm of the layer's gradient.
+        parameters: Number of the layer's parameters.
+        weight_norm: L2 norm of the layer's weights.
+
+    Returns:
+        tuple: ``norm_per_sqrt_n`` (``norm`` over the square root of ``parameters``) and ``norm_per_weight_norm``
+        (``norm`` over ``weight_norm``; ``None`` where that is zero).
+    """
+    return norm / math.sqrt(parameters), norm / weight_norm if weight_norm else None

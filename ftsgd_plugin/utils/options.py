@@ -5,6 +5,8 @@ import argparse
 from .errors import UserError
 from .format import parse_bytes
 
+TFLOPS = 60.0  # sustained TFLOP/s of a GPU that GPU-hours assume; not a measurement
+
 
 class _KeyValue(argparse.Action):
     """MMEngine's ``DictAction``, imported when the option is used, with a usage error for words without ``=``."""

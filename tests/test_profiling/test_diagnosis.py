@@ -11,14 +11,8 @@ from helpers import ROOT
 from mmengine.config import Config
 from scipy.stats import rankdata
 
-from ftsgd_plugin.profiling.diagnosis import (
-    TOWERS_FROM,
-    choose_method,
-    correlation,
-    full_step_seconds,
-    nearest,
-    paper_points,
-)
+from ftsgd_plugin.profiling.diagnosis import SGD_BELOW_RATIO, choose_method, full_step_seconds
+from ftsgd_plugin.profiling.evidence import correlation, mean_ood, nearest, paper_points
 from ftsgd_plugin.profiling.gradients import Gradient, GradientProfile
 from ftsgd_plugin.profiling.measure import measure_methods
 from ftsgd_plugin.profiling.phases import COMPARED_METHODS
@@ -66,7 +60,7 @@ def test_answer_for_the_demo(run_diagnose, run_tool, tmp_path):
     for cost in answer['methods'].values():
         assert cost['bytes'] > 2**20 and cost['seconds_per_image'] > 0 and cost['fits'] is True
     assert len(answer['reasons']) == 5 and all(reason.endswith('.') for reason in answer['reasons'])
-    assert 'Take freeze-embed.' in run_tool.stdout and '> freeze-embed ' in run_tool.stdout
+    assert 'Use freeze-embed.' in run_tool.stdout and '> freeze-embed ' in run_tool.stdout
     page = (tmp_path / 'out/diagnosis.html').read_text()
     sources = Sources(page)
     assert len(sources.found) == 2 and all(source.startswith('data:image/png;base64,') for source in sources.found)
@@ -111,7 +105,7 @@ PREDICTIONS = [
 
 @pytest.mark.parametrize('ratio, memory, expected', [
     (5.0, None, 'freeze-embed'),
-    (TOWERS_FROM * 1.01, None, 'freeze-embed'),
+    (SGD_BELOW_RATIO * 1.01, None, 'freeze-embed'),
     (0.3, None, 'sgd'),
     (5.0, 1310, 'freeze-embed'),
     (5.0, 1300, 'freeze-embed-no-momentum'),  # 10 % to spare
@@ -122,7 +116,7 @@ PREDICTIONS = [
 def test_choice_follows_the_ratio_and_the_memory(ratio, memory, expected):
     answer = choose_method(profile(ratio), PREDICTIONS, 0.01, memory)
     assert answer.recommendation == expected
-    assert answer.headline.startswith('No method fits' if memory == 100 else f'Take {expected}')
+    assert answer.headline.startswith('No method fits' if memory == 100 else f'Use {expected}')
     text = ' '.join(answer.reasons)
     assert ('--memory' in text) == (memory is None)
     assert ('gives up' in text) == (memory in (1300, 600))
@@ -142,7 +136,10 @@ def test_evidence_is_the_papers_and_its_rank_correlation_is_that_of_the_ranks():
     assert 0.4 < found.spearman < 0.6  # the texts call it a hint
     assert {point.model for point in nearest(points, 0.25)} == {'bit-r50', 'bit-r101'}
     resnets = [p.ratio for p in points if p.model.startswith('bit')]
-    assert max(resnets) < TOWERS_FROM < min(p.ratio for p in points if not p.model.startswith('bit'))
+    largest, smallest = max(resnets), min(p.ratio for p in points if not p.model.startswith('bit'))
+    assert largest < SGD_BELOW_RATIO < smallest
+    assert pytest.approx((largest * smallest) ** 0.5, rel=0.01) == SGD_BELOW_RATIO
+    assert [round(mean_ood(method), 1) for method in ('adamw', 'freeze-embed')] == [76.0, 76.7]
 
 
 @pytest.mark.parametrize('options, message', [

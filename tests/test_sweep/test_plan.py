@@ -93,7 +93,9 @@ def test_one_plan_per_directory(tmp_path):
     before = (tmp_path / 'out/plan.json').read_bytes()
     claim_directory(plan, tmp_path / 'out')
     other = read_plan(str(write_plan(tmp_path, seeds=[0, 1], epochs=2)))
-    message = r'plan\.json: is of another plan \(seeds, epochs differ\); choose another directory, or remove that file'
+    message = (
+        r'plan\.json: belongs to another plan \(seeds, epochs differ\); choose another directory, or remove that file'
+    )
     with pytest.raises(UserError, match=message):
         claim_directory(other, tmp_path / 'out')
     assert (tmp_path / 'out/plan.json').read_bytes() == before
