@@ -18,8 +18,8 @@ from .predict import MethodPrediction, predict_methods
 from .setup import pretrained_model, training_loader
 from .train_step import step_seconds, training_loss
 
-# Between the largest ratio of the paper's BiT ResNets, where freeze-embed changes nothing, and the smallest ratio of its
-# other models: about their geometric mean.
+# Between the largest ratio of the BiT ResNets in the paper, where freeze-embed changes nothing, and the smallest one of
+# its other models: about their geometric mean.
 SGD_BELOW_RATIO = 0.65
 HEADROOM = 1.1  # over the predicted peak, for workspaces, fragmentation and the CUDA context
 # From the least memory saved to the most.

@@ -32,7 +32,6 @@ MEMORY_PARTS = (
     ('activations, gradients, temporaries', '#b8b8b8'),
 )
 DRAWN_OVER_A_RUN = ('adamw', 'freeze-embed', 'sgd-in-backward', 'gradual-unfreezing')  # they differ most
-LIGHT_BLUE = '#9ecae1'  # bars of time and operations
 LEGEND_ABOVE = dict(
     loc='lower left', bbox_to_anchor=(0, 1), fontsize=8, frameon=False, columnspacing=1.2, handlelength=1.4
 )

@@ -138,7 +138,7 @@ def test_evidence_is_the_papers_and_its_rank_correlation_is_that_of_the_ranks():
     resnets = [p.ratio for p in points if p.model.startswith('bit')]
     largest, smallest = max(resnets), min(p.ratio for p in points if not p.model.startswith('bit'))
     assert largest < SGD_BELOW_RATIO < smallest
-    assert pytest.approx((largest * smallest) ** 0.5, rel=0.01) == SGD_BELOW_RATIO
+    assert pytest.approx((largest * smallest) ** 0.5, rel=0.02) == SGD_BELOW_RATIO
     assert [round(mean_ood(method), 1) for method in ('adamw', 'freeze-embed')] == [76.0, 76.7]
 
 
