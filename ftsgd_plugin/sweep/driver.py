@@ -16,6 +16,7 @@ from ..utils.errors import UserError
 from ..utils.format import format_bytes
 from ..utils.options import TFLOPS
 from ..utils.paths import tool_path
+from .cost_cache import CostCache
 from .plan import Plan, claim_directory, read_plan
 from .progress import SweepProgress
 from .ray_backend import Cluster, hold_lock, run_process
@@ -138,18 +139,20 @@ def predict_costs(tasks: Sequence[Task]) -> list[RunCost | None]:
     """Predicted cost of every run; ``None``, with one line on stderr for its cell, where the prediction fails.
 
     Models and optimizers that train but cannot run on fake tensors exist, and no sweep may stop for a prediction.
+    Predictions are kept for the next time, see :class:`ftsgd_plugin.sweep.cost_cache.CostCache`.
     """
-    predict, failed, costs = RunCosts(_report_tracing), set(), []
+    predict, cache, failed, costs = RunCosts(_report_tracing), CostCache(), set(), []
     for task in tasks:
-        cell, cost = task.run.config, None
-        if cell not in failed:
+        cell, cost = task.run.config, cache[task.config]
+        if cost is None and cell not in failed:
             try:
-                cost = predict(task.config)
+                cost = cache[task.config] = predict(task.config)
             except Exception as error:
                 failed.add(cell)
                 reason = ' '.join(str(error).split())[:200] or type(error).__name__
                 print(f'{cell}: its cost cannot be predicted: {reason}', file=sys.stderr, flush=True)
         costs.append(cost)
+    cache.save()
     return costs
 
 

@@ -8,6 +8,7 @@ from helpers.tiny_sweep import write_plan
 from ftsgd_plugin.profiling.run_costs import RunCost
 from ftsgd_plugin.records import RunRecord, config_hash, find_records, read_record, run_names, write_record
 from ftsgd_plugin.runner.build import read_config
+from ftsgd_plugin.sweep.cost_cache import CostCache, cache_file
 from ftsgd_plugin.sweep.driver import _weights, conclude, describe, predict_costs, run_sweep
 from ftsgd_plugin.sweep.plan import Plan, read_plan
 from ftsgd_plugin.sweep.runs import CONFIG, delete_weights, mark_failed, prepare, survey
@@ -128,7 +129,8 @@ def test_option_that_does_not_fit_is_one_line(plan, tmp_path):
         survey(plan, tmp_path, {'val_dataloader.dataset.datasets.7.indices': 1})
 
 
-def test_dry_run_lists_every_run_with_its_cost_and_writes_nothing(run_tool, tmp_path):
+def test_dry_run_lists_every_run_with_its_cost_and_writes_nothing(run_tool, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     plan, out = write_plan(tmp_path, seeds=[0, 1]), tmp_path / 'out'
     code, err = run_tool('sweep', plan, '--dry-run', '--out', out, '--tflops', '1e-4')
     assert code == 0 and 'predicting the cost of vit-tiny' in err
@@ -143,6 +145,7 @@ def test_dry_run_lists_every_run_with_its_cost_and_writes_nothing(run_tool, tmp_
 @pytest.mark.parametrize('fails', ['FakeModel.trace', 'trace_update'])
 def test_a_failed_prediction_stops_no_sweep(plan, tmp_path, monkeypatch, capsys, fails):
     """A model or an optimizer that cannot run on fake tensors."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     called = []
 
     def fail(*args, **kwargs):
@@ -170,9 +173,47 @@ def test_predictions_never_open_a_cuda_context(plan, tmp_path, monkeypatch):
     def fail():
         raise AssertionError('CUDA is initialised')
 
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     monkeypatch.setattr('torch.cuda.is_available', lambda: True)
     monkeypatch.setattr('torch.cuda._lazy_init', fail)
     assert None not in predict_costs(survey(plan, tmp_path))
+
+
+def test_costs_are_predicted_once(plan, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    file = cache_file()
+    tasks = survey(plan, tmp_path)
+    first = predict_costs(tasks)
+    written = file.read_bytes()
+    assert 'predicting the cost of vit-tiny' in capsys.readouterr().err
+    monkeypatch.setattr('ftsgd_plugin.profiling.predict.FakeModel', None)  # nothing is traced from here
+    assert predict_costs(tasks) == first and file.read_bytes() == written
+    assert predict_costs(survey(replace(plan, lrs={'sgd': [0.5]}, seeds=[7]), tmp_path)) == [first[0]]
+    assert predict_costs(survey(replace(plan, epochs=2), tmp_path)) == [None] * 4
+    monkeypatch.setattr('ftsgd_plugin.sweep.cost_cache._software', lambda: 'another version')
+    assert predict_costs(tasks) == [None] * 4
+
+
+@pytest.mark.parametrize('content', ['', '{', '[]', '{"software": "x"}', '{"software": "x", "costs": {"a": [1, "b"]}}'])
+def test_damaged_cache_is_an_empty_one(plan, tmp_path, monkeypatch, content):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setattr('ftsgd_plugin.sweep.cost_cache._software', lambda: 'x')
+    cfg, cost = survey(plan, tmp_path)[0].config, RunCost(1, 2, 3.0, 4, 5)
+    cache_file().parent.mkdir()
+    cache_file().write_text(content)
+    cache = CostCache()
+    assert cache[cfg] is None
+    cache[cfg] = cost
+    cache.save()
+    assert CostCache()[cfg] == cost
+
+
+def test_cache_that_cannot_be_written_is_left_out(plan, tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+    cache = CostCache()
+    cache[survey(plan, tmp_path)[0].config] = RunCost(1, 2, 3.0, 4, 5)
+    cache.save()
 
 
 def test_finished_runs_of_other_code_are_a_warning(plan, tmp_path, capsys):
