@@ -158,6 +158,16 @@ def unwrap_state_dict(state_dict: Mapping[str, T]) -> dict[str, T]:
     return {name.removeprefix('module.'): value for name, value in state_dict.items()}
 
 
+def in_backbone(name: str) -> bool:
+    """Whether a tensor of a classifier, by its name in the state dict, belongs to the backbone."""
+    return name.startswith('backbone.')
+
+
+def in_head(name: str) -> bool:
+    """Whether a tensor of a classifier, by its name in the state dict, belongs to the head."""
+    return name.startswith('head.')
+
+
 def _path(cls: type) -> str:
     return f'{cls.__module__}.{cls.__qualname__}'
 

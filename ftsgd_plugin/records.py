@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 FILE = 'record.json'
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')  # keys of a config
 SCHEMA = 1
 
 # Keys of a config that name a run, or say where and how it is started; every other key can change its numbers.
@@ -205,7 +206,7 @@ def config_hash(cfg: Config) -> str:
     content = {key: value for key, value in cfg.to_dict().items() if key not in _RUN_KEYS}
     if cfg.get('resume'):
         content['load_from'] = None
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    for name in LOADERS:
         if content.get(name):
             content[name] = {key: value for key, value in content[name].items() if key not in _MACHINE_KEYS}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -9,6 +9,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from ..layers import in_backbone
 from ..utils.errors import UserError
 from .io import read_weights
 
@@ -137,7 +138,7 @@ def _unfilled(module: nn.Module, weights: dict, prefix: str | None) -> list[Misf
 
 def of_backbone(found: Sequence[Misfit]) -> list[Misfit]:
     """The misfits in the backbone of a classifier."""
-    return [misfit for misfit in found if misfit.name.startswith('backbone.')]
+    return [misfit for misfit in found if in_backbone(misfit.name)]
 
 
 def resume_misfits(checkpoint: dict, optim_wrapper: OptimWrapper, schedulers: Sequence) -> str | None:

@@ -2,7 +2,7 @@
 
 import logging
 import os.path as osp
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mmengine.logging import print_log
@@ -94,14 +94,8 @@ class BenchmarkDataset(BaseDataset):
         """Raise a :class:`UserError` unless ``data_root`` holds the metadata; name it if it is one level off."""
         if osp.exists(self.ann_file):
             return
-        root = Path(self.data_root)
-        below = sorted(path.parent for path in root.glob(f'*/{self.METADATA}')) if root.is_dir() else []
-        if below:
-            hint = f'data_root is one level too high: set it to {below[0]}'
-        elif (root.resolve().parent / self.METADATA).exists():
-            hint = f'data_root is one level too low: set it to {root.resolve().parent}'
-        else:
-            hint = f'set data_root to the directory that holds it. {type(self).__name__}: {self.SOURCE}'
+        hint = level_hint(self.data_root, lambda directory: (directory / self.METADATA).exists())
+        hint = hint or f'set data_root to the directory that holds it. {type(self).__name__}: {self.SOURCE}'
         raise UserError(f'{self.ann_file}: not found; {hint}')
 
     def get_data_info(self, idx: int) -> dict:
@@ -129,3 +123,20 @@ class BenchmarkDataset(BaseDataset):
                 )
                 return None
             raise UserError(f'{path}: {reason}; restore the file or remove its row from {self.ann_file}.') from error
+
+
+def level_hint(data_root: str, fits: Callable[[Path], bool]) -> str | None:
+    """How to correct a ``data_root`` that is one level off.
+
+    Args:
+        data_root: A directory that does not fit.
+        fits: Whether a directory is the root of the dataset.
+
+    Returns:
+        str | None: A phrase for messages; ``None`` if neither the parent nor a directory inside fits.
+    """
+    root = Path(data_root)
+    for other, word in ((root.resolve().parent, 'low'), *((path, 'high') for path in sorted(root.glob('*/')))):
+        if fits(other):
+            return f'data_root is one level too {word}: set it to {other}'
+    return None

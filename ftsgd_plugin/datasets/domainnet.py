@@ -7,7 +7,7 @@ from pathlib import Path
 from mmpretrain.registry import DATASETS
 
 from ..utils.errors import UserError
-from .base import BenchmarkDataset
+from .base import BenchmarkDataset, level_hint
 from .csv_reader import Unique, read_names
 
 CLASSES = read_names('domainnet')  # in label order; not alphabetical at the end
@@ -56,9 +56,8 @@ class DomainNet(BenchmarkDataset):
         if found and (root / domain).is_dir():
             self.ann_file = str(found)
             return
-        for other, word in ((root.resolve().parent, 'low'), *((path, 'high') for path in sorted(root.glob('*/')))):
-            if self._find_list(other) and (other / domain).is_dir():
-                raise UserError(f'{root}: data_root is one level too {word}: set it to {other}')
+        if hint := level_hint(self.data_root, lambda other: self._find_list(other) and (other / domain).is_dir()):
+            raise UserError(f'{root}: {hint}')
         if found:
             raise UserError(f'{root / domain}: not found; unpack the images of this domain there. {self.SOURCE}')
         raise UserError(

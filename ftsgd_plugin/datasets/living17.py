@@ -7,7 +7,7 @@ from pathlib import Path
 from mmpretrain.registry import DATASETS
 
 from ..utils.errors import UserError
-from .base import BenchmarkDataset
+from .base import BenchmarkDataset, level_hint
 from .csv_reader import META, parse_code, read_csv
 
 
@@ -64,9 +64,8 @@ class Living17(BenchmarkDataset):
         root, part = Path(self.data_root), PARTS[self.split][0]
         if (root / part).is_dir():
             return
-        for other, word in ((root.resolve().parent, 'low'), *((path, 'high') for path in sorted(root.glob('*/')))):
-            if (other / part).is_dir():
-                raise UserError(f'{root}: data_root is one level too {word}: set it to {other}')
+        if hint := level_hint(self.data_root, lambda directory: (directory / part).is_dir()):
+            raise UserError(f'{root}: {hint}')
         raise UserError(
             f'{root / part}: not found; set data_root to the directory of ImageNet. Living17: {self.SOURCE}'
         )

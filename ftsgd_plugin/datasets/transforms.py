@@ -14,6 +14,8 @@ from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
+from ..utils.errors import one_line
+
 _DEEP_MODES = ('I', 'F')  # 16-bit and float images; PIL clips them at 255 when it converts
 
 
@@ -85,6 +87,6 @@ def why_unreadable(path: str) -> str | None:
             _refuse(image)
             image.load()
     except Exception as error:
-        reason = ' '.join(str(error).replace(repr(path), '').split())
+        reason = one_line(str(error).replace(repr(path), ''))
         return f'not a complete 8-bit image ({reason})'
     return None

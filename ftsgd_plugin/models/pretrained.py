@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..checkpoint.compatibility import Misfit, misfits, summarise
 from ..layers import unwrap_state_dict
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 
 
 def read_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:
@@ -46,7 +46,7 @@ def read_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:
     except UserError:
         raise
     except Exception as error:
-        reason = ' '.join(str(error).split('\n')[0].split()) or type(error).__name__
+        reason = one_line(error, first=True)
         raise UserError(f'{path}: cannot be read ({reason}); expected {expected}.') from error
     for key in ('state_dict', 'model'):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
@@ -112,7 +112,7 @@ def fill_from_npz(model: nn.Module, load: Callable[[str], None], path: Path, exp
     except UserError as error:
         raise UserError(f'{path}: does not fit: {error}; expected {expected}.') from None
     except Exception as error:
-        reason = ' '.join(str(error).strip('"\'').split('\n')[0].split()) or type(error).__name__
+        reason = one_line(error, first=True).strip('"\'')
         raise UserError(f'{path}: cannot be read ({reason}); expected {expected}.') from error
     own = {name: tuple(param.shape) for name, param in model.named_parameters()}
     missing = [Misfit(name, None, shape) for name, shape in own.items() if name not in copies.filled]
@@ -154,7 +154,7 @@ def fetch(download: Callable[[bool], str | os.PathLike], name: str, expected: st
         print_log(f'downloading {name}', logger='current')
         return Path(download(False))
     except Exception as error:
-        reason = ' '.join(str(error).split())[:200]
+        reason = one_line(error, limit=200)
         raise UserError(f'pretrained=True: {name} cannot be downloaded ({reason}); {remedy}.') from error
 
 

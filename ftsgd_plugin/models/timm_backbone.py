@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from mmpretrain.registry import MODELS
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 from .base import PooledBackbone
 from .pretrained import fetch, fill, fill_from_npz, local_file, read_tensors, report_filled
 
@@ -102,7 +102,7 @@ class TimmPooledBackbone(PooledBackbone):
             self._check_geometry(*(getattr(tensors.get(key), 'shape', None) for key in (_PATCH, 'pos_embed')))
             tensors = tensors if convert is None else convert(tensors, self.net)
         except Exception as error:
-            reason = ' '.join(str(error).split('\n')[0].split())
+            reason = one_line(error, first=True)
             raise UserError(f'{path}: does not fit: {reason}; expected {expected}.') from error
         classifiers = self.net.pretrained_cfg.get('classifier') or ()
         classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers

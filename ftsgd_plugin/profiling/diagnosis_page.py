@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..runner.build import merge_cfg_options, read_config
-from ..utils.errors import UserError
+from ..utils.errors import check_parent
 from ..utils.files import write_text
 from ..utils.format import format_bytes
 from ..utils.pages import render_page
@@ -53,8 +53,8 @@ def write_diagnosis(
     start, name = time.perf_counter(), Path(config).stem
     cfg = read_config(str(config))
     merge_cfg_options(cfg, str(config), cfg_options)
-    if json_path and not Path(json_path).absolute().parent.is_dir():
-        raise UserError(f'--json {json_path}: the directory does not exist; create it first.')
+    if json_path:
+        check_parent(json_path, f'--json {json_path}')
     import_pyplot()  # a missing Matplotlib is reported before the measurement
     quieten()
     out = Path(out or Path('work_dirs/diagnose') / name)

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from ..optim.state import meta_optimizer, optimizer_state_bytes, state_tensors
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,6 @@ def trace_update(build: Callable[[list[nn.Parameter]], Optimizer], params, forea
         with LiveBytes(known) as tracker:
             optimizer.step()
     except Exception as error:
-        reason = ' '.join(str(error).split())[:120]
+        reason = one_line(error, limit=120)
         raise UserError(f'{name}: its state cannot be predicted ({reason}); leave its method out.') from error
     return optimizer_state_bytes(optimizer), tracker.peak

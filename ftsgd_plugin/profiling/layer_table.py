@@ -13,7 +13,7 @@ from mmpretrain.registry import MODELS
 from ..freezing import Freeze, select_layers
 from ..layers import list_layers
 from ..runner.build import read_config
-from ..utils.errors import UserError
+from ..utils.errors import UserError, check_parent
 from ..utils.files import write_text
 from ..utils.format import format_bytes
 from .fake_step import model_config
@@ -37,8 +37,8 @@ def print_layers(
     Raises:
         UserError: The config has no model, ``freeze`` names no layer, or ``json_path`` cannot be written.
     """
-    if json_path and not Path(json_path).absolute().parent.is_dir():
-        raise UserError(f'--json {json_path}: the directory does not exist; create it first.')
+    if json_path:
+        check_parent(json_path, f'--json {json_path}')
     if json_path and Path(json_path).is_dir():
         raise UserError(f'--json {json_path}: is a directory; name a file.')
     rows = layer_table(read_config(str(config)), freeze)

@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint.compatibility import check_pretrained, misfits, of_backbone, summarise
 from ..checkpoint.io import read_weights
+from ..layers import in_backbone
 from ..runner.build import without_init_log
 from ..runner.sampling import make_reproducible
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 
 
 def pretrained_model(cfg: Config, device: str = 'cpu') -> BaseModel:
@@ -45,7 +46,7 @@ def pretrained_model(cfg: Config, device: str = 'cpu') -> BaseModel:
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
-        reason = ' '.join(str(error).split('\n')[0].split())
+        reason = one_line(error, first=True)
         raise UserError(f'device={device!r}: cannot be used ({reason}); name another, e.g. cpu.') from error
 
 
@@ -77,7 +78,7 @@ def seed_of(cfg: Config) -> int:
 
 
 def _load_backbone(model: BaseModel, path: str) -> None:
-    weights = {name: value for name, value in read_weights(path).items() if name.startswith('backbone.')}
+    weights = {name: value for name, value in read_weights(path).items() if in_backbone(name)}
     if found := of_backbone(misfits(model, weights)):
         raise UserError(f'{path}: does not fit the backbone: {summarise(found)}; correct load_from or the model.')
     model.load_state_dict(weights, strict=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..paper.published import ood_metric
 from ..records import RunRecord, find_records, read_record
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 from ..utils.metrics import ID_METRIC, OOD_METRIC
 from ..utils.version import __version__
 
@@ -42,7 +42,7 @@ class Collection:
         """Every record that was left out, with the reason; a line each."""
         return [
             *(
-                f'{record.status}: {path.parent}: {" ".join(str(record.error).split()) or "unknown error"}'
+                f'{record.status}: {path.parent}: {one_line(record.error) or "unknown error"}'
                 for path, record in self.unfinished
             ),
             *(f'unreadable: {line}' for line in self.unreadable.values()),

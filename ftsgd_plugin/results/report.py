@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..evaluation.selection import RULES
 from ..paper.names import method_label
-from ..utils.errors import UserError
+from ..utils.errors import check_parent
 from ..utils.files import write_text
 from ..utils.format import format_bytes
 from ..utils.pages import render_page
@@ -58,8 +58,7 @@ def write_report(
         UserError: A path does not exist, there is no record, or the page cannot be written.
     """
     out = Path(out)
-    if not out.absolute().parent.is_dir():
-        raise UserError(f'{out}: its directory does not exist; create it first.')
+    check_parent(out)
     results = read_results(paths, rule)
     command = shlex.join(['python', *sys.argv]) if command is None else command
     when = datetime.now().astimezone().isoformat(' ', 'minutes')

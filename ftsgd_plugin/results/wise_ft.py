@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from ..checkpoint.compatibility import misfits
 from ..checkpoint.io import read_weights
 from ..evaluation.selection import select_epoch
-from ..layers import unwrap
+from ..layers import in_backbone, in_head, unwrap
 from ..records import FILE, read_record
 from ..runner.build import build_runner, read_config
 from ..utils.errors import UserError
@@ -176,9 +176,9 @@ def end_points(runner: Runner, cfg: Config, checkpoint: str | Path) -> tuple[Sta
             f'{checkpoint}: does not fit the config of the run: {wrong[0]}; name another with --checkpoint.'
         )
     first, second = (_initial_state(runner, cfg, seed) for seed in (0, 1))
-    own = {name for name in first if name.startswith('head.') or not torch.equal(first[name], second[name])}
+    own = {name for name in first if in_head(name) or not torch.equal(first[name], second[name])}
     total, drawn = (
-        sum(first[name].numel() for name in first if name.startswith('backbone.') and (all_ or name in own))
+        sum(first[name].numel() for name in first if in_backbone(name) and (all_ or name in own))
         for all_ in (True, False)
     )
     if 2 * drawn > total:

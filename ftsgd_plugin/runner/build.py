@@ -16,11 +16,10 @@ from ..checkpoint.io import check_readable, latest_checkpoint
 from ..evaluation.group_accuracy import check_configured_splits
 from ..hooks import CheckpointFitHook
 from ..layers import unwrap
-from ..utils.errors import UserError
+from ..records import LOADERS
+from ..utils.errors import UserError, one_line
 from ..utils.patching import replaced
 from .process_group import init_cpu_group
-
-_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def read_config(path: str) -> Config:
@@ -36,7 +35,7 @@ def read_config(path: str) -> Config:
     except UserError:
         raise
     except Exception as error:
-        reason = ' '.join(str(error).split())
+        reason = one_line(error)
         raise UserError(f'{path}: not a readable config ({type(error).__name__}: {reason}); correct it.') from error
 
 
@@ -56,7 +55,7 @@ def merge_cfg_options(cfg: Config, path: str, options: dict | None) -> None:
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, IndexError) as error:
-        reason = ' '.join(str(error).split())
+        reason = one_line(error)
         raise UserError(f'--cfg-options: does not fit {path} ({reason}); check the keys.') from error
 
 
@@ -93,11 +92,11 @@ def load_config(
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = os.path.join('./work_dirs', Path(path).stem)
-    for name in _LOADERS:
+    for name in LOADERS:
         if cfg.get(name) is not None:
             cfg[name] = {**deepcopy(dataloader_defaults), **cfg[name]}
     merge_cfg_options(cfg, path, cfg_options)
-    for name in _LOADERS:
+    for name in LOADERS:
         if cfg.get(name) is None:
             continue
         if not pin_memory or not torch.cuda.is_available():

@@ -8,7 +8,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 from ..checkpoint.io import latest_checkpoint
-from ..utils.errors import UserError
+from ..utils.errors import UserError, check_parent
 from ..utils.files import atomic_write
 from .build import build_runner, load_config
 
@@ -128,8 +128,7 @@ def _check_output(out: str, item: str) -> None:
         raise UserError(f'--out {out}: predictions are written as .pkl; use that suffix or --out-item metrics.')
     if item == 'metrics' and not out.endswith(('.json', '.yaml', '.yml', '.pkl')):
         raise UserError(f'--out {out}: metrics are written as .json, .yaml or .pkl; use such a suffix.')
-    if not Path(out).absolute().parent.is_dir():
-        raise UserError(f'--out {out}: its directory does not exist; create it first.')
+    check_parent(out, f'--out {out}')
 
 
 def _dump(content, out: str | os.PathLike) -> None:

@@ -12,15 +12,15 @@ import filelock
 
 from ..profiling.run_costs import RunCost, RunCosts
 from ..records import code_version, read_record
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 from ..utils.format import format_bytes
 from ..utils.options import TFLOPS
 from ..utils.paths import tool_path
 from .cost_cache import CostCache
 from .plan import Plan, claim_directory, read_plan
 from .progress import SweepProgress
-from .ray_backend import Cluster, hold_lock, run_process
-from .runs import CONFIG, LOG, Task, delete_weights, is_finished, mark_failed, prepare, survey, task_of
+from .ray_backend import LOG, Cluster, hold_lock, run_process
+from .runs import CONFIG, Task, delete_weights, is_finished, mark_failed, prepare, survey, task_of
 from .slurm import write_script
 
 Failures = list[tuple[str, str]]  # name of the run and last line
@@ -149,7 +149,7 @@ def predict_costs(tasks: Sequence[Task]) -> list[RunCost | None]:
                 cost = cache[task.config] = predict(task.config)
             except Exception as error:
                 failed.add(cell)
-                reason = ' '.join(str(error).split())[:200] or type(error).__name__
+                reason = one_line(error, limit=200)
                 print(f'{cell}: its cost cannot be predicted: {reason}', file=sys.stderr, flush=True)
         costs.append(cost)
     cache.save()

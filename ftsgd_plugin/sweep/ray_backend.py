@@ -21,8 +21,9 @@ from pathlib import Path
 import filelock
 import psutil
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 
+LOG = 'run.log'
 RETRIES = 3  # of a run whose machine or Ray worker was lost; one that failed by itself is not tried again
 CPUS_OF_A_GPU_RUN = 5  # one to train and four data workers, as in the configs
 LOCK_SECONDS = 30.0  # how long a run waits for an earlier process of the same directory to end
@@ -84,7 +85,7 @@ class Cluster:
             with open(os.devnull, 'w') as nowhere, contextlib.redirect_stderr(nowhere):
                 self.ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         except Exception as error:
-            reason = ' '.join(str(error).split())
+            reason = one_line(error)
             if options['address'] != 'local':
                 raise _unreachable(options['address'], reason) from error
             raise UserError(f'Ray does not start on this machine ({reason}); see the logs in /tmp/ray.') from error
@@ -119,7 +120,7 @@ class Cluster:
                     try:
                         status, line = self.ray.get(reference)
                     except self.ray.exceptions.RayError as error:
-                        status, line = 1, f'lost by Ray: {" ".join(str(error).split())[:200]}'
+                        status, line = 1, f'lost by Ray: {one_line(error, limit=200)}'
                     yield index, status, line
         finally:
             for reference in running:
@@ -173,7 +174,7 @@ def run_process(command: list[str], directory: str, environment: dict[str, str],
     Returns:
         tuple: Exit status (negative: the signal) and the last line of a failure, ``''`` without one.
     """
-    log = os.path.join(directory, 'run.log')
+    log = os.path.join(directory, LOG)
     with contextlib.ExitStack() as stack:
         try:
             lock = stack.enter_context(hold_lock(os.path.join(directory, 'run.lock'), LOCK_SECONDS))

@@ -10,16 +10,14 @@ from pprint import pformat
 
 from mmengine.config import Config
 
-from ..records import FILE, RunRecord, code_version, config_hash, read_record, write_record
+from ..records import FILE, LOADERS, RunRecord, code_version, config_hash, read_record, write_record
 from ..runner.build import merge_cfg_options, read_config
 from ..utils.errors import UserError
-from ..utils.files import write_text
+from ..utils.files import temporary_name, write_text
 from ..utils.paths import config_path
 from .plan import Plan, Run
 
 CONFIG = 'config.py'
-LOG = 'run.log'
-_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def run_config(plan: Plan, run: Run, directory: Path, cfg_options: dict | None =
     if plan.epochs is not None:
         cfg.train_cfg.max_epochs = plan.epochs
     if root := plan.data_roots.get(run.dataset):
-        for loader in _LOADERS:
+        for loader in LOADERS:
             for dataset in cfg[loader].dataset.get('datasets', [cfg[loader].dataset]):
                 dataset.data_root = root
     for key in ('load_from', 'resume'):
@@ -154,5 +152,5 @@ def is_finished(task: Task) -> bool:
 
 def delete_weights(directory: Path) -> None:
     """Remove the checkpoints of a finished run."""
-    for path in (directory / 'last_checkpoint', *directory.glob('*.pth'), *directory.glob('.*.pth.tmp')):
+    for path in (directory / 'last_checkpoint', *directory.glob('*.pth'), *directory.glob(temporary_name('*.pth'))):
         path.unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 import inspect
 import sys
 
+from .errors import one_line
+
 
 def build_failure(error: BaseException) -> str | None:
     """Explain an exception that MMEngine's ``build_from_cfg`` let out because of what a config says.
@@ -39,7 +41,7 @@ def build_failure(error: BaseException) -> str | None:
     if mismatch:
         return f'type={cls.__name__!r}: {mismatch}; correct the keys of that dict in the config.'
     if isinstance(error, ValueError) and _is_optimizer(cls):
-        return f'optim_wrapper.optimizer: {" ".join(str(error).split())}; correct the value.'
+        return f'optim_wrapper.optimizer: {one_line(error)}; correct the value.'
     return None
 
 

@@ -15,6 +15,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from .errors import one_line
 from .version import checkout_project
 
 # The extra with the official packages and the one with the forks; both own the same import names.
@@ -163,7 +164,7 @@ def import_failure(error: BaseException) -> StackError | None:
         remedy = _install_mm()
     else:
         remedy = _install(*(r for r in always if _import_name(r) == package))
-    reason = ' '.join(str(error).split())
+    reason = one_line(error)
     return StackError(f'ftsgd_plugin needs {package} and cannot import it ({reason}); run: {remedy}')
 
 

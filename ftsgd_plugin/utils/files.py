@@ -30,7 +30,7 @@ def atomic_write(path: str | os.PathLike, remedy: str = 'make room or choose ano
         >>>     figure.savefig(temporary, format='png')
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name}.tmp')
+    temporary = path.with_name(temporary_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -54,3 +54,8 @@ def write_bytes(path: str | os.PathLike, content: bytes, **options) -> Path:
     with atomic_write(path, **options) as temporary:
         temporary.write_bytes(content)
     return Path(path)
+
+
+def temporary_name(name: str) -> str:
+    """Name of a file while :func:`atomic_write` writes it; a pattern gives a pattern."""
+    return f'.{name}.tmp'

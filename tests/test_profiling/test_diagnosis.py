@@ -145,7 +145,7 @@ def test_evidence_is_the_papers_and_its_rank_correlation_is_that_of_the_ranks():
 @pytest.mark.parametrize('options, message', [
     (['--memory', 'much'], "'much' is not a memory size"),
     (['--batches', '0'], "'0' is not a positive whole number"),
-    (['--json', 'nowhere/answer.json'], 'nowhere/answer.json: the directory does not exist'),
+    (['--json', 'nowhere/answer.json'], 'nowhere/answer.json: its directory does not exist'),
 ])  # fmt: skip
 def test_bad_options(run_tool, options, message):
     code, err = run_tool('diagnose', CONFIG, *options)
