@@ -264,7 +264,7 @@ def end_tree(process: subprocess.Popen) -> None:
         for one in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
-    # Those whose parent ended before, which are no children of the process any more.
+    # Orphans, whose parent ended earlier, are in no tree but still in the session.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -16,8 +16,8 @@ from ftsgd_plugin.sweep import ray_backend as process
 from ftsgd_plugin.sweep.ray_backend import run_process
 
 
-def run(folder: Path, code: str, **environment) -> tuple[int, str]:
-    return run_process(['-c', code], str(folder), environment, str(folder))
+def run(directory: Path, code: str, **environment) -> tuple[int, str]:
+    return run_process(['-c', code], str(directory), environment, str(directory))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_status_and_last_line(tmp_path, code, status, line):
     assert (tmp_path / 'run.log').read_text().startswith('ValueError: of an earlier start\n')
 
 
-def test_environment_and_folder(tmp_path):
+def test_environment_and_directory(tmp_path):
     code = 'import os; raise KeyError(os.environ["WORD"] + os.getcwd())'
     assert run(tmp_path, code, WORD='x') == (1, f"KeyError: 'x{tmp_path}'")
 
@@ -59,9 +59,9 @@ def wait_until(condition, seconds: float = 30) -> None:
 SLEEPER = 'import os, time; open("pid", "w").write(str(os.getpid())); time.sleep(600)'
 
 
-def start_run(folder: Path, code: str) -> subprocess.Popen:
+def start_run(directory: Path, code: str) -> subprocess.Popen:
     """A process that runs ``code`` by ``run_process``."""
-    arguments = f'["-c", {code!r}], {str(folder)!r}, {{}}, {str(folder)!r}'
+    arguments = f'["-c", {code!r}], {str(directory)!r}, {{}}, {str(directory)!r}'
     starter = f'from ftsgd_plugin.sweep.ray_backend import run_process; run_process({arguments})'
     return subprocess.Popen(
         [sys.executable, '-c', starter],
@@ -71,9 +71,9 @@ def start_run(folder: Path, code: str) -> subprocess.Popen:
     )
 
 
-def written_pid(folder: Path) -> int:
-    wait_until(lambda: (folder / 'pid').exists() and (folder / 'pid').read_text())
-    return int((folder / 'pid').read_text())
+def written_pid(directory: Path) -> int:
+    wait_until(lambda: (directory / 'pid').exists() and (directory / 'pid').read_text())
+    return int((directory / 'pid').read_text())
 
 
 @pytest.mark.parametrize('signal_number', [signal.SIGKILL, signal.SIGINT])
@@ -87,7 +87,7 @@ def test_a_run_dies_with_what_started_it(tmp_path, signal_number):
     wait_until(lambda: not alive(child))
 
 
-def test_two_processes_never_share_a_folder(tmp_path, monkeypatch):
+def test_two_processes_never_share_a_directory(tmp_path, monkeypatch):
     monkeypatch.setattr(process, 'LOCK_SECONDS', 0.3)
     with process.hold_lock(tmp_path / 'run.lock', 0):
         assert run(tmp_path, 'print("fine")') == (1, 'another process is running it; end that one first')
