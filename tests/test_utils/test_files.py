@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, whatever fails."""
+"""Files are written atomically, and a failure names the file and its remedy."""
 
 import os
 
