@@ -94,7 +94,7 @@ def test(
             :func:`ftsgd_plugin.runner.build.load_config`.
 
     Returns:
-        dict: The metrics, such as ``id/accuracy`` in percent.
+        dict: The metrics as fractions from 0 to 1, such as ``id/accuracy``.
 
     Raises:
         UserError: The config, an option, a checkpoint or the name of an output does not fit.

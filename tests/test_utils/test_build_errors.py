@@ -31,7 +31,7 @@ class Keeping:
 @PARTS.register_module()
 class Calling:
     def __init__(self):
-        Base(sise=1)
+        Base(sizes=1)
 
 
 def failure(**cfg) -> str | None:
@@ -43,8 +43,8 @@ def failure(**cfg) -> str | None:
 @pytest.mark.parametrize(
     'cfg, message',
     [
-        (dict(type='Passing', sise=2), "type='Passing': got an unexpected keyword argument 'sise'; correct the keys"),
-        (dict(type='Calling', sise=2), "type='Calling': got an unexpected keyword argument 'sise'; correct the keys"),
+        (dict(type='Passing', sizes=2), "type='Passing': got an unexpected keyword argument 'sizes'; correct the keys"),
+        (dict(type='Calling', sizes=2), "type='Calling': got an unexpected keyword argument 'sizes'; correct the keys"),
     ],
 )
 def test_unknown_key_is_named(cfg, message):
