@@ -1,4 +1,4 @@
-"""tools/prepare_data.py: what is there, what is missing, and what does not decode."""
+"""tools/prepare_data.py: what exists, what is missing, and what does not decode."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ ROOTS = {
 
 
 @pytest.mark.parametrize('name', ROOTS)
-def test_complete_folder(request, run_tool, name):
+def test_complete_directory(request, run_tool, name):
     root = request.getfixturevalue(ROOTS[name])
     code, err = run_tool('prepare_data', name, root)
     table = run_tool.stdout
@@ -28,20 +28,20 @@ def test_complete_folder(request, run_tool, name):
         assert listed == found != published
 
 
-def test_missing_and_broken_pictures(camelyon_root, tmp_path, run_tool):
+def test_missing_and_broken_images(camelyon_root, tmp_path, run_tool):
     root = Path(shutil.copytree(camelyon_root, tmp_path / 'camelyon17_v1.0'))
-    pictures = sorted(root.glob('patches/*/*.png'))
-    pictures[0].unlink()
-    pictures[1].write_bytes(pictures[1].read_bytes()[:100])
+    images = sorted(root.glob('patches/*/*.png'))
+    images[0].unlink()
+    images[1].write_bytes(images[1].read_bytes()[:100])
     before = sorted(root.rglob('*'))
     code, _ = run_tool('prepare_data', 'camelyon', root, '--scan', '--workers', '2', '--bad-list', tmp_path / 'bad')
     table = run_tool.stdout
     assert code == 1
-    assert f'1 missing, e.g. {pictures[0]}' in table
+    assert f'1 missing, e.g. {images[0]}' in table
     assert 'images cannot be used; listed in' in table
     (line,) = (tmp_path / 'bad').read_text().splitlines()
     path, reason = line.split('\t')
-    assert path == str(pictures[1]) and reason.startswith('not a complete 8-bit image')
+    assert path == str(images[1]) and reason.startswith('not a complete 8-bit image')
     assert sorted(root.rglob('*')) == before  # nothing deleted, nothing added
 
 
@@ -56,6 +56,6 @@ def test_part_of_a_benchmark(imagenet_root, tmp_path, run_tool):
     assert 'train: not found' in by_split['train'] and by_split['id_val'].split()[1] == '34'
 
 
-def test_wrong_folder_is_one_line(camelyon_root, run_tool):
+def test_wrong_directory_is_one_line(camelyon_root, run_tool):
     code, err = run_tool('prepare_data', 'camelyon', camelyon_root.parent)
     assert code == 2 and f'one level too high: set it to {camelyon_root}' in err.splitlines()[-1]
