@@ -85,10 +85,10 @@ def test_existing_benchmark_is_left_and_foreign_directory_refused(tmp_path):
     assert digits.write_benchmark(tmp_path / 'digits') == path and path.stat().st_mtime_ns == before
     (tmp_path / 'birds').mkdir()
     (tmp_path / 'birds/metadata.csv').write_text('precious')
-    with pytest.raises(UserError, match='birds: is not the digits of seed 0; remove it or name a new folder'):
+    with pytest.raises(UserError, match='birds: does not hold the digits of seed 0; remove it or name a new directory'):
         digits.write_benchmark(tmp_path / 'birds')
     assert (tmp_path / 'birds/metadata.csv').read_text() == 'precious'
-    with pytest.raises(UserError, match='is not the digits of seed 1'):
+    with pytest.raises(UserError, match='does not hold the digits of seed 1'):
         digits.write_benchmark(tmp_path / 'digits', seed=1)
 
 

@@ -59,11 +59,11 @@ def test_config_without_a_model_and_unknown_layer(run_tool, tmp_path):
 
 
 def test_table_that_cannot_be_written_is_one_line_at_once(run_tool, tmp_path):
-    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'directory').mkdir()
     for path, message in (
         ('nodir/x.json', 'its directory does not exist; create it first.'),
-        ('folder', 'is a directory; name a file.'),
+        ('directory', 'is a directory; name a file.'),
     ):
         code, err = run_tool('print_layers', ROOT / 'configs/vit-tiny_sgd_digits.py', '--json', tmp_path / path)
         assert (code, err) == (2, f'error: --json {tmp_path / path}: {message}\n') and not run_tool.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ['folder']
+    assert [path.name for path in tmp_path.iterdir()] == ['directory']
