@@ -2,13 +2,16 @@
 
 CPU time does not depend on what else the machine runs. It is that of the test process and all its descendants, so
 forked children, data workers and Ray count. Setting up a fixture that tests share is counted for the fixture, under the
-same limit, not for the test that happens to request it first.
+same limit, not for the test that happens to request it first. The imports of the stack are made before the first test.
 """
 
 import contextlib
+import importlib
 
 import psutil
 import pytest
+
+from helpers.forked import STACK
 
 SHOWN = 20
 _TEST, _FIXTURE = 'cpu_seconds', 'fixture_cpu_seconds'
@@ -45,6 +48,10 @@ class CpuTime:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self._start = self._in_fixtures = 0.0
+
+    def pytest_collection_finish(self) -> None:
+        for name in STACK:
+            importlib.import_module(name)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item):

@@ -16,22 +16,20 @@ from pathlib import Path
 
 from helpers import ROOT, TIMEOUT, free_port, process_environment
 
-_context = multiprocessing.get_context('forkserver')
-_context.set_forkserver_preload(
-    [
-        'pytest',  # a child imports the main module of its parent
-        'matplotlib.pyplot',
-        'mmengine.runner',
-        'mmpretrain.datasets',
-        'mmpretrain.evaluation',
-        'mmpretrain.models',
-        'open_clip',
-        'pandas',
-        'timm',
-        'torchvision',
-        'ftsgd_plugin.runner.build',
-    ]
+STACK = (
+    'matplotlib.pyplot',
+    'mmengine.runner',
+    'mmpretrain.datasets',
+    'mmpretrain.evaluation',
+    'mmpretrain.models',
+    'open_clip',
+    'pandas',
+    'timm',
+    'torchvision',
+    'ftsgd_plugin.runner.build',
 )
+_context = multiprocessing.get_context('forkserver')
+_context.set_forkserver_preload(['pytest', *STACK])  # pytest: a child imports the main module of its parent
 
 
 def warm_up() -> None:

@@ -48,13 +48,14 @@ def logged_metrics(work_dir) -> dict[str, float]:
 class Trained(NamedTuple):
     """A benchmark's config with a tiny model, trained for an epoch."""
 
+    name: str
     config: str
     work_dir: Path
     checkpoint: Path
 
 
 @pytest.fixture(scope='module')
-def trained(request, tmp_path_factory, run_forked):
+def train(request, tmp_path_factory, run_forked):
     """Train the config of a benchmark, once for all tests of this file."""
     roots = {name: request.getfixturevalue(fixture) for name, fixture in ROOTS.items()}
 
@@ -64,9 +65,15 @@ def trained(request, tmp_path_factory, run_forked):
         config = child_config(directory, name, roots[name])
         result = run_forked('tools/train.py', config, '--work-dir', directory / 'work', cwd=directory)
         assert result.returncode == 0, result.stderr
-        return Trained(config, directory / 'work', directory / 'work/epoch_1.pth')
+        return Trained(name, config, directory / 'work', directory / 'work/epoch_1.pth')
 
     return train
+
+
+@pytest.fixture(scope='module')
+def trained(train, request) -> Trained:
+    """The run of the benchmark that a test is parametrised by."""
+    return train(request.param)
 
 
 @pytest.fixture
@@ -84,9 +91,9 @@ def evaluate(run_tool, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize('name', ROOTS)
-def test_trains_and_evaluates(trained, evaluate, name):
-    run = trained(name)
+@pytest.mark.parametrize('trained', ROOTS, indirect=True)
+def test_trains_and_evaluates(trained, evaluate):
+    name, run = trained.name, trained
     metrics = logged_metrics(run.work_dir)
     expected = {'id/accuracy', 'ood/accuracy', 'ood/worst_group'}
     expected |= {f'split/{dataset.split}' for dataset in Config.fromfile(run.config).val_dataloader.dataset.datasets}
@@ -117,15 +124,15 @@ def evaluate_by_launcher(request, run: Trained, tmp_path: Path):
 
 @pytest.mark.multiprocess
 @pytest.mark.parametrize(
-    'name, evaluate_in_two',
+    'trained, evaluate_in_two',
     [(name, evaluate_by_launcher if name == 'waterbirds' else evaluate_in_ranks) for name in ROOTS],
+    indirect=['trained'],
     ids=ROOTS,
 )
-def test_two_processes_evaluate_to_the_same_numbers(request, trained, evaluate, tmp_path, name, evaluate_in_two):
+def test_two_processes_evaluate_to_the_same_numbers(request, trained, evaluate, tmp_path, evaluate_in_two):
     """Evaluation sets of odd sizes: padding must neither duplicate nor drop a sample."""
-    run = trained(name)
-    one = evaluate(run, *ODD_SIZE)
-    result = evaluate_in_two(request, run, tmp_path)
+    one = evaluate(trained, *ODD_SIZE)
+    result = evaluate_in_two(request, trained, tmp_path)
     assert result.returncode == 0, result.stderr
     two = json.loads((tmp_path / 'two.json').read_text())
     keys = [key for key in one if '/' in key]
@@ -133,9 +140,10 @@ def test_two_processes_evaluate_to_the_same_numbers(request, trained, evaluate, 
 
 
 @pytest.mark.multiprocess
+@pytest.mark.parametrize('trained', ['waterbirds'], indirect=True)
 def test_two_processes_train_to_the_same_numbers(trained, run_ranks, tmp_path):
     """Waterbirds has no random augmentation, so the same global batches give the same weights and metrics."""
-    run = trained('waterbirds')
+    run = trained
     result = run_ranks(
         2, 'tools/train.py', run.config, '--work-dir', tmp_path / 'two', '--cfg-options',
         'train_dataloader.batch_size=2', cwd=tmp_path,
@@ -149,13 +157,13 @@ def test_two_processes_train_to_the_same_numbers(trained, run_ranks, tmp_path):
     assert logged_metrics(tmp_path / 'two') == pytest.approx(logged_metrics(run.work_dir), abs=1e-6)
 
 
-@pytest.mark.parametrize('name, key', [
+@pytest.mark.parametrize('trained, key', [
     ('camelyon', 'acc_avg'),
     ('fmow', 'acc_worst_region'),
     ('waterbirds', 'adj_acc_avg'),
-])  # fmt: skip
-def test_official_predictions_and_numbers(request, wilds, trained, evaluate, tmp_path, name, key):
-    run = trained(name)
+], indirect=['trained'])  # fmt: skip
+def test_official_predictions_and_numbers(request, wilds, trained, evaluate, tmp_path, key):
+    name, run = trained.name, trained
     metrics = evaluate(run, '--wilds-predictions', tmp_path / 'files')
     assert not {'torch_scatter', 'outdated'} & sys.modules.keys()  # stand-ins for the call only
     benchmark = {'camelyon': 'camelyon17'}.get(name, name)
@@ -173,8 +181,9 @@ def test_official_predictions_and_numbers(request, wilds, trained, evaluate, tmp
     assert ours == pytest.approx(official, abs=1e-6)
 
 
+@pytest.mark.parametrize('trained', ['domainnet'], indirect=True)
 def test_official_evaluation_of_another_benchmark(trained, tmp_path, run_tool, monkeypatch):
-    run = trained('domainnet')
+    run = trained
     monkeypatch.chdir(tmp_path)
     code, err = run_tool(
         'test', run.config, run.checkpoint, '--work-dir', 'test', '--wilds-predictions', tmp_path / 'files'
