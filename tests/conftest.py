@@ -137,6 +137,14 @@ def copy(tmp_path):
     return make
 
 
+@pytest.fixture(scope='session', autouse=True)
+def small_runs() -> None:
+    """See :mod:`helpers.small_runs`."""
+    from helpers.small_runs import make_small_runs_cheap
+
+    make_small_runs_cheap()
+
+
 @pytest.fixture(autouse=True)
 def fresh_logger():
     """A separate logger for every test: MMEngine shares one between all runners of a process."""

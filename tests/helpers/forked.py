@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from helpers import ROOT, TIMEOUT, free_port, process_environment
+from helpers.small_runs import make_small_runs_cheap
 
 STACK = (
     'matplotlib.pyplot',
@@ -135,6 +136,7 @@ def _run(words: list[str], cwd: str, environment: dict[str, str], stdout: str, s
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(opened, descriptor)
         os.close(opened)
+    multiprocessing.set_start_method(None, force=True)  # as in a cold process
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
@@ -143,6 +145,7 @@ def _run(words: list[str], cwd: str, environment: dict[str, str], stdout: str, s
     import numpy as np
     import torch
 
+    make_small_runs_cheap()
     torch.set_num_threads(int(environment['OMP_NUM_THREADS']))  # read from the environment at the import only
     np.random.seed()  # else every child draws the same "random" seeds
     try:

@@ -240,8 +240,8 @@ def test_config_is_formatted_once_for_any_number_of_checkpoints(digits_config):
         runner = build_runner(digits_config('freeze-embed', 32, launcher='none', **{'train_cfg.max_epochs': epochs}))
         with mock.patch('mmengine.config.config.FormatCode', wraps=FormatCode) as format_code:
             runner.train()
-        formatted.append(format_code.call_count)
-        saved = load(Path(runner.work_dir) / f'epoch_{epochs}.pth')['meta']['cfg']
-        assert saved == runner.cfg.pretty_text
+            formatted.append(format_code.call_count)
+            saved = load(Path(runner.work_dir) / f'epoch_{epochs}.pth')['meta']['cfg']
+            assert saved == runner.cfg.pretty_text
     assert isinstance(type(runner.cfg).pretty_text, property)  # as MMEngine defines it
     assert formatted[0] == formatted[1]

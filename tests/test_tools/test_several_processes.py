@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers import ROOT, free_port, run_process
 from helpers.demo_run import CONFIG, scalars
+from helpers.small_runs import without_yapf
 
 pytestmark = pytest.mark.multiprocess
 
@@ -22,11 +23,11 @@ def one(project, run_forked):
     return project / 'one'
 
 
-def test_two_processes_give_the_weights_of_one(one, project):
+def test_two_processes_give_the_weights_of_one(one, project, tmp_path):
     """`tools/dist_train.sh CONFIG 2`, cold, on the CPU with half the batch per process, against one process."""
     result = run_process(
         'bash', ROOT / 'tools/dist_train.sh', CONFIG, '2', '--work-dir', 'two', *SMALL,
-        'train_dataloader.batch_size=16', cwd=project, PORT=free_port(),
+        'train_dataloader.batch_size=16', cwd=project, PORT=free_port(), PYTHONPATH=without_yapf(tmp_path),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     two = project / 'two'
