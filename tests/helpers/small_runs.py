@@ -19,7 +19,7 @@ def make_small_runs_cheap() -> None:
 
 
 def without_yapf(directory: Path) -> str:
-    """A ``PYTHONPATH`` on which cold processes find a yapf that leaves the text as it is; written into ``directory``."""
+    """A ``PYTHONPATH`` with a yapf that leaves the text as it is, for cold processes; written into ``directory``."""
     package = directory / 'yapf/yapflib'
     package.mkdir(parents=True)
     (directory / 'yapf/__init__.py').write_text("__version__ = '0.43.0'\n")
