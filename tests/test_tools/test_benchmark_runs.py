@@ -117,25 +117,32 @@ def evaluate_in_ranks(request, run: Trained, tmp_path: Path):
     return request.getfixturevalue('run_ranks')(2, 'tools/test.py', *words, *ODD_SIZE, cwd=tmp_path)
 
 
-def evaluate_by_launcher(request, run: Trained, tmp_path: Path):
-    """`tools/dist_test.sh CONFIG CHECKPOINT 2`, cold."""
-    words = [run.config, run.checkpoint, '2', '--work-dir', 'test2', '--out', tmp_path / 'two.json']
+def evaluate_by_launcher(request, run: Trained, tmp_path: Path, processes: int = 2):
+    """`tools/dist_test.sh CONFIG CHECKPOINT PROCESSES`, cold."""
+    words = [run.config, run.checkpoint, processes, '--work-dir', 'test2', '--out', tmp_path / 'two.json']
     words += ['--out-item', 'metrics', *ODD_SIZE]
     path = without_yapf(tmp_path / 'path')
     return run_process('bash', ROOT / 'tools/dist_test.sh', *words, cwd=tmp_path, PORT=free_port(), PYTHONPATH=path)
 
 
+evaluate_by_launcher_in_one = functools.partial(evaluate_by_launcher, processes=1)
+
+
 @pytest.mark.multiprocess
 @pytest.mark.parametrize(
-    'trained, evaluate_in_two',
-    [(name, evaluate_by_launcher if name == 'waterbirds' else evaluate_in_ranks) for name in ROOTS],
+    'trained, evaluate_again',
+    [
+        *(pytest.param(name, evaluate_in_ranks, id=name) for name in ROOTS),
+        pytest.param('waterbirds', evaluate_by_launcher_in_one, id='dist_test.sh 1'),
+        # three cold interpreters
+        pytest.param('waterbirds', evaluate_by_launcher, id='dist_test.sh 2', marks=pytest.mark.slow),
+    ],
     indirect=['trained'],
-    ids=ROOTS,
 )
-def test_two_processes_evaluate_to_the_same_numbers(request, trained, evaluate, tmp_path, evaluate_in_two):
+def test_two_processes_evaluate_to_the_same_numbers(request, trained, evaluate, tmp_path, evaluate_again):
     """Evaluation sets of odd sizes: padding must neither duplicate nor drop a sample."""
     one = evaluate(trained, *ODD_SIZE)
-    result = evaluate_in_two(request, trained, tmp_path)
+    result = evaluate_again(request, trained, tmp_path)
     assert result.returncode == 0, result.stderr
     two = json.loads((tmp_path / 'two.json').read_text())
     keys = [key for key in one if '/' in key]

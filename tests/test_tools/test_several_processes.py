@@ -23,14 +23,27 @@ def one(project, run_forked):
     return project / 'one'
 
 
-def test_two_processes_give_the_weights_of_one(one, project, tmp_path):
-    """`tools/dist_train.sh CONFIG 2`, cold, on the CPU with half the batch per process, against one process."""
-    result = run_process(
-        'bash', ROOT / 'tools/dist_train.sh', CONFIG, '2', '--work-dir', 'two', *SMALL,
-        'train_dataloader.batch_size=16', cwd=project, PORT=free_port(), PYTHONPATH=without_yapf(tmp_path),
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    'processes, launcher',
+    [
+        pytest.param(2, False, id='two ranks'),
+        pytest.param(1, True, id='dist_train.sh 1'),
+        pytest.param(2, True, id='dist_train.sh 2', marks=pytest.mark.slow),  # three cold interpreters
+    ],
+)
+def test_several_processes_give_the_weights_of_one(one, project, run_ranks, tmp_path, processes, launcher):
+    """On the CPU with half the batch per rank, against one process; the launcher starts cold."""
+    work_dir = f'{processes}_{launcher}'
+    words = ['--work-dir', work_dir, *SMALL, f'train_dataloader.batch_size={32 // processes}']
+    if launcher:
+        result = run_process(
+            'bash', ROOT / 'tools/dist_train.sh', CONFIG, processes, *words, cwd=project, PORT=free_port(),
+            PYTHONPATH=without_yapf(tmp_path),
+        )  # fmt: skip
+    else:
+        result = run_ranks(processes, 'tools/train.py', CONFIG, *words, cwd=project)
     assert result.returncode == 0, result.stderr
-    two = project / 'two'
+    two = project / work_dir
     expected, found = (torch.load(run / 'epoch_1.pth', weights_only=True)['state_dict'] for run in (one, two))
     assert expected.keys() == found.keys()
     for name, value in expected.items():
