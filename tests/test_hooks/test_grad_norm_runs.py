@@ -10,7 +10,7 @@ from helpers.grad_norms import assert_close, measured, train_chain, train_chain_
 from helpers.ranks import run_two_ranks
 from mmengine.runner import Runner
 
-from ftsgd_plugin.hooks.grad_norm import COLUMNS
+from ftsgd_plugin.hooks.grad_norm import NORM_COLUMNS
 from ftsgd_plugin.layers import list_layers
 
 
@@ -38,7 +38,7 @@ def test_an_ordinary_run_and_its_resumption(digits_config):
     runner.train()
     with open(f'{runner.log_dir}/layer_grad_norms.csv', newline='') as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == NORM_COLUMNS
     layers = [layer.name for layer in list_layers(runner.model) if layer.role != 'embed']
     assert [row['layer'] for row in rows] == layers * 3  # after 4, 8 and 10 iterations
     assert [row['iter'] for row in rows[:: len(layers)]] == ['4', '8', '10']

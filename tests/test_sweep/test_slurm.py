@@ -11,20 +11,32 @@ from ftsgd_plugin.records import read_record
 from ftsgd_plugin.utils.options import add_cfg_options
 
 
-def test_script_is_valid_and_one_of_its_tasks_runs_here(digits_root, run_tool, tmp_path):
+@pytest.fixture
+def written(digits_root, run_tool, tmp_path):
+    """The plan, the sweep's directory, the script and the names of its runs."""
     plan, out, directory = write_plan(tmp_path, digits_root), tmp_path / 'my out', tmp_path / 'my slurm'
     code, err = run_tool('sweep', plan, '--out', out, '--slurm', directory, '--gpus-per-run', '0', *OPTIONS)
     assert code == 0, err
-    script = directory / 'sweep.sh'
+    names = [line.split()[1] for line in (directory / 'runs.txt').read_text().splitlines()]
+    assert len(names) == 4 and not (out / 'runs').exists()
+    return plan, out, directory / 'sweep.sh', names
+
+
+def test_script_is_valid(written):
+    script = written[2]
     assert subprocess.run(['bash', '-n', str(script)]).returncode == 0
     text = script.read_text()
     assert '#SBATCH --array=0-3\n' in text and '--gpus' not in text.replace('--gpus-per-run', '')
-    names = [line.split()[1] for line in (directory / 'runs.txt').read_text().splitlines()]
-    assert len(names) == 4 and not (out / 'runs').exists()
-    for printed in ('finished', 'finished'):
-        result = run_process('bash', script, cwd=ROOT, SLURM_ARRAY_TASK_ID='2')
-        assert result.returncode == 0, result.stderr
-        assert f'{names[2]}: {printed}' in result.stdout
+
+
+@pytest.mark.slow  # two cold interpreters and a training
+def test_one_task_of_the_script_runs_here(written, run_tool):
+    plan, out, script, names = written
+    result = run_process('bash', script, cwd=ROOT, SLURM_ARRAY_TASK_ID='2')
+    assert result.returncode == 0, result.stderr
+    assert f'{names[2]}: finished' in result.stdout
+    code, err = run_tool('sweep', plan, '--out', out, '--gpus-per-run', '0', '--index', '2', *OPTIONS)
+    assert code == 0 and f'{names[2]}: finished' in run_tool.stdout, err
     record = read_record(out / 'runs' / names[2])
     assert record.status == 'finished' and names[2].startswith('vit-tiny_freeze-embed_digits_lr1e-3')
     assert [path.name for path in (out / 'runs').iterdir()] == [names[2]]

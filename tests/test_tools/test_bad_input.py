@@ -148,8 +148,8 @@ def altered(checkpoint: Path, name: str, change) -> Path:
         ('freeze-embed', ['param_scheduler=None'], None, 'has the state of 1 parameter schedulers, this config has 0'),
         ('freeze-embed', [], lambda content: content['state_dict'], 'holds weights but no training state'),
         ('freeze-embed', [], lambda content: {**content, 'meta': {}}, 'no training state (meta.epoch)'),
-        ('freeze-embed', [], lambda content: [1, 2], 'holds no state dict but a list'),
-        ('freeze-embed', [], lambda content: torch.zeros(3), 'holds no state dict but a Tensor'),
+        ('freeze-embed', [], lambda content: [1, 2], 'holds a list instead of a state dict'),
+        ('freeze-embed', [], lambda content: torch.zeros(3), 'holds a Tensor instead of a state dict'),
     ],
     ids=['optimizer', 'freeze', 'schedulers', 'bare weights', 'no meta', 'list', 'tensor'],
 )

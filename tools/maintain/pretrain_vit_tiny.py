@@ -92,6 +92,10 @@ def pretrain(out: Path, steps: int, seed: int) -> None:
     print(f'{out}: {format_bytes(out.stat().st_size)}')
 
 
-if __name__ == '__main__':
+def main() -> None:
     args = parse_args()
     pretrain(args.out, args.steps, args.seed)
+
+
+if __name__ == '__main__':
+    main()
