@@ -1,7 +1,8 @@
 """SGD whose updates happen inside the backward pass, so that gradients never exist together."""
 
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -74,8 +75,11 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         self._observers: OrderedDict[int, Callable[[nn.Parameter, torch.Tensor], None]] = OrderedDict()
         # By index: loading a state replaces the groups.
         self._group_of = {param: i for i, group in enumerate(optimizer.param_groups) for param in group['params']}
-        for param in self._group_of:
-            param.register_post_accumulate_grad_hook(self._update)
+        # A parameter holds its hooks from C++, where the garbage collector sees no cycle: a hook that held the wrapper
+        # would keep it, and the parameters with it, for ever.
+        update = weakref.WeakMethod(self._update)
+        hooks = [param.register_post_accumulate_grad_hook(lambda param: update()(param)) for param in self._group_of]
+        weakref.finalize(self, _remove, hooks)
 
     def observe_gradients(self, callback: Callable[[nn.Parameter, torch.Tensor], None]) -> RemovableHandle:
         """Call ``callback(param, grad)`` for each gradient, averaged over the ranks, before its update.
@@ -123,6 +127,11 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         cast = nullcontext() if self.dtype is None else autocast(dtype=torch.bfloat16)
         with super().optim_context(model), cast:
             yield
+
+
+def _remove(hooks: Iterable[RemovableHandle]) -> None:
+    for hook in hooks:
+        hook.remove()
 
 
 def refuse_reducer(model: nn.Module) -> None:

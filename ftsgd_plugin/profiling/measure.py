@@ -179,14 +179,17 @@ class _MeasuredModel:
         gradients = _LiveGradients(self.model)  # before the wrapper: with SGD in backward its hook drops them
         optim_wrapper = build_optim_wrapper(self.model, settings)
         measured = []
-        for phase in list_phases(method, list_layers(self.model), length):
-            freeze_layers(self.model, phase.frozen)
-            self.step(optim_wrapper)  # creates the state, and what libraries create once
-            line = PhaseMeasure(phase.open_blocks, phase.fraction_of_steps)
-            if count:
-                self._count(line, optim_wrapper, gradients)
-            line.step_seconds = step_seconds(lambda: self.step(optim_wrapper), steps, self.device)
-            measured.append(line)
+        try:
+            for phase in list_phases(method, list_layers(self.model), length):
+                freeze_layers(self.model, phase.frozen)
+                self.step(optim_wrapper)  # creates the state, and what libraries create once
+                line = PhaseMeasure(phase.open_blocks, phase.fraction_of_steps)
+                if count:
+                    self._count(line, optim_wrapper, gradients)
+                line.step_seconds = step_seconds(lambda: self.step(optim_wrapper), steps, self.device)
+                measured.append(line)
+        finally:
+            gradients.remove()
         return measured
 
     def _count(self, line: PhaseMeasure, optim_wrapper: OptimWrapper, gradients: '_LiveGradients') -> None:
@@ -258,8 +261,12 @@ class _LiveGradients:
 
     def __init__(self, model: nn.Module) -> None:
         self.peak, self._on, self._params = 0, False, list(model.parameters())
-        for param in self._params:
-            param.register_post_accumulate_grad_hook(self._look)
+        self._hooks = [param.register_post_accumulate_grad_hook(self._look) for param in self._params]
+
+    def remove(self) -> None:
+        """Remove the hooks. While they exist the parameters are never freed: they are part of a cycle through C++."""
+        for hook in self._hooks:
+            hook.remove()
 
     def __enter__(self) -> None:
         self.peak, self._on = 0, True

@@ -1,13 +1,16 @@
 """Predicted cost against real steps: counted tensors, PyTorch's allocator, closed formulas."""
 
 import json
+import weakref
 
 import pytest
 from helpers import ROOT
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmpretrain.registry import OPTIM_WRAPPERS
 
 from ftsgd_plugin.layers import list_layers
+from ftsgd_plugin.profiling import measure
 from ftsgd_plugin.profiling.fake_step import FakeModel
 from ftsgd_plugin.profiling.measure import measure_methods
 from ftsgd_plugin.profiling.phases import COMPARED_METHODS, list_phases, load_method
@@ -189,6 +192,20 @@ def test_methods_whose_wrapper_is_not_registered_are_left_out_with_a_reason(monk
     monkeypatch.setattr(OPTIM_WRAPPERS, 'get', lambda key: None if key == 'SGDInBackwardOptimWrapper' else known(key))
     measured = measure_methods(tiny('vit-b16'), ['sgd-in-backward'], batch_size=2, device='cpu', report=lines.append)
     assert measured == [] and lines == ['sgd-in-backward: left out, SGDInBackwardOptimWrapper is not registered.']
+
+
+@pytest.mark.parametrize('method', ['freeze-embed', 'sgd-in-backward'])
+def test_a_measured_model_is_freed(method, monkeypatch):
+    """A hook that outlives its use kept it, and on a GPU every later method seemed to need more memory."""
+    params = []
+
+    def build(model, cfg):
+        params.extend(weakref.ref(param) for param in model.parameters())
+        return build_optim_wrapper(model, cfg)
+
+    monkeypatch.setattr(measure, 'build_optim_wrapper', build)
+    measure_methods(tiny('vit-b16'), [method], batch_size=2, steps=1, rounds=1, device='cpu', report=lambda line: None)
+    assert params and not any(param() is not None for param in params)
 
 
 def full_config(model: str, method: str, dataset: str, **options) -> Config:
