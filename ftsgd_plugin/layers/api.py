@@ -1,34 +1,15 @@
-"""A classifier as an ordered list of named layers, from pixels to logits.
+"""The layer list of a classifier: what a layer is, the register of architectures, and ``list_layers``."""
 
-This is the only file that knows architectures; freezing, unfreezing, gradient norms and cost reports all use this list.
-The names follow the layer lists of the paper's authors (arXiv 2211.09359, ``get_layers`` in their code).
-
-To add another backbone, write one function and register it::
-
-    from ftsgd_plugin.layers import Entry, register_layer_list
-
-    @register_layer_list('my_package.my_net.MyNet')  # or the class itself
-    def _my_net(net):
-        yield Entry('patch_embed', 'embed', 'stem_conv')
-        for i in range(len(net.blocks)):
-            yield Entry(f'blocks.{i}', 'block', f'blocks.{i}', block=i)
-        yield Entry('post_norm', 'norm', 'norm')
-
-The last strings are attribute paths inside the backbone, of modules or parameters. Everything in the model outside the
-backbone is its head and needs no entry.
-"""
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
 from torch import nn
 
-from .utils.errors import UserError
-from .utils.norms import stacked_norms
+from ..utils.errors import UserError
+from ..utils.norms import stacked_norms
+from .names import unwrap
 
-T = TypeVar('T')
 ROLES = ('embed', 'position', 'block', 'norm', 'projection', 'head')
 
 
@@ -142,30 +123,9 @@ def list_layers(model: nn.Module) -> list[Layer]:
     if forgotten:
         raise UserError(
             f'the layer list of {type(backbone).__name__} leaves out {", ".join(forgotten[:3])}'
-            f'{" and more" if len(forgotten) > 3 else ""}; add an Entry for it (see ftsgd_plugin/layers.py).'
+            f'{" and more" if len(forgotten) > 3 else ""}; add an Entry for it (ftsgd_plugin/layers/ shows how).'
         )
     return _with_outer_head([layer for layer in layers if layer.params], model, prefix, names)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside ``DistributedDataParallel`` or another wrapper with a ``module`` attribute."""
-    inner = getattr(model, 'module', None)
-    return inner if isinstance(inner, nn.Module) else model
-
-
-def unwrap_state_dict(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """Return a state dict under the names of the model itself, without the prefix ``module.`` that a wrapper adds."""
-    return {name.removeprefix('module.'): value for name, value in state_dict.items()}
-
-
-def in_backbone(name: str) -> bool:
-    """Whether a tensor of a classifier, by its name in the state dict, belongs to the backbone."""
-    return name.startswith('backbone.')
-
-
-def in_head(name: str) -> bool:
-    """Whether a tensor of a classifier, by its name in the state dict, belongs to the head."""
-    return name.startswith('head.')
 
 
 def _path(cls: type) -> str:
@@ -243,122 +203,3 @@ def paper_parts(layers: Sequence[Layer]) -> dict[str, str]:
     if 'position' in roles.values():
         parts[next(group for group, role in roles.items() if role == 'block')] = ''
     return parts
-
-
-@register_layer_list('mmpretrain.models.backbones.vision_transformer.VisionTransformer')
-def _mmpretrain_vit(vit: nn.Module) -> Iterator[Entry]:
-    """MMPretrain's ``VisionTransformer``, with and without ``pre_norm`` (CLIP's ``ln_pre``)."""
-    yield from _vit_embedding('patch_embed', 'pre_norm', 'pos_embed', 'cls_token')
-    for i in range(len(vit.layers)):
-        yield from _transformer_block(i, f'layers.{i}', ['ln1'], ['attn'], ['ln2'], ['ffn'])
-    yield Entry('post_norm', 'norm', 'ln1', 'ln2')
-
-
-@register_layer_list('timm.models.vision_transformer.VisionTransformer')
-def _timm_vit(vit: nn.Module) -> Iterator[Entry]:
-    """timm's ``VisionTransformer`` (AugReg, DINO, DeiT, its CLIP variants with ``norm_pre``)."""
-    yield from _vit_embedding('patch_embed', 'norm_pre', 'pos_embed', 'cls_token', 'reg_token', 'dist_token')
-    for i in range(len(vit.blocks)):
-        attn, mlp = ['attn', 'ls1', 'drop_path1'], ['mlp', 'ls2', 'drop_path2']
-        yield from _transformer_block(i, f'blocks.{i}', ['norm1'], attn, ['norm2'], mlp)
-    yield Entry('post_norm', 'norm', 'norm', 'fc_norm')
-    yield Entry('head', 'head', 'head', 'head_dist')
-
-
-@register_layer_list('open_clip.transformer.VisionTransformer')
-def _open_clip_vit(vit: nn.Module) -> Iterator[Entry]:
-    """open_clip's vision tower. The authors' lists leave out ``proj``, so it always trains."""
-    yield from _vit_embedding('conv1', 'ln_pre', 'positional_embedding', 'class_embedding')
-    for i in range(len(vit.transformer.resblocks)):
-        path = f'transformer.resblocks.{i}'
-        yield from _transformer_block(i, path, ['ln_1'], ['attn', 'ls_1'], ['ln_2'], ['mlp', 'ls_2'])
-    yield Entry('post_norm', 'norm', 'ln_post')
-    yield Entry('proj', 'projection', 'proj')
-
-
-@register_layer_list('timm.models.convnext.ConvNeXt')
-def _timm_convnext(net: nn.Module) -> Iterator[Entry]:
-    """timm's ``ConvNeXt``."""
-    stages = [
-        [[f'stages.{k}.blocks.{j}', *([f'stages.{k}.downsample'] if j == 0 else [])] for j in range(len(stage.blocks))]
-        for k, stage in enumerate(net.stages)
-    ]
-    yield from _convnet(['stem'], stages, 'stage')
-    yield Entry('post_norm', 'norm', 'norm_pre', 'head.norm')
-    yield Entry('head', 'head', 'head.pre_logits', 'head.fc')
-
-
-@register_layer_list('timm.models.resnetv2.ResNetV2')
-def _timm_resnetv2(net: nn.Module) -> Iterator[Entry]:
-    """timm's ``ResNetV2`` (BiT). The authors count the last norm as part of the head."""
-    stages = [[[f'stages.{k}.blocks.{j}'] for j in range(len(stage.blocks))] for k, stage in enumerate(net.stages)]
-    yield from _convnet(['stem'], stages, 'conv-block-')
-    yield Entry('post_norm', 'norm', 'norm', group='head')
-    yield Entry('head', 'head', 'head')
-
-
-@register_layer_list('mmpretrain.models.backbones.convnext.ConvNeXt')
-def _mmpretrain_convnext(net: nn.Module) -> Iterator[Entry]:
-    """MMPretrain's ``ConvNeXt``; its ``downsample_layers.0`` is the stem."""
-    stages = [
-        [[f'stages.{k}.{j}', *([f'downsample_layers.{k}'] if j == 0 and k > 0 else [])] for j in range(len(stage))]
-        for k, stage in enumerate(net.stages)
-    ]
-    yield from _convnet(['downsample_layers.0'], stages, 'stage')
-    yield Entry('post_norm', 'norm', *(f'norm{k}' for k in range(len(stages))))
-
-
-@register_layer_list('mmpretrain.models.backbones.resnet.ResNet')
-def _mmpretrain_resnet(net: nn.Module) -> Iterator[Entry]:
-    """MMPretrain's ``ResNet``."""
-    stages = [[[f'{name}.{j}'] for j in range(len(getattr(net, name)))] for name in net.res_layers]
-    yield from _convnet(['stem', 'conv1', getattr(net, 'norm1_name', 'bn1')], stages, 'stage')
-
-
-@register_layer_list('mmpretrain.models.backbones.swin_transformer.SwinTransformer')
-def _mmpretrain_swin(net: nn.Module) -> Iterator[Entry]:
-    """MMPretrain's ``SwinTransformer``; not in the paper: its embedding is the patch embedding, as in a ViT."""
-    yield from _vit_embedding('patch_embed', '', 'absolute_pos_embed')
-    block = 0
-    for k, stage in enumerate(net.stages):
-        for j in range(len(stage.blocks)):
-            merging = [f'stages.{k - 1}.downsample'] if j == 0 else []  # stored in the stage before it
-            members = [*merging, f'stages.{k}.blocks.{j}']
-            yield Entry(f'stages.{k}.blocks.{j}', 'block', *members, block=block, group=f'stage{k}')
-            block += 1
-    yield Entry('post_norm', 'norm', *(f'norm{k}' for k in range(len(net.stages))))
-
-
-def _vit_embedding(patch: str, ln_pre: str, pos_embed: str, *tokens: str) -> Iterator[Entry]:
-    """The layers of a ViT before its blocks, in the authors' order."""
-    yield Entry('patch_embed', 'embed', patch)
-    yield Entry('ln_pre', 'embed', ln_pre)
-    yield Entry('pos_embed', 'position', pos_embed)
-    yield Entry('cls_token', 'position', *tokens)
-
-
-def _transformer_block(i: int, path: str, *parts: Sequence[str]) -> Iterator[Entry]:
-    """The four layers of transformer block ``i`` at ``path``; ``parts`` are the block's attributes of each layer."""
-    for name, attributes in zip(('norm1', 'attn', 'norm2', 'mlp'), parts):
-        members = [f'{path}.{attribute}' for attribute in attributes]
-        yield Entry(f'blocks.{i}.{name}', 'block', *members, block=i, group=f'trans{i}_{name}')
-
-
-def _convnet(stem: Sequence[str], stages: Sequence[Sequence[Sequence[str]]], group: str) -> Iterator[Entry]:
-    """Stem and stages of a convnet, block by block; the stem and the first stage are the embedding.
-
-    Args:
-        stem: Paths of the stem.
-        stages: The paths of every block of every stage.
-        group: The authors' name of a stage, without its number.
-    """
-    yield Entry('stem', 'embed', *stem)
-    block = 0
-    for k, blocks in enumerate(stages):
-        for j, members in enumerate(blocks):
-            name = f'stages.{k}.blocks.{j}'
-            if k == 0:
-                yield Entry(name, 'embed', *members, group=f'{group}{k}')
-            else:
-                yield Entry(name, 'block', *members, block=block, group=f'{group}{k}')
-                block += 1

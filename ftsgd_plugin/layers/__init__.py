@@ -1,0 +1,38 @@
+"""A classifier as an ordered list of named layers, from pixels to logits.
+
+This package is the only place that knows architectures (``architectures.py``); freezing, unfreezing, gradient norms and
+cost reports all use this list. The names follow the layer lists of the paper's authors (arXiv 2211.09359,
+``get_layers`` in their code).
+
+To add another backbone, write one function and register it::
+
+    from ftsgd_plugin.layers import Entry, register_layer_list
+
+    @register_layer_list('my_package.my_net.MyNet')  # or the class itself
+    def _my_net(net):
+        yield Entry('patch_embed', 'embed', 'stem_conv')
+        for i in range(len(net.blocks)):
+            yield Entry(f'blocks.{i}', 'block', f'blocks.{i}', block=i)
+        yield Entry('post_norm', 'norm', 'norm')
+
+The last strings are attribute paths inside the backbone, of modules or parameters. Everything in the model outside the
+backbone is its head and needs no entry.
+"""
+
+from . import architectures  # noqa: F401  (registers the known layer lists)
+from .api import ROLES, Entry, Layer, list_layers, paper_parts, register_layer_list, weight_norms
+from .names import in_backbone, in_head, unwrap, unwrap_state_dict
+
+__all__ = [
+    'ROLES',
+    'Entry',
+    'Layer',
+    'in_backbone',
+    'in_head',
+    'list_layers',
+    'paper_parts',
+    'register_layer_list',
+    'unwrap',
+    'unwrap_state_dict',
+    'weight_norms',
+]
