@@ -27,7 +27,8 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
 
     Results are bit-identical to ``torch.optim.SGD`` without momentum in float32. Memory is 4 bytes per parameter plus
     the gradient of the largest layer, instead of 8 bytes per parameter. Learning rates are read at the time of
-    the update, so schedulers work as usual; frozen parameters get no gradient and no update.
+    the update, so schedulers work as usual; frozen parameters get no gradient and no update. Only the backward passes
+    of this wrapper update: other optimizers on the same model, before, after or beside it, work as on a fresh one.
 
     With several processes the gradient is averaged over the ranks before the update, parameter by parameter in the
     order of the backward pass. ``DistributedDataParallel`` would keep every gradient in its buckets: the model is
@@ -73,6 +74,7 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         super().__init__(optimizer)
         self.dtype = dtype
         self._observers: OrderedDict[int, Callable[[nn.Parameter, torch.Tensor], None]] = OrderedDict()
+        self._in_backward = False  # other optimizers on the same parameters call their hooks too
         # By index: loading a state replaces the groups.
         self._group_of = {param: i for i, group in enumerate(optimizer.param_groups) for param in group['params']}
         # A parameter holds its hooks from C++, where the garbage collector sees no cycle: a hook that held the wrapper
@@ -93,8 +95,18 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         self._observers[handle.id] = callback
         return handle
 
+    def backward(self, loss: torch.Tensor, **kwargs) -> None:
+        """Run the backward pass and, within it, the updates."""
+        self._in_backward = True
+        try:
+            super().backward(loss, **kwargs)
+        finally:
+            self._in_backward = False
+
     @torch.no_grad()
     def _update(self, param: nn.Parameter) -> None:
+        if not self._in_backward:
+            return
         world = get_world_size()
         if world > 1:
             param.grad.div_(world)

@@ -172,6 +172,62 @@ def test_training_continues_bit_identically_from_a_loaded_state():
     assert_bit_identical(model, straight)
 
 
+def step(model, optim_wrapper, number: int) -> None:
+    optim_wrapper.update_params(loss_of(model, *batch('vit-b16', number)))
+
+
+MOMENTUM = dict(momentum=0.9, weight_decay=0.1)
+
+
+@pytest.mark.parametrize('first_is', ['alive', 'gone'])
+@pytest.mark.parametrize(
+    'second', [dict(lr=0.1), dict(wrapper='OptimWrapper', **MOMENTUM)], ids=['in backward', 'momentum']
+)
+def test_another_optimizer_on_the_same_model_equals_one_on_a_fresh_model(first_is, second):
+    """As in a notebook, where the name of the first wrapper is bound again or not."""
+    ours = small_classifier('vit-b16')
+    first = build(ours)
+    for number in range(2):
+        step(ours, first, number)
+    fresh = small_classifier('vit-b16', seed=1)
+    fresh.load_state_dict(ours.state_dict())
+    if first_is == 'gone':
+        del first
+    again, reference = build(ours, **second), build(fresh, **second)
+    for number in range(3):
+        step(ours, again, number)
+        step(fresh, reference, number)
+    assert_bit_identical(ours, fresh)
+    if first_is == 'alive':  # and the first one may continue
+        third = build(fresh)
+        step(ours, first, 3)
+        step(fresh, third, 3)
+        assert_bit_identical(ours, fresh)
+
+
+def test_a_backward_pass_outside_the_wrapper_leaves_its_gradients():
+    ours, reference = small_classifier('vit-b16'), small_classifier('vit-b16')
+    optim_wrapper = build(ours)
+    for model in (ours, reference):
+        loss_of(model, *batch('vit-b16', 0)).backward()
+    assert_bit_identical(ours, reference)
+    for param, expected in zip(ours.parameters(), reference.parameters()):
+        assert not param.requires_grad or torch.equal(param.grad, expected.grad)
+    with pytest.raises(RuntimeError):
+        optim_wrapper.update_params(torch.zeros(()))  # nothing to differentiate
+    loss_of(ours, *batch('vit-b16', 0)).backward()
+    assert any(param.grad is not None for param in ours.parameters())
+
+
+def test_hooks_leave_the_parameters_with_the_wrapper():
+    model = small_classifier('vit-b16')
+    optim_wrapper = build(model)
+    hooks = [len(param._post_accumulate_grad_hooks) for param in model.parameters() if param.requires_grad]
+    assert set(hooks) == {1}
+    del optim_wrapper
+    assert not any(param._post_accumulate_grad_hooks for param in model.parameters())
+
+
 @pytest.mark.parametrize('options, optimizer, keys', [
     (dict(clip_grad=dict(max_norm=1.0)), {}, ['optim_wrapper.clip_grad']),
     (dict(accumulative_counts=2), {}, ['optim_wrapper.accumulative_counts=2']),
