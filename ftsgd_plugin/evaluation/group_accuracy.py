@@ -5,13 +5,14 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop
 from mmpretrain.registry import METRICS
 
 from ..datasets.base import META_KEYS, SUBSET_KEYS
-from ..utils.errors import UserError
+from ..utils.errors import DivergedError, UserError
 from ..utils.metrics import ID_METRIC, OOD_METRIC, WORST_GROUP
 
 Subset = str | Mapping
@@ -31,7 +32,7 @@ class GroupAccuracy(BaseMetric):
     - ``split/<name>``: mean over the examples of each evaluated split.
 
     A group without examples is left out; it never counts as zero. Samples need ``split`` and ``group``:
-    ``PackInputs(meta_keys=(..., 'split', 'group'))``.
+    ``PackInputs(meta_keys=(..., 'split', 'group'))``. Predictions: :func:`predicted_labels`.
 
     Args:
         id (str | dict): The in-distribution subset: a split, or ``dict(split=...)`` with, optionally, ``groups`` (the
@@ -43,6 +44,7 @@ class GroupAccuracy(BaseMetric):
         **kwargs: ``collect_device``, ``prefix``, ``collect_dir`` of MMEngine's ``BaseMetric``.
 
     Raises:
+        DivergedError: The scores of a sample are not finite.
         UserError: A subset is malformed or empty, or a sample lacks its split or group. A split that no dataset has is
             reported before the run by :func:`ftsgd_plugin.runner.build.build_runner`, hence by ``tools/train.py`` and
             ``tools/test.py``, and by ``RunRecordHook`` under other tools; else at the end of the first evaluation.
@@ -61,10 +63,11 @@ class GroupAccuracy(BaseMetric):
         self.by, self.not_worst = tuple(by), frozenset(not_worst)
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
-        """Keep ``(split, group, *by, correct)`` of every sample."""
+        """Keep ``(split, group, *by, correct)`` of every sample; ``correct`` is ``None`` for scores of NaN or Inf."""
         keys = (*SUBSET_KEYS, *self.by)
-        for sample in data_samples:
-            correct = int(sample['pred_label'] == sample['gt_label'])
+        labels = _scalars([sample['gt_label'] for sample in data_samples])
+        for sample, label, predicted in zip(data_samples, labels, predicted_labels(data_samples)):
+            correct = None if predicted is None else int(predicted == label)
             self.results.append((*read_fields('GroupAccuracy', sample, keys), correct))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
@@ -76,6 +79,7 @@ class GroupAccuracy(BaseMetric):
         Returns:
             dict[str, float]: Fractions, by the keys above.
         """
+        require_finite('GroupAccuracy', (correct for *_, correct in results))
         cells = _count((split, group, correct) for split, group, *_, correct in results)
         ood = _accuracies(_of_split(cells, 'ood', self.ood))
         candidates = [accuracy for group, accuracy in ood.items() if group not in self.not_worst]
@@ -102,6 +106,48 @@ class GroupAccuracy(BaseMetric):
             if not groups:
                 raise UserError(f'GroupAccuracy: none of the groups of {option}={subset!r} occurs; check their names.')
         return _weighted(groups, subset['weights']) if 'weights' in subset else _mean(groups)
+
+
+def predicted_labels(samples: Sequence[Mapping[str, Any]]) -> list[int | None]:
+    """The predicted class of every sample, with one wait for the device.
+
+    As in MMPretrain's ``Accuracy``, it is the class with the highest ``pred_score`` where there are scores: averaged
+    views (test-time augmentation) leave the first view's ``pred_label`` in the sample.
+
+    Args:
+        samples: Data samples as dictionaries, with ``pred_score`` (C,) or ``pred_label``.
+
+    Returns:
+        list: Classes; ``None`` for a sample with a score of NaN or Inf, whose highest score has no meaning.
+    """
+    if not samples or any(sample.get('pred_score') is None for sample in samples):
+        return _scalars([sample['pred_label'] for sample in samples])
+    scores = torch.stack([torch.as_tensor(sample['pred_score']) for sample in samples])
+    predicted = torch.where(scores.isfinite().all(dim=1), scores.argmax(dim=1), -1)
+    return [None if label < 0 else label for label in predicted.tolist()]
+
+
+def require_finite(metric: str, outcomes: Iterable[Any]) -> None:
+    """Refuse to give a number if a sample has no prediction.
+
+    Args:
+        metric: Name of the metric, for the message.
+        outcomes: One per sample; ``None`` where :func:`predicted_labels` gave none.
+
+    Raises:
+        DivergedError: One of them is ``None``.
+    """
+    outcomes = list(outcomes)
+    if bad := sum(outcome is None for outcome in outcomes):
+        raise DivergedError(
+            f'{metric}: the scores of {bad} of {len(outcomes)} samples are NaN or Inf, so there is no accuracy; the '
+            'model has diverged: train with a lower learning rate, or evaluate an earlier checkpoint.'
+        )
+
+
+def _scalars(values: Sequence) -> list[int]:
+    """Whole numbers or tensors with one element as numbers, with one wait for the device."""
+    return torch.cat([torch.as_tensor(value).reshape(1) for value in values]).tolist() if len(values) else []
 
 
 def read_fields(metric: str, sample: Mapping[str, Any], keys: Sequence[str]) -> list:

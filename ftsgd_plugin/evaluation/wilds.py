@@ -20,7 +20,7 @@ from mmengine.logging import print_log
 from ..utils.errors import UserError
 from ..utils.files import write_text
 from ..utils.patching import replaced, stand_in
-from .group_accuracy import read_fields
+from .group_accuracy import predicted_labels, read_fields, require_finite
 
 NAMES = {'Camelyon17': 'camelyon17', 'FMoW': 'fmow', 'Waterbirds': 'waterbirds'}
 DIRECTORIES = {'camelyon17': 'camelyon17_v1.0', 'fmow': 'fmow_v1.1', 'waterbirds': 'waterbirds_v1.0'}
@@ -118,17 +118,21 @@ class WildsPredictions(BaseMetric):
         self.datasets, self.directory, self.seed = list(datasets), Path(directory), seed
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
-        """Keep ``(split, path, prediction)``."""
-        for sample in data_samples:
+        """Keep ``(split, path, prediction)``, see :func:`ftsgd_plugin.evaluation.group_accuracy.predicted_labels`."""
+        for sample, predicted in zip(data_samples, predicted_labels(data_samples)):
             path, split = read_fields('WildsPredictions', sample, ('img_path', 'split'))
-            self.results.append((split, path, int(sample['pred_label'])))
+            self.results.append((split, path, predicted))
 
-    def compute_metrics(self, results: list[tuple[str, str, int]]) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple[str, str, int | None]]) -> dict[str, float]:
         """Write a file per split in the order of ``wilds``, then evaluate with the package if possible.
 
         Returns:
             dict[str, float]: ``<split>/<official key>``, without the counts.
+
+        Raises:
+            DivergedError: The scores of a sample are not finite; no file is written.
         """
+        require_finite('WildsPredictions', (predicted for _, _, predicted in results))
         predictions: dict[str, dict[str, int]] = defaultdict(dict)
         for split, path, prediction in results:
             predictions[split][path] = prediction

@@ -15,6 +15,10 @@ class UserError(ValueError):
         super().__init__(message)
 
 
+class DivergedError(UserError):
+    """Training or its evaluation has met a number that is not finite; the record of the run says ``diverged``."""
+
+
 def one_line(error: BaseException | str, *, first: bool = False, limit: int | None = None) -> str:
     """The text of an exception as one line, to be quoted in a message.
 
