@@ -61,6 +61,6 @@ def test_scores_that_are_not_finite_are_an_error_and_no_class_0(tmp_path, kind, 
     if kind == 'wilds':
         metric = WildsPredictions([Waterbirds('', 'test', lazy_init=True)], str(tmp_path / 'predictions'))
     metric.process({}, samples)
-    with pytest.raises(DivergedError, match='the scores of 1 of 8 samples are NaN or Inf.*lower learning rate'):
+    with pytest.raises(DivergedError, match=r'the scores of 1 of 8 samples are NaN or Inf.*lower learning rate'):
         metric.compute_metrics(metric.results)
     assert not list(tmp_path.iterdir())
