@@ -34,6 +34,12 @@ LONGEST = (
 )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # All but the tests marked gpu are about the CPU, and fork processes, which CUDA does not survive.
+    if config.option.markexpr.strip() != 'gpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {ROOT / 'tests' / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
@@ -44,7 +50,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            pytest.skip('needs a GPU')
+            pytest.skip('needs a GPU, and the option -m gpu')
 
 
 @pytest.fixture(scope='session')
