@@ -72,26 +72,40 @@ def test_wheel_states_version_and_requirements(wheel):
     assert 'Requires-Dist: torch>=2.1\n' in metadata and 'onedl-mmcv' not in metadata
 
 
-def test_installed_wheel_trains_a_config_that_inherits_the_demo(installed, tmp_path, digits_root):
-    """Outside the checkout, by the installed tool."""
-    (tmp_path / 'data').mkdir()
-    (tmp_path / 'data/digits').symlink_to(digits_root)
-    (tmp_path / 'mine.py').write_text(
+def train_a_config_that_inherits_the_demo(environment: Path, directory: Path, digits_root: Path) -> str:
+    """Outside the checkout, by the installed tool; returns the log."""
+    (directory / 'data').mkdir()
+    (directory / 'data/digits').symlink_to(digits_root)
+    (directory / 'mine.py').write_text(
         "_base_ = __import__('ftsgd_plugin').config_path('vit-tiny_freeze-embed_digits.py')\n"
         'train_cfg = dict(max_epochs=1)\n'
         'train_dataloader = dict(dataset=dict(indices=64))\n'
         'val_cfg = val_dataloader = val_evaluator = None\n'
         'default_hooks = dict(checkpoint=dict(save_best=None))\n'
     )
-    train = next(installed.glob('lib/python*/site-packages/ftsgd_plugin/.mim/tools/train.py'))
-    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    train = next(environment.glob('lib/python*/site-packages/ftsgd_plugin/.mim/tools/train.py'))
+    variables = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     result = subprocess.run(
-        [installed / 'bin/python', '-W', 'ignore', train, 'mine.py'],
-        cwd=tmp_path, env=environment | {'OMP_NUM_THREADS': '1'}, capture_output=True, text=True,
+        [environment / 'bin/python', '-W', 'ignore', train, 'mine.py'],
+        cwd=directory, env=variables | {'OMP_NUM_THREADS': '1'}, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "freeze='embed'" in result.stdout + result.stderr
-    assert (tmp_path / 'work_dirs/mine/epoch_1.pth').is_file()
+    assert (directory / 'work_dirs/mine/epoch_1.pth').is_file()
+    return result.stdout + result.stderr
+
+
+def test_installed_wheel_trains_a_config_that_inherits_the_demo(installed, tmp_path, digits_root):
+    assert "freeze='embed'" in train_a_config_that_inherits_the_demo(installed, tmp_path, digits_root)
+
+
+@pytest.mark.slow
+def test_wheel_in_an_empty_environment_trains_with_the_newest_packages(wheel, tmp_path, digits_root):
+    """What a new user gets from the package index today, with nothing of this environment."""
+    environment = tmp_path / 'env'
+    venv.create(environment, with_pip=True)
+    subprocess.run([environment / 'bin/python', '-m', 'pip', 'install', '-q', f'{wheel}[mim]'], check=True)
+    log = train_a_config_that_inherits_the_demo(environment, tmp_path, digits_root)
+    assert "freeze='embed'" in log
 
 
 # MMEngine requires opencv as opencv-python; many installations replace it with opencv-python-headless (pyproject.toml).

@@ -10,15 +10,17 @@ photographs, so that the benchmark shows nothing from pretraining.
 """
 
 import csv
+import importlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 
 IMAGE_SIZE = 32  # pixels, height and width
 DIGIT_SIZE = 20  # pixels of the pasted digit
@@ -41,18 +43,23 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
     Returns:
         tuple: images (1797, 8, 8) float32 in [0, 1] and labels (1797,) int64.
     """
-    from sklearn.datasets import load_digits as sklearn_digits
-
-    bunch = sklearn_digits()
+    bunch = _module_of_the_demo('sklearn.datasets').load_digits()
     return (bunch.images / 16.0).astype(np.float32), bunch.target.astype(np.int64)
 
 
 def load_photo(name: str) -> np.ndarray:
     """A photograph of ``skimage.data`` as (H, W, 3) uint8."""
-    from skimage import data
-
-    photo = getattr(data, name)()
+    photo = getattr(_module_of_the_demo('skimage.data'), name)()
     return np.repeat(photo[..., None], 3, axis=2) if photo.ndim == 2 else photo[..., :3]
+
+
+def _module_of_the_demo(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"{name.split('.')[0]}: cannot be imported ({one_line(error)}); run: pip install 'ftsgd_plugin[demo]'."
+        ) from error
 
 
 def paste(

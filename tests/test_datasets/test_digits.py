@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import sys
 from collections import Counter
 
 import numpy as np
@@ -97,3 +98,13 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         digits.write_benchmark(tmp_path / 'digits')
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('name', ['sklearn', 'skimage'])
+def test_a_missing_package_of_the_demo_is_one_line_and_nothing_is_left(run_tool, tmp_path, monkeypatch, name):
+    for module in [module for module in sys.modules if module.split('.')[0] == name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    code, err = run_tool('make_digits', tmp_path / 'digits')
+    assert code == 2 and err.startswith(f'error: {name}: cannot be imported') and err.count('\n') == 1
+    assert "pip install 'ftsgd_plugin[demo]'" in err and list(tmp_path.iterdir()) == []

@@ -9,7 +9,8 @@ from ftsgd_plugin.profiling.run_costs import RunCost
 from ftsgd_plugin.records import RunRecord, config_hash, find_records, read_record, run_names, write_record
 from ftsgd_plugin.runner.build import read_config
 from ftsgd_plugin.sweep.cost_cache import CostCache, cache_file
-from ftsgd_plugin.sweep.driver import _weights, conclude, describe, predict_costs, run_sweep
+from ftsgd_plugin.sweep.driver import conclude, run_sweep
+from ftsgd_plugin.sweep.forecast import describe, flop_weights, predict_costs
 from ftsgd_plugin.sweep.plan import Plan, read_plan
 from ftsgd_plugin.sweep.runs import CONFIG, delete_weights, mark_failed, prepare, survey
 from ftsgd_plugin.utils.errors import UserError
@@ -159,12 +160,12 @@ def test_a_failed_prediction_stops_no_sweep(plan, tmp_path, monkeypatch, capsys,
     assert text.endswith('not included: 4 runs whose cost cannot be predicted')
     err = capsys.readouterr().err
     assert err.count('cannot be predicted: no kernel\n') == len(called) == 2  # once for a cell
-    assert _weights(predict_costs(tasks)) == [1.0] * 4
+    assert flop_weights(predict_costs(tasks)) == [1.0] * 4
 
 
 def test_a_run_without_a_prediction_weighs_as_an_average_one():
     costs = [RunCost(1, 1, flops, 1, 1) for flops in (2.0, 4.0)]
-    assert _weights([*costs, None]) == [2.0, 4.0, 3.0]
+    assert flop_weights([*costs, None]) == [2.0, 4.0, 3.0]
 
 
 def test_predictions_never_open_a_cuda_context(plan, tmp_path, monkeypatch):
