@@ -160,8 +160,11 @@ def _print_table(checks: Iterable[SplitCheck]) -> None:
 
 
 def _decode(paths: list[str], workers: int) -> list[tuple[str, str]]:
-    """Decode images in several processes; return path and reason of those that fail."""
-    with ProcessPoolExecutor(workers, get_context('spawn')) as pool:
-        reasons = pool.map(why_unreadable, paths, chunksize=64)
+    """Decode images, in several processes if there are several workers; return path and reason of those that fail."""
+    with contextlib.ExitStack() as stack:
+        reasons = map(why_unreadable, paths)
+        if workers > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(workers, get_context('spawn')))
+            reasons = pool.map(why_unreadable, paths, chunksize=64)
         progress = tqdm(zip(paths, reasons), total=len(paths), desc='decoding', unit='img')
         return [(path, reason) for path, reason in progress if reason is not None]

@@ -315,10 +315,17 @@ def _with_gradient(model, loss) -> set[str]:
     return {name for name, param in model.named_parameters() if param.grad is not None}
 
 
-@pytest.mark.parametrize('kind', TINY)
+SPEED_OPTIONS = [dict(channels_last=True), dict(grad_checkpointing=True), dict(compile=dict(backend='aot_eager'))]
+
+
 @pytest.mark.parametrize(
-    'options',
-    [dict(channels_last=True), dict(grad_checkpointing=True), dict(compile=dict(backend='aot_eager'))],
+    'kind, options',
+    [
+        # a deep network takes long to trace
+        pytest.param(kind, options, marks=[pytest.mark.slow] * (kind == 'bit' and 'compile' in options))
+        for kind in TINY
+        for options in SPEED_OPTIONS
+    ],
     ids=str,
 )
 def test_speed_options_leave_the_result_as_it_is(kind, options):

@@ -28,13 +28,14 @@ def test_complete_directory(request, run_tool, name):
         assert listed == found != published
 
 
-def test_missing_and_broken_images(camelyon_root, tmp_path, run_tool):
+@pytest.mark.parametrize('workers', ['1', pytest.param('2', marks=pytest.mark.slow)])  # a worker imports the stack
+def test_missing_and_broken_images(camelyon_root, tmp_path, run_tool, workers):
     root = Path(shutil.copytree(camelyon_root, tmp_path / 'camelyon17_v1.0'))
     images = sorted(root.glob('patches/*/*.png'))
     images[0].unlink()
     images[1].write_bytes(images[1].read_bytes()[:100])
     before = sorted(root.rglob('*'))
-    code, _ = run_tool('prepare_data', 'camelyon', root, '--scan', '--workers', '2', '--bad-list', tmp_path / 'bad')
+    code, _ = run_tool('prepare_data', 'camelyon', root, '--scan', '--workers', workers, '--bad-list', tmp_path / 'bad')
     table = run_tool.stdout
     assert code == 1
     assert f'1 missing, e.g. {images[0]}' in table

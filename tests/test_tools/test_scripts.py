@@ -309,6 +309,7 @@ def test_tool_without_the_stack_is_one_line(without_torch, tool):
     assert re.match(r"error: ftsgd_plugin needs torch and cannot import it \(.*\); run: pip install 'torch>=", output)
 
 
+@pytest.mark.slow
 def test_processes_without_the_stack_print_one_line_together(tmp_path):
     (tmp_path / 'mmengine.py').write_text(
         'raise ModuleNotFoundError("No module named \'mmengine\'", name="mmengine")\n'
