@@ -1,14 +1,15 @@
 """Base class of the benchmarks: records ``img_path, gt_label, split, group``, with checks and readable errors."""
 
 import logging
+import os
 import os.path as osp
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 from .transforms import why_unreadable
 
 MAX_BAD_IMAGES = 10  # a worker skips at most so many before the run stops
@@ -37,10 +38,12 @@ class BenchmarkDataset(BaseDataset):
         SPLITS: Names of the splits.
         PUBLISHED: Their published sizes; another size is a warning.
         SOURCE, LICENCE, DISK: Origin of the data, its terms and its size, for messages and ``tools/prepare_data.py``.
+        OTHER_NAMES: Whether other data in the same layout can be read, with another number of names in ``metainfo``.
 
     Raises:
-        UserError: The split is unknown or empty, the metadata is missing or malformed, an image is listed twice, or
-            (when an image is loaded) its file is missing, truncated or not an 8-bit image.
+        UserError: The split is unknown or empty, the metadata is missing or malformed, an image is listed twice,
+            training data is of one class, ``metainfo`` has another number or order of names than the labels, or (when
+            an image is loaded) its file is missing, truncated or not an 8-bit image.
     """
 
     METADATA: str = ''
@@ -49,15 +52,18 @@ class BenchmarkDataset(BaseDataset):
     SOURCE: str = ''
     LICENCE: str = ''
     DISK: str = ''
+    OTHER_NAMES: bool = False
 
     def __init__(self, data_root: str, split: str, on_bad_image: str = 'raise', **kwargs) -> None:
         if split not in self.SPLITS:
             raise UserError(f'{type(self).__name__}: split={split!r} is not one of {", ".join(self.SPLITS)}.')
+        if not isinstance(data_root, str | os.PathLike) or not str(data_root):
+            raise UserError(f'{type(self).__name__}: data_root={data_root!r} is not a path; name the directory.')
         if on_bad_image not in ('raise', 'skip'):
             raise UserError(f"{type(self).__name__}: on_bad_image={on_bad_image!r} is neither 'raise' nor 'skip'.")
         self.split, self.on_bad_image, self.bad_images = split, on_bad_image, []
         self._is_original = 'metainfo' not in kwargs and 'indices' not in kwargs
-        super().__init__(**{'ann_file': self.METADATA, **kwargs, 'data_root': osp.expanduser(data_root)})
+        super().__init__(**{'ann_file': self.METADATA, **kwargs, 'data_root': osp.expanduser(str(data_root))})
 
     def read_records(self) -> Iterable[dict]:
         """Yield the records of this split; :meth:`record` makes one. The base class adds ``split``."""
@@ -80,6 +86,7 @@ class BenchmarkDataset(BaseDataset):
         records = list(self.read_records())
         if not records:
             raise UserError(f'{self.ann_file}: no image belongs to split {self.split!r}; get the complete file.')
+        self._check_classes(records)
         published = self.PUBLISHED.get(self.split)
         if self._is_original and published not in (None, len(records)):
             print_log(
@@ -89,6 +96,45 @@ class BenchmarkDataset(BaseDataset):
                 level=logging.WARNING,
             )
         return records
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
+        """Merge ``metainfo`` into ``METAINFO``; names can be replaced, but labels keep their order."""
+        if not isinstance(metainfo, Mapping | None):
+            raise UserError(f'{cls.__name__}: metainfo={one_line(repr(metainfo), limit=60)} is not a dict; correct it.')
+        merged = super()._load_metainfo(metainfo)
+        for key, published in cls.METAINFO.items():
+            if isinstance(published, tuple) and merged[key] is not published:
+                cls._check_names(key, merged[key], published)
+        return merged
+
+    @classmethod
+    def _check_names(cls, key: str, names: object, published: tuple[str, ...]) -> None:
+        where = f'{cls.__name__}: metainfo.{key}'
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+            raise UserError(f'{where}={one_line(repr(names), limit=60)} is not a list of names; correct it.')
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise UserError(f'{where}: {repeated[0]!r} occurs twice; remove one.')
+        if len(names) != len(published) and not cls.OTHER_NAMES:
+            raise UserError(
+                f'{where}: {len(names)} names for {len(published)} labels; a part of the {key} cannot be read, remove '
+                f'{key} or name all.'
+            )
+        for place, name in enumerate(names):
+            if name in published and published.index(name) != place:
+                raise UserError(
+                    f'{where}: {name!r} is label {published.index(name)} of the data, not {place}; keep the order '
+                    f'{one_line(", ".join(published), limit=80)}.'
+                )
+
+    def _check_classes(self, records: list[dict]) -> None:
+        """Refuse training data of a single class."""
+        if self.test_mode or 'train' not in self.split.split('_') or len({one['gt_label'] for one in records}) > 1:
+            return
+        raise UserError(
+            f'{self.ann_file}: every image of split {self.split!r} is of class {records[0]["gt_label"]}; '
+            'training needs two classes.'
+        )
 
     def check_root(self) -> None:
         """Raise a :class:`UserError` unless ``data_root`` holds the metadata; name it if it is one level off."""

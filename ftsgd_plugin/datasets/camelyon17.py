@@ -6,9 +6,10 @@ from mmpretrain.registry import DATASETS
 
 from ..utils.errors import UserError
 from .base import BenchmarkDataset
-from .csv_reader import Unique, parse_code, read_csv
+from .csv_reader import Unique, parse_code, read_csv, shown
 
 VAL_CENTRE, TEST_CENTRE = 1, 2  # of hospitals 0 to 4 (WILDS' official split)
+SLIDES_PER_CENTRE = 10
 
 
 @DATASETS.register_module()
@@ -40,9 +41,12 @@ class Camelyon17(BenchmarkDataset):
             label = parse_code(path, line, 'tumor', tumour, 2)
             slide = parse_code(path, line, 'slide', slide, 50)
             centre = parse_code(path, line, 'center', centre, 5)
+            if slide // SLIDES_PER_CENTRE != centre:
+                raise UserError(f'{path}:{line}: slide={slide} is not of center={centre}; correct this row.')
             held_out = parse_code(path, line, 'split', split, 2)
-            if not patient.isdigit():
-                raise UserError(f'{path}:{line}: patient={patient!r} is not a number; correct this row.')
+            for column, value in (('patient', patient), ('node', node), ('x_coord', x), ('y_coord', y)):
+                if not (value.isascii() and value.isdigit()):
+                    raise UserError(f'{path}:{line}: {column}={shown(value)} is not a number; correct this row.')
             node = f'patient_{patient.zfill(3)}_node_{node}'
             name = f'patches/{node}/patch_{node}_x_{x}_y_{y}.png'
             unique.check(line, name)

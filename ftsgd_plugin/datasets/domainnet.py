@@ -1,6 +1,6 @@
 """DomainNet (Peng et al. 2019) with the 40 classes of Tan, Peng and Saenko (2020), in four domains."""
 
-import os.path as osp
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +8,11 @@ from mmpretrain.registry import DATASETS
 
 from ..utils.errors import UserError
 from .base import BenchmarkDataset, level_hint
-from .csv_reader import Unique, read_names
+from .csv_reader import Unique, read_lines, read_names, shown
 
 CLASSES = read_names('domainnet')  # in label order; not alphabetical at the end
 DOMAINS = ('clipart', 'painting', 'real', 'sketch')
+_OTHER_PART = {'train': 'test', 'test': 'train'}
 LIST_DIRECTORIES = ('', 'SENTRY_splits', 'txt', 'splits')
 
 
@@ -74,28 +75,39 @@ class DomainNet(BenchmarkDataset):
     def read_records(self) -> Iterator[dict]:
         """Yield a record per line ``path label`` of the list."""
         labels = {name: i for i, name in enumerate(CLASSES)}
-        filtering, unique = not self.ann_file.endswith('_mini.txt'), Unique(self.ann_file)
-        domain = self.split.split('_')[0]
-        with open(self.ann_file, encoding='utf-8') as file:
-            for line, text in enumerate(file, start=1):
-                if not text.strip():
+        path, filtering = self.ann_file, not self.ann_file.endswith('_mini.txt')
+        unique, official = Unique(path), {}
+        domain, part = self.split.split('_')
+        other = Path(path).with_name(Path(path).name.replace(part, _OTHER_PART[part]))
+        elsewhere = {name for _, name, _, _ in _parse(other)} if other.is_file() else set()
+        for line, name, kind, label in _parse(path):
+            if not name.startswith(f'{domain}/'):
+                raise UserError(f'{path}:{line}: {name} is not of domain {domain!r}; get the list of {self.split}.')
+            if filtering:
+                if official.setdefault(kind, label) != label:
+                    raise UserError(
+                        f'{path}:{line}: label {label} of {kind!r} is {official[kind]} above; correct this line.'
+                    )
+                if kind not in labels:
                     continue
-                name, _, label = text.strip().rpartition(' ')
-                parts = name.split('/')
-                if not name or not label.isdigit() or len(parts) != 3:
-                    raise UserError(
-                        f'{self.ann_file}:{line}: {text.strip()!r} is not "domain/class/image label"; correct it.'
-                    )
-                if filtering and parts[1] not in labels:
-                    continue
-                if parts[1] not in labels:
-                    raise UserError(
-                        f'{self.ann_file}:{line}: {parts[1]!r} is not one of the 40 classes; correct this line.'
-                    )
-                if not filtering and int(label) != labels[parts[1]]:
-                    raise UserError(
-                        f'{self.ann_file}:{line}: label {label} of {parts[1]!r} is not the published '
-                        f'{labels[parts[1]]}; correct this line.'
-                    )
-                unique.check(line, name)
-                yield self.record(osp.join(*parts), labels[parts[1]], group=domain, domain=domain)
+            if kind not in labels:
+                raise UserError(f'{path}:{line}: {kind!r} is not one of the 40 classes; correct this line.')
+            if not filtering and label != labels[kind]:
+                raise UserError(
+                    f'{path}:{line}: label {label} of {kind!r} is not the published {labels[kind]}; correct this line.'
+                )
+            if name in elsewhere:
+                raise UserError(f'{path}:{line}: {name} is in {other.name} as well; get the lists again.')
+            unique.check(line, name)
+            yield self.record(name, labels[kind], group=domain, domain=domain)
+
+
+def _parse(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
+    """Line number, path of the image, its class, and label of every line ``domain/class/image label``."""
+    for line, text in read_lines(path):
+        name, _, label = text.rpartition(' ')
+        name = posixpath.normpath(name.rstrip())
+        parts = name.split('/')
+        if len(parts) != 3 or len(label) > 4 or not (label.isascii() and label.isdigit()):
+            raise UserError(f'{path}:{line}: {shown(text)} is not "domain/class/image label"; correct it.')
+        yield line, name, parts[1], int(label)

@@ -1,6 +1,7 @@
 """WILDS-FMoW (Christie et al. 2018, Koh et al. 2021): land use from satellites, across years and regions."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,11 @@ from mmpretrain.registry import DATASETS
 
 from ..utils.errors import UserError
 from .base import BenchmarkDataset
-from .csv_reader import look_up, read_csv, read_names
+from .csv_reader import look_up, read_csv, read_names, shown
 
 CATEGORIES = read_names('fmow')  # in label order: alphabetical, as in WILDS
 REGIONS = ('Asia', 'Europe', 'Africa', 'Americas', 'Oceania', 'Other')
+YEARS = (2002, 2017)  # of the images, first and last
 COUNTRIES = 'country_code_mapping.csv'
 # Split of WILDS -> split in the file, first and last year.
 PERIODS = {
@@ -55,13 +57,17 @@ class FMoW(BenchmarkDataset):
         rows = read_csv(path, ('split', 'category', 'country_code', 'timestamp'))
         for number, (line, (split, category, country, timestamp)) in enumerate(rows):
             if split not in ('train', 'val', 'test', 'seq'):
-                raise UserError(f'{path}:{line}: split={split!r} is not one of train, val, test, seq; correct it.')
+                raise UserError(f'{path}:{line}: split={shown(split)} is not one of train, val, test, seq; correct it.')
             if split == 'seq':
                 continue
             label = look_up(path, line, 'category', category, labels)
-            if not (timestamp[:4].isdigit() and timestamp[4:5] == '-'):
-                raise UserError(f'{path}:{line}: timestamp={timestamp!r} does not start with a year; correct this row.')
+            if not re.match('[0-9]{4}-', timestamp):
+                raise UserError(
+                    f'{path}:{line}: timestamp={shown(timestamp)} does not start with a year; correct this row.'
+                )
             year = int(timestamp[:4])
+            if not YEARS[0] <= year <= YEARS[1]:
+                raise UserError(f'{path}:{line}: year {year} is outside {YEARS[0]} to {YEARS[1]}; correct this row.')
             if split != wanted or not first <= year <= last:
                 continue
             region = regions.get(country)
@@ -87,7 +93,14 @@ class FMoW(BenchmarkDataset):
         regions = {}
         for line, (country, region) in read_csv(str(path), ('alpha-3', 'region')):
             if region and region not in REGIONS:
-                raise UserError(f'{path}:{line}: region={region!r} is not one of {", ".join(REGIONS)}; correct it.')
-            if region:
-                regions[country] = region
+                raise UserError(
+                    f'{path}:{line}: region={shown(region)} is not one of {", ".join(REGIONS)}; correct it.'
+                )
+            if not region:
+                continue
+            if regions.setdefault(country, region) != region:
+                raise UserError(
+                    f'{path}:{line}: {shown(country)} is in region {region!r}, above in {regions[country]!r}; '
+                    'remove one of the rows.'
+                )
         return regions

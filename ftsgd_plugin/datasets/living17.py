@@ -1,6 +1,9 @@
 """Living-17 of BREEDS (Santurkar et al. 2021): 17 kinds of animals, trained on some subclasses and tested on others."""
 
 import os
+import os.path as osp
+import posixpath
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from mmpretrain.registry import DATASETS
 
 from ..utils.errors import UserError
 from .base import BenchmarkDataset, level_hint
-from .csv_reader import META, parse_code, read_csv
+from .csv_reader import META, Unique, parse_code, read_csv, read_lines, shown
 
 
 def _read_table() -> tuple[tuple[str, str, tuple, tuple], ...]:
@@ -31,7 +34,9 @@ def _read_table() -> tuple[tuple[str, str, tuple, tuple], ...]:
 LIVING17 = _read_table()
 # Split -> directory of ImageNet, and column of LIVING17.
 PARTS = {'train': ('train', 2), 'ood_train': ('train', 3), 'id_val': ('val', 2), 'ood_val': ('val', 3)}
-SUFFIXES = ('.jpeg', '.jpg', '.png')
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')  # torchvision's IMG_EXTENSIONS
+OTHER_IMAGES = ('.gif', '.avif', '.heic', '.heif', '.jfif', '.jpe', '.jp2', '.apng', '.ico', '.pbm', '.pnm', '.tga')
+_WNID = re.compile('(n[0-9]{8})_')  # an image of train is named by its class
 FLAT_LIST = 'meta/val.txt'
 
 
@@ -79,6 +84,10 @@ class Living17(BenchmarkDataset):
         for label, row in enumerate(LIVING17):
             for wnid, index in row[column]:
                 names = sorted(listed[index]) if flat else self._images_in(directory / wnid)
+                if not names:
+                    raise UserError(
+                        f'{directory.parent / FLAT_LIST}: no image of class {index} ({wnid}); get the complete list.'
+                    )
                 for name in names:
                     path = f'{part}/{name}' if flat else f'{part}/{wnid}/{name}'
                     yield self.record(path, label, group=wnid, subclass=wnid)
@@ -87,10 +96,28 @@ class Living17(BenchmarkDataset):
     def _images_in(directory: Path) -> list[str]:
         if not directory.is_dir():
             raise UserError(f'{directory}: class directory is missing; unpack this class of ImageNet there.')
-        names = sorted(entry.name for entry in os.scandir(directory) if entry.name.lower().endswith(SUFFIXES))
+        names = []
+        try:
+            for entry in os.scandir(directory):
+                name, suffix = entry.name, osp.splitext(entry.name)[1].lower()
+                if name.startswith('.'):
+                    continue  # what a system or an editor left
+                if entry.is_dir():
+                    raise UserError(f'{directory / name}: a directory within a class; move its images up or remove it.')
+                if suffix in SUFFIXES:
+                    names.append(name)
+                elif suffix in OTHER_IMAGES:
+                    raise UserError(
+                        f'{directory / name}: {suffix} is not among {" ".join(SUFFIXES)}; convert or remove this image.'
+                    )
+        except OSError as error:
+            raise UserError(f'{directory}: cannot be read ({error.strerror}); correct its permissions.') from None
         if not names:
             raise UserError(f'{directory}: contains no images; unpack this class of ImageNet there.')
-        return names
+        for name in names:
+            if (wnid := _WNID.match(name)) and wnid[1] != directory.name:
+                raise UserError(f'{directory / name}: is named as an image of {wnid[1]}; move it there or rename it.')
+        return sorted(names)
 
     def _flat_images(self) -> dict[int, list[str]]:
         """ImageNet class index -> images, from ``meta/val.txt``."""
@@ -100,11 +127,13 @@ class Living17(BenchmarkDataset):
                 f'{path}: not found, and val has no class directories; add this list ("image index") or sort val.'
             )
         images: dict[int, list[str]] = {index: [] for index in range(1000)}
-        with open(path, encoding='utf-8') as file:
-            for line, text in enumerate(file, start=1):
-                if text.strip():
-                    name, _, index = text.strip().rpartition(' ')
-                    if not name:
-                        raise UserError(f'{path}:{line}: {text.strip()!r} is not "image index"; correct this line.')
-                    images[parse_code(str(path), line, 'index', index, 1000)].append(name)
+        unique = Unique(str(path))
+        for line, text in read_lines(path):
+            name, _, index = text.rpartition(' ')
+            if not name:
+                raise UserError(f'{path}:{line}: {shown(text)} is not "image index"; correct this line.')
+            if _WNID.match(posixpath.basename(name)):
+                raise UserError(f'{path}:{line}: {name} is an image of train; get the list of val.')
+            unique.check(line, name)
+            images[parse_code(str(path), line, 'index', index, 1000)].append(name.rstrip())
         return images

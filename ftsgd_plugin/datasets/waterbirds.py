@@ -35,6 +35,7 @@ class Waterbirds(BenchmarkDataset):
     )
     LICENCE = 'non-commercial research and education (CUB, Places)'
     DISK = 'size not published'
+    OTHER_NAMES = True
 
     def read_records(self) -> Iterator[dict]:
         """Yield a record per row of ``metadata.csv``."""
