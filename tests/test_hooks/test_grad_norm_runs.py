@@ -14,6 +14,7 @@ from ftsgd_plugin.hooks.grad_norm import NORM_COLUMNS
 from ftsgd_plugin.layers import list_layers
 
 
+@pytest.mark.multiprocess
 def test_two_processes_equal_one(tmp_path):
     run_two_ranks(train_chain_on_two_ranks, tmp_path)
     for accumulate in (1, 2):

@@ -6,6 +6,8 @@ from helpers.chain import Chain
 from helpers.ddp_phases import PHASES, STEPS_PER_PHASE, train, train_every_case
 from helpers.ranks import run_two_ranks
 
+pytestmark = pytest.mark.multiprocess
+
 
 @pytest.fixture(scope='module')
 def directory(tmp_path_factory):

@@ -6,6 +6,8 @@ from helpers.method_runs import IN_BACKWARD, PER_EPOCH, RUNS, dtype_of, train, t
 from helpers.ranks import run_two_ranks
 from helpers.small_models import expected_names, small_classifier
 
+pytestmark = pytest.mark.multiprocess
+
 
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
