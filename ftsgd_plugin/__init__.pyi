@@ -27,6 +27,7 @@ from .freezing import select_layers as select_layers
 from .hooks import CheckpointFitHook as CheckpointFitHook
 from .hooks import HostMemoryHook as HostMemoryHook
 from .hooks import LayerGradNormHook as LayerGradNormHook
+from .hooks import ReleaseModelHook as ReleaseModelHook
 from .hooks import ResourceHook as ResourceHook
 from .hooks import RunRecordHook as RunRecordHook
 from .hooks import SafeCheckpointHook as SafeCheckpointHook

@@ -11,12 +11,15 @@ from types import MethodType
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .layers import Layer, list_layers, unwrap
 from .utils.errors import UserError
 
 Freeze = str | Sequence[str]
-_FROZEN_NAMES = '_ftsgd_frozen'  # on the model: names of the parameters that freeze_layers froze
+# Frozen by us and not by the model itself: a mark on the parameter, because schedules know no model, and the names on
+# the model, because a deep copy of a parameter loses its attributes.
+_FROZEN = '_ftsgd_frozen'
 _TRAINED = '_ftsgd_trained'  # on the model: ids of the parameters that trained when eval mode was last updated
 
 
@@ -78,7 +81,11 @@ def set_trainable(params: Iterable[nn.Parameter], wanted: bool) -> bool:
         if param.requires_grad != wanted:
             param.requires_grad_(wanted)
             changed = True
-        if not wanted:
+            if not wanted:
+                setattr(param, _FROZEN, True)
+        if wanted:
+            vars(param).pop(_FROZEN, None)
+        else:
             param.grad = None
     return changed
 
@@ -86,22 +93,35 @@ def set_trainable(params: Iterable[nn.Parameter], wanted: bool) -> bool:
 def freeze_layers(model: nn.Module, layers: Iterable[Layer]) -> None:
     """Freeze exactly these layers and let the others train; may be called again with other layers.
 
-    A parameter that the model itself freezes (``frozen_stages``, a sine-cosine ``pos_embed``) stays frozen.
+    A parameter that the model itself freezes (``frozen_stages``, a sine-cosine ``pos_embed``) stays frozen; one that an
+    earlier call or a schedule of ours (:class:`~ftsgd_plugin.optim.GradualUnfreezingLR`) has frozen trains again.
 
     Args:
         model: The model, wrapped or not.
         layers: The layers to freeze, out of ``list_layers(model)``.
     """
     model, layers = unwrap(model), list(layers)
-    earlier = getattr(model, _FROZEN_NAMES, ())
-    set_trainable((param for name, param in model.named_parameters() if name in earlier), True)
-    frozen = {name: param for layer in layers for name, param in layer.params.items() if param.requires_grad}
-    set_trainable(frozen.values(), False)
-    setattr(model, _FROZEN_NAMES, tuple(frozen))
+    _note_frozen(model)
+    own = dict(model.named_parameters())
+    set_trainable((own[name] for name in getattr(model, _FROZEN)), True)
+    for layer in layers:
+        set_trainable(layer.params.values(), False)
+    _note_frozen(model)
     _set_eval_mode(model, layers)
 
 
-def keep_eval_mode(model: nn.Module) -> None:
+def _note_frozen(model: nn.Module) -> None:
+    """Note on the model the names of what we have frozen."""
+    earlier = getattr(model, _FROZEN, ())
+    frozen = [
+        name
+        for name, param in model.named_parameters()
+        if not param.requires_grad and (hasattr(param, _FROZEN) or name in earlier)
+    ]
+    setattr(model, _FROZEN, tuple(frozen))
+
+
+def keep_eval_mode(model: nn.Module) -> RemovableHandle:
     """Keep layers in eval mode while none of their parameters trains, and release them when one does.
 
     A forward pre-hook of the model compares what trains with the last training step, so a scheduler that knows only
@@ -109,20 +129,26 @@ def keep_eval_mode(model: nn.Module) -> None:
 
     Args:
         model: The model, not wrapped, with a registered layer list.
+
+    Returns:
+        RemovableHandle: Its ``remove()`` ends this; what is in eval mode stays so.
     """
-    if not hasattr(model, _TRAINED):
-        model.register_forward_pre_hook(_update_eval_mode)
-        setattr(model, _TRAINED, None)
+    setattr(model, _TRAINED, None)
+    return model.register_forward_pre_hook(_update_eval_mode)
+
+
+def _update_eval_mode(model: nn.Module, args: tuple = ()) -> None:
+    if model.training:  # outside the disabled function: torch.export traces a model in eval mode with its hooks
+        _follow_trained(model)
 
 
 @torch._dynamo.disable
-def _update_eval_mode(model: nn.Module, args: tuple = ()) -> None:
-    if not model.training:
-        return
+def _follow_trained(model: nn.Module) -> None:
     trained = [id(param) for param in model.parameters() if param.requires_grad]
     if trained != getattr(model, _TRAINED):
         layers = list_layers(model)  # listed here: a deep copy of the model (EMA) shares the hook, not the layers
         _set_eval_mode(model, [x for x in layers if not any(param.requires_grad for param in x.params.values())])
+        _note_frozen(model)
         setattr(model, _TRAINED, trained)
 
 
@@ -131,8 +157,11 @@ def _set_eval_mode(model: nn.Module, layers: Iterable[Layer]) -> None:
 
     A held module has its own ``train``, as a backbone with ``frozen_stages`` overrides it in its class. What is held
     is read from the modules, not from handles, because copies of the model (EMA, pickles) carry the override along.
+    A released module gets the mode that the model's ``train()`` gives it: MMPretrain's ``norm_eval`` keeps batch norms
+    in eval mode there.
     """
     keep_eval = {id(module) for layer in layers for module in layer.modules.values()}
+    released = set()
     for module in model.modules():
         held = isinstance(module.__dict__.get('train'), MethodType) and module.train.__func__ is _stay_in_eval_mode
         if id(module) in keep_eval:
@@ -141,7 +170,12 @@ def _set_eval_mode(model: nn.Module, layers: Iterable[Layer]) -> None:
             module.eval()
         elif held:
             del module.train
-            module.train(model.training)
+            released.update(map(id, module.modules()))
+    if released:
+        others = [(module, module.training) for module in model.modules() if id(module) not in released]
+        model.train(model.training)
+        for module, mode in others:
+            module.training = mode
 
 
 def _stay_in_eval_mode(self: nn.Module, mode: bool = True) -> nn.Module:

@@ -5,12 +5,16 @@ import io
 
 import pytest
 import torch
-from helpers.small_models import trained
+from helpers.small_models import classifier, trained
+from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from ftsgd_plugin.freezing import freeze_layers, keep_eval_mode, select_layers, set_trainable
 from ftsgd_plugin.layers import list_layers
+from ftsgd_plugin.optim import GradualUnfreezingLR
 from ftsgd_plugin.utils.errors import UserError
+
+OPTIMIZER = dict(optimizer=dict(type='SGD', lr=0.1), constructor='mmpretrain.FreezeEmbedOptimWrapperConstructor')
 
 
 def names(layers) -> list[str]:
@@ -172,9 +176,8 @@ def test_set_trainable_drops_gradients_and_returns_whether_anything_changed():
 
 def test_eval_mode_follows_parameters_that_are_frozen_without_the_model(vit):
     model = vit()
-    keep_eval_mode(model)
-    keep_eval_mode(model)
-    assert len(model._forward_pre_hooks) == 1
+    handles = [keep_eval_mode(model), keep_eval_mode(model)]
+    handles[0].remove()  # the other one continues
     images = torch.randn(2, 3, 16, 16)
     model.train()
     for wanted in (False, True):
@@ -183,6 +186,59 @@ def test_eval_mode_follows_parameters_that_are_frozen_without_the_model(vit):
         model.train()
         assert {module.training for module in model.backbone.layers[1].ffn.modules()} == {wanted}
         assert model.backbone.layers[0].ffn.training
+    handles[1].remove()
+    assert not model._forward_pre_hooks
+
+
+@pytest.mark.parametrize('schedule', ['ended early', 'ended early, then copied', 'never began'])
+def test_freezing_again_opens_what_a_schedule_had_closed(vit, schedule):
+    """As in a notebook: a schedule is left in the middle, and the next constructor gets the same model."""
+    model = vit()
+    model.backbone.pos_embed.requires_grad = False  # by the model itself
+    expected = trained(model)
+    optim_wrapper = build_optim_wrapper(model, OPTIMIZER)
+    scheduler = GradualUnfreezingLR(optim_wrapper, end=10)
+    if schedule != 'never began':
+        model.train()(torch.randn(2, 3, 16, 16))
+        scheduler.step()
+        assert trained(model) == {'head.fc.weight', 'head.fc.bias'}
+    if schedule.endswith('copied'):
+        model = copy.deepcopy(model)
+    build_optim_wrapper(model, OPTIMIZER)
+    embed = {name for name in expected if 'patch_embed' in name}
+    assert trained(model) == expected - embed
+    freeze(model, 'none')
+    assert trained(model) == expected
+
+
+def modes(model) -> dict[str, bool]:
+    return {name: module.training for name, module in model.named_modules()}
+
+
+@pytest.mark.parametrize('norm_eval', [False, True])
+def test_opening_gives_the_modes_of_the_models_own_train(norm_eval):
+    """MMPretrain's ResNet keeps its batch norms in eval mode with ``norm_eval``."""
+    resnet = dict(type='mmpretrain.ResNet', depth=18, norm_eval=norm_eval, stem_channels=4, base_channels=4)
+    model = classifier(resnet, 32, neck=dict(type='mmpretrain.GlobalAveragePooling'))
+    model.train()
+    expected = modes(model)
+    assert expected['backbone.layer4.0.bn1'] is not norm_eval
+    images = torch.randn(2, 3, 32, 32)
+    statistics = model.backbone.layer4[0].bn1.running_mean.clone()
+    keep_eval_mode(model)
+    blocks = [param for layer in list_layers(model) if layer.role == 'block' for param in layer.params.values()]
+    set_trainable(blocks, False)
+    model(images)
+    assert not any(module.training for block in model.backbone.layer4 for module in block.modules())
+    assert torch.equal(statistics, model.backbone.layer4[0].bn1.running_mean)
+    set_trainable(blocks, True)
+    model.head.training = False  # by hand, and not ours to change
+    model(images)
+    assert modes(model) == {**expected, 'head': False}
+    assert torch.equal(statistics, model.backbone.layer4[0].bn1.running_mean) is norm_eval
+    freeze(model, 'none')
+    model.train()
+    assert modes(model) == expected
 
 
 def test_eval_mode_follows_in_a_deep_copy_without_reaching_the_original(vit):

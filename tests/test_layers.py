@@ -5,10 +5,13 @@ from dataclasses import FrozenInstanceError
 import pytest
 import timm
 import torch
+from mmengine.model import ExponentialMovingAverage
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from ftsgd_plugin.freezing import freeze_layers
 from ftsgd_plugin.layers import ROLES, Entry, list_layers, register_layer_list, unwrap, unwrap_state_dict
+from ftsgd_plugin.optim import InBackwardDataParallel
 from ftsgd_plugin.utils.errors import UserError
 
 BLOCK = ['norm1', 'attn', 'norm2', 'mlp']
@@ -144,8 +147,7 @@ def test_shared_parameter_is_named_once(vit):
 
 
 def test_wrapped_model_lists_the_names_inside(vit):
-    wrapper = nn.Module()
-    wrapper.module = vit()
+    wrapper = nn.DataParallel(vit())
     assert 'backbone.cls_token' in [name for layer in list_layers(wrapper) for name in layer.params]
 
 
@@ -230,9 +232,40 @@ def test_entries_are_values_that_cannot_change():
         entry.role = 'norm'
 
 
-def test_state_dicts_of_wrapped_models_get_the_names_inside(vit):
-    wrapper = nn.Module()
-    wrapper.module = model = vit()
-    assert unwrap(wrapper) is model and unwrap(model) is model
-    expected = list(model.state_dict())
-    assert list(unwrap_state_dict(wrapper.state_dict())) == list(unwrap_state_dict(model.state_dict())) == expected
+WRAPPERS = {
+    'DataParallel': nn.DataParallel,
+    'InBackwardDataParallel': InBackwardDataParallel,  # registered in MMEngine
+    'AveragedModel': torch.optim.swa_utils.AveragedModel,
+    'ExponentialMovingAverage': ExponentialMovingAverage,
+}
+
+
+@pytest.mark.parametrize('name', WRAPPERS)
+def test_state_dicts_of_wrapped_models_get_the_names_inside(vit, name):
+    model = vit()
+    wrapper = WRAPPERS[name](model)
+    assert type(unwrap(wrapper)) is type(model) and unwrap(model) is model
+    found = unwrap_state_dict(wrapper.state_dict())
+    assert [key for key in found if key not in ('n_averaged', 'steps')] == list(model.state_dict())
+    assert list(unwrap_state_dict(model.state_dict())) == list(model.state_dict())
+
+
+class WithChildCalledModule(nn.Module):
+    """A classifier whose backbone happens to be called ``module``."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.module, self.fc = backbone, nn.Linear(16, 3)
+
+
+def test_a_child_called_module_is_not_a_wrapper(vit):
+    model = WithChildCalledModule(vit().backbone)
+    assert unwrap(model) is model
+    layers = list_layers(model)
+    assert layers[-1].role == 'head' and list(layers[-1].params) == ['fc.weight', 'fc.bias']
+    assert sum(layer.num_params for layer in layers) == sum(param.numel() for param in model.parameters())
+    freeze_layers(model, layers[:1])
+    assert [name for name, param in model.named_parameters() if not param.requires_grad] == list(layers[0].params)
+    assert list(unwrap_state_dict(model.state_dict())) == list(model.state_dict())
+    inner = list(model.state_dict())
+    assert list(unwrap_state_dict(nn.DataParallel(model).state_dict())) == inner

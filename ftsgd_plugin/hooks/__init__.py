@@ -3,6 +3,7 @@
 from .checkpoint import SafeCheckpointHook
 from .checkpoint_compatibility import CheckpointFitHook
 from .grad_norm import LayerGradNormHook
+from .release_model import ReleaseModelHook
 from .resources import HostMemoryHook, ResourceHook
 from .run_record import RunRecordHook
 
@@ -10,6 +11,7 @@ __all__ = [
     'CheckpointFitHook',
     'HostMemoryHook',
     'LayerGradNormHook',
+    'ReleaseModelHook',
     'ResourceHook',
     'RunRecordHook',
     'SafeCheckpointHook',

@@ -7,11 +7,11 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from ..freezing import freeze_layers, keep_eval_mode, select_layers
+from ..freezing import freeze_layers, select_layers
 from ..layers import Layer, list_layers, unwrap
 from ..utils.errors import UserError
 from ..utils.patching import replaced
-from .ddp import follow_trained_parameters
+from .model_hooks import ModelHooks
 from .report import FreezeReport
 from .sgd_in_backward import SGDInBackwardOptimWrapper, refuse_reducer
 
@@ -90,12 +90,11 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         freeze_layers(inner, frozen)
         if not any(param.requires_grad for param in inner.parameters()):
             raise UserError(f'freeze={self.freeze!r} leaves nothing to train, as the model itself freezes the rest.')
-        keep_eval_mode(inner)
-        follow_trained_parameters(model, inner)
         optim_wrapper = super().__call__(model)
         self._check(inner, optim_wrapper)
         if isinstance(optim_wrapper, SGDInBackwardOptimWrapper):
             refuse_reducer(model)
+        ModelHooks(model, inner).belong_to(optim_wrapper)
         report = FreezeReport.of(self.layers, self.freeze, frozen, optim_wrapper.optimizer)
         print_log(str(report), logger='current')
         return optim_wrapper

@@ -8,6 +8,7 @@ changed, the reducer is rebuilt just before the next forward pass.
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from ..utils.errors import UserError
 from .sgd_in_backward import InBackwardDataParallel
@@ -15,7 +16,7 @@ from .sgd_in_backward import InBackwardDataParallel
 _REDUCED = '_ftsgd_reduced'  # on the wrapper: ids of the parameters that its reducer was built for
 
 
-def follow_trained_parameters(wrapped: nn.Module, model: nn.Module) -> None:
+def follow_trained_parameters(wrapped: nn.Module, model: nn.Module) -> list[RemovableHandle]:
     """Rebuild the reducers of a model whenever the ``requires_grad`` of its parameters has changed.
 
     All ranks must freeze the same parameters at the same step. Repeated calls are fine.
@@ -23,6 +24,9 @@ def follow_trained_parameters(wrapped: nn.Module, model: nn.Module) -> None:
     Args:
         wrapped: The model as the runner holds it; may be ``model`` itself.
         model: The model inside, ``unwrap(wrapped)``.
+
+    Returns:
+        list[RemovableHandle]: The hooks; without them nothing follows.
 
     Raises:
         UserError: The model is wrapped in something whose reduction cannot follow (FSDP, DeepSpeed). Raised by a
@@ -32,23 +36,29 @@ def follow_trained_parameters(wrapped: nn.Module, model: nn.Module) -> None:
     # MMSeparateDistributedDataParallel is a DistributedDataParallel by name only: its children have the reducers.
     wrappers = [m for m in wrapped.modules() if isinstance(m, DistributedDataParallel) and hasattr(m, 'reducer')]
     followed = bool(wrappers) or isinstance(wrapped, InBackwardDataParallel)
-    if model is not wrapped and not followed and torch.distributed.is_initialized():
+    # A wrapper of unknown type has its module as the only child, and what it does with gradients is unknown too.
+    is_wrapped = model is not wrapped or [name for name, _ in model.named_children()] == ['module']
+    if is_wrapped and not followed and torch.distributed.is_initialized():
         raise UserError(
             f'model_wrapper_cfg: freezing under {type(wrapped).__name__} is not supported; '
             "use model_wrapper_cfg=dict(type='MMDistributedDataParallel')."
         )
+    handles = []
     for wrapper in wrappers:
-        if not hasattr(wrapper, _REDUCED):
-            wrapper.register_forward_pre_hook(_rebuild_reducer_if_stale)
+        handles.append(wrapper.register_forward_pre_hook(_rebuild_reducer_if_stale))
         _rebuild_reducer_if_stale(wrapper)
-    if _refuse_late_wrapper not in model._forward_pre_hooks.values():
-        model.register_forward_pre_hook(_refuse_late_wrapper)
+    return [*handles, model.register_forward_pre_hook(_refuse_late_wrapper)]
+
+
+def _refuse_late_wrapper(model: nn.Module, args: tuple = ()) -> None:
+    if model.training:  # outside the disabled function: torch.export traces a model in eval mode with its hooks
+        _check_wrapper()
 
 
 @torch._dynamo.disable
-def _refuse_late_wrapper(model: nn.Module, args: tuple = ()) -> None:
+def _check_wrapper() -> None:
     wrapper = getattr(DistributedDataParallel, '_active_ddp_module', None)
-    if model.training and wrapper is not None and not hasattr(wrapper, _REDUCED):
+    if wrapper is not None and not hasattr(wrapper, _REDUCED):
         raise UserError(
             'the model was wrapped in DistributedDataParallel after its optimizer had been built, so gradients of '
             'layers that open later would not be reduced; wrap the model first, then build the optimizer.'

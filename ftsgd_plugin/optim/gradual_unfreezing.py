@@ -26,8 +26,8 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
 
     The scheduler sets ``requires_grad`` of the parameters in the optimizer's groups, by the ``role`` and ``block`` that
     ``FreezeEmbedOptimWrapperConstructor`` stores there. It needs no runner and no hook. What trains is a function of
-    the step alone, so loading a state restores it. Inside an accumulation window a change waits for the update of the
-    window. Code compiled by ``torch.compile`` is recompiled at a change.
+    the step alone, so loading a state restores it. Inside an accumulation window a change, of what trains and of the
+    rate alike, waits for the update of the window. Code compiled by ``torch.compile`` is recompiled at a change.
 
     The learning rate is multiplied by a factor, so other schedulers compose: before ``begin`` the rate is left to them
     (a linear warm-up), and a rate that another scheduler has set to zero stays zero.
@@ -84,6 +84,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         self.blocks = max(indices) + 1
         self._outer: list[float] = []  # learning rates as the other schedulers set them
         self._applied: list[float] = []  # learning rates as this scheduler set them last
+        self._factor: float | None = None  # by which it has multiplied the present ones; None: not yet
         self._waiting = False  # only for the state: version 0.1.0 reads it (a change waits for its window)
         self._zero_grad: replaced | None = None  # the method of the optimizer wrapper, replaced while a change waits
         super().__init__(optimizer, begin=begin, end=end, last_step=last_step, by_epoch=by_epoch, verbose=verbose)
@@ -139,26 +140,46 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
                 f'{self.blocks}; resume with the model it was written for.'
             )
         super().load_state_dict(state_dict)
+        if '_factor' not in state_dict:  # of version 0.1.0, whose rates did not wait
+            self._factor = self._factor_now() if self._outer else None
+        if self._waiting:
+            self._apply_rates()
         self._open()
 
     def _get_value(self) -> list[float]:
+        """The learning rates of this step; inside an accumulation window the present ones."""
+        if at_update_boundary(self.optimizer):
+            return self._rates()
+        return [group['lr'] for group in self.optimizer.param_groups]
+
+    def _factor_now(self) -> float:
+        return lr_factor(self.last_step, self.end - self.begin, self.warmup, self.cooldown, self.decay)
+
+    def _rates(self) -> list[float]:
         """The learning rates of this step, from those that the other schedulers set."""
-        factor = lr_factor(self.last_step, self.end - self.begin, self.warmup, self.cooldown, self.decay)
-        rates = [group['lr'] for group in self.optimizer.param_groups]
-        if not self._outer:
+        factor, rates = self._factor_now(), [group['lr'] for group in self.optimizer.param_groups]
+        if self._factor is None:
             self._outer = rates
         else:
             # If no other scheduler has changed the rate, do not divide: rounding would add up over thousands of steps.
-            before = lr_factor(self.last_step - 1, self.end - self.begin, self.warmup, self.cooldown, self.decay)
             self._outer = [
-                outer if rate == applied else rate / before
+                outer if rate == applied else rate / self._factor
                 for outer, rate, applied in zip(self._outer, rates, self._applied)
             ]
+        self._factor = factor
         self._applied = [outer * factor for outer in self._outer]
         return list(self._applied)
 
+    def _apply_rates(self) -> None:
+        """Set the rates of this step outside :meth:`step`."""
+        if self.last_step < 0:  # before ``begin``
+            return
+        for group, rate in zip(self.optimizer.param_groups, self._rates()):
+            group['lr'] = rate
+        self._last_value = [group['lr'] for group in self.optimizer.param_groups]
+
     def _open_after_window(self) -> None:
-        """Open when the window ends. Its last call is ``zero_grad``, even if a loss scaler skips the update."""
+        """Change when the window ends. Its last call is ``zero_grad``, even if a loss scaler skips the update."""
         self._waiting = True
         if self._zero_grad is not None:
             return
@@ -168,6 +189,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         def zero_grad_and_open(*args, **kwargs) -> None:
             zero_grad(*args, **kwargs)
             if at_update_boundary(self.optimizer):
+                self._apply_rates()
                 self._open()
 
         self._zero_grad = replaced(self.optimizer, 'zero_grad', zero_grad_and_open)

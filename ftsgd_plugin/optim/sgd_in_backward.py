@@ -2,7 +2,7 @@
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -77,11 +77,8 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         self._in_backward = False  # other optimizers on the same parameters call their hooks too
         # By index: loading a state replaces the groups.
         self._group_of = {param: i for i, group in enumerate(optimizer.param_groups) for param in group['params']}
-        # A parameter holds its hooks from C++, where the garbage collector sees no cycle: a hook that held the wrapper
-        # would keep it, and the parameters with it, for ever.
-        update = weakref.WeakMethod(self._update)
-        hooks = [param.register_post_accumulate_grad_hook(lambda param: update()(param)) for param in self._group_of]
-        weakref.finalize(self, _remove, hooks)
+        self._hooks: list[RemovableHandle] = []
+        weakref.finalize(self, _remove, self._hooks)
 
     def observe_gradients(self, callback: Callable[[nn.Parameter, torch.Tensor], None]) -> RemovableHandle:
         """Call ``callback(param, grad)`` for each gradient, averaged over the ranks, before its update.
@@ -97,11 +94,21 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
 
     def backward(self, loss: torch.Tensor, **kwargs) -> None:
         """Run the backward pass and, within it, the updates."""
+        if not self._hooks:
+            # A parameter holds its hooks from C++, where the garbage collector sees no cycle: a hook that held the
+            # wrapper would keep it, and the parameters with it, for ever.
+            update = weakref.WeakMethod(self._update)
+            for param in self._group_of:
+                self._hooks.append(param.register_post_accumulate_grad_hook(lambda param: update()(param)))
         self._in_backward = True
         try:
             super().backward(loss, **kwargs)
         finally:
             self._in_backward = False
+
+    def release(self) -> None:
+        """Take the hooks off the parameters, as at the end of a training; the next backward pass puts them back."""
+        _remove(self._hooks)
 
     @torch.no_grad()
     def _update(self, param: nn.Parameter) -> None:
@@ -141,9 +148,10 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
             yield
 
 
-def _remove(hooks: Iterable[RemovableHandle]) -> None:
+def _remove(hooks: list[RemovableHandle]) -> None:
     for hook in hooks:
         hook.remove()
+    hooks.clear()
 
 
 def refuse_reducer(model: nn.Module) -> None:

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 from ..checkpoint.io import check_readable, latest_checkpoint
 from ..evaluation.group_accuracy import check_configured_splits
-from ..hooks import CheckpointFitHook
+from ..hooks import CheckpointFitHook, ReleaseModelHook
 from ..layers import unwrap
 from ..records import LOADERS
 from ..utils.errors import UserError, one_line
@@ -131,6 +131,7 @@ def build_runner(cfg: Config) -> Runner:
         _choose_model_wrapper(cfg)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.register_hook(CheckpointFitHook())
+    runner.register_hook(ReleaseModelHook())
     runner.register_hook(_ShortLogHook())
     return runner
 

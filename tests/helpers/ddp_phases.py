@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from ftsgd_plugin.freezing import freeze_layers, select_layers
 from ftsgd_plugin.layers import list_layers, unwrap
+from ftsgd_plugin.optim.ddp import follow_trained_parameters
 from ftsgd_plugin.utils.errors import UserError
 from helpers.chain import Chain, batch
 
@@ -52,6 +53,7 @@ def train_every_case(rank: int, directory: Path) -> None:
     torch.save((train(hooked, rank, 2, 1), seen), directory / f'hooked_{rank}.pt')
     static = MMDistributedDataParallel(Chain(), device_ids=None, broadcast_buffers=False, static_graph=True)
     history, refusal = train(static, rank, 2, 1, ['embed']), None
+    follow_trained_parameters(static, unwrap(static))  # the hooks left the model with its optimizer
     freeze_layers(static, [])
     try:
         static(batch(0)[0])

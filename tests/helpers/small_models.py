@@ -49,13 +49,16 @@ MMPRETRAIN_VIT = dict(
 CLASSES = 3
 
 
-def classifier(backbone: dict, num_features: int, num_classes: int = CLASSES, std: float = 1.0) -> torch.nn.Module:
-    """An ImageClassifier around a backbone config; weights as built, not initialised."""
+def classifier(
+    backbone: dict, num_features: int, num_classes: int = CLASSES, std: float = 1.0, **parts: dict
+) -> torch.nn.Module:
+    """An ImageClassifier around a backbone config; weights as built, not initialised. ``parts`` may be a neck."""
     return MODELS.build(
         dict(
             type='mmpretrain.ImageClassifier',
             data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor', mean=[0.0] * 3, std=[std] * 3),
             backbone=backbone.copy(),
+            **parts,
             head=dict(
                 type='mmpretrain.LinearClsHead', num_classes=num_classes, in_channels=num_features, init_cfg=None
             ),

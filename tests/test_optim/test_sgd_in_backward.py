@@ -222,8 +222,13 @@ def test_a_backward_pass_outside_the_wrapper_leaves_its_gradients():
 def test_hooks_leave_the_parameters_with_the_wrapper():
     model = small_classifier('vit-b16')
     optim_wrapper = build(model)
-    hooks = [len(param._post_accumulate_grad_hooks) for param in model.parameters() if param.requires_grad]
-    assert set(hooks) == {1}
+    for number in range(2):
+        step(model, optim_wrapper, number)
+        hooks = [len(param._post_accumulate_grad_hooks) for param in model.parameters() if param.requires_grad]
+        assert set(hooks) == {1}
+        if number == 0:
+            optim_wrapper.release()
+            assert not any(param._post_accumulate_grad_hooks for param in model.parameters())
     del optim_wrapper
     assert not any(param._post_accumulate_grad_hooks for param in model.parameters())
 
