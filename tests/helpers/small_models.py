@@ -66,11 +66,11 @@ def classifier(
     )
 
 
-def small_classifier(name: str, seed: int = 0) -> torch.nn.Module:
-    """One of ``SMALL`` with random weights, none of them zero."""
+def small_classifier(name: str, seed: int = 0, **options) -> torch.nn.Module:
+    """One of ``SMALL`` with random weights, none of them zero; ``options`` go to the backbone."""
     init_default_scope('mmpretrain')
     torch.manual_seed(seed)
-    backbone = SMALL[name][0]
+    backbone = {**SMALL[name][0], **options}
     model = classifier(backbone, MODELS.build(backbone.copy()).num_features)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
