@@ -12,7 +12,7 @@ from mmpretrain.datasets import BaseDataset
 from ..utils.errors import UserError, one_line
 from .transforms import why_unreadable
 
-MAX_BAD_IMAGES = 10  # a worker skips at most so many before the run stops
+MAX_BAD_IMAGES = 10  # a worker skips at most so many files before the run stops
 
 # The fields of a record that metrics read. Every record has them (BenchmarkDataset); an evaluation pipeline
 # hands them on with PackInputs(meta_keys=META_KEYS), which config files write out.
@@ -30,7 +30,8 @@ class BenchmarkDataset(BaseDataset):
         data_root (str): The directory that holds the metadata file.
         split (str): One of ``SPLITS``.
         on_bad_image (str): ``'raise'`` (default) stops at an image that cannot be loaded and names it; ``'skip'`` logs
-            it and takes another one, at most ``MAX_BAD_IMAGES`` times per worker. With ``test_mode`` it always raises.
+            it and takes another one, for at most ``MAX_BAD_IMAGES`` files per worker. With ``test_mode`` it always
+            raises.
         **kwargs: Arguments of MMPretrain's ``BaseDataset``, such as ``pipeline``, ``metainfo``, ``indices``.
 
     Attributes:
@@ -160,15 +161,23 @@ class BenchmarkDataset(BaseDataset):
             reason = why_unreadable(path)
             if reason is None:
                 raise
-            if self.on_bad_image == 'skip' and not self.test_mode and len(self.bad_images) < MAX_BAD_IMAGES:
-                self.bad_images.append(path)
-                print_log(
-                    f'skipped {path}: {reason} ({len(self.bad_images)} of at most {MAX_BAD_IMAGES} in this worker)',
-                    logger='current',
-                    level=logging.WARNING,
-                )
+            if self.on_bad_image == 'skip' and not self.test_mode and self._may_skip(path, reason):
                 return None
             raise UserError(f'{path}: {reason}; restore the file or remove its row from {self.ann_file}.') from error
+
+    def _may_skip(self, path: str, reason: str) -> bool:
+        """Whether few enough files are bad; a file counts once, however often it is drawn."""
+        if path in self.bad_images:
+            return True
+        if len(self.bad_images) == MAX_BAD_IMAGES:
+            return False
+        self.bad_images.append(path)
+        print_log(
+            f'skipped {path}: {reason} ({len(self.bad_images)} of at most {MAX_BAD_IMAGES} files in this worker)',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return True
 
 
 def level_hint(data_root: str, fits: Callable[[Path], bool]) -> str | None:

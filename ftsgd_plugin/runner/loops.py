@@ -7,15 +7,20 @@ from torch.utils.data import DataLoader
 
 from ..hooks.checkpoint import VALIDATED
 from ..utils.errors import UserError
-from .sampling import make_reproducible, seed_step
+from .sampling import ORDERS, make_reproducible, seed_step
 
 _GEOMETRY = 'ftsgd_geometry'  # message hub: global batch and iterations per epoch of the run that wrote a checkpoint
+_ORDER = 'ftsgd_data_order'  # message hub: how seed and epoch give the order of the data
 
 
 class _ResumableLoop:
     """Shared by both loops; a mixin that precedes MMEngine's loop in the bases."""
 
-    def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
+    def __init__(
+        self, runner: Runner, dataloader: DataLoader | dict, *args, data_order: str | None = None, **kwargs
+    ) -> None:
+        if data_order not in (None, *ORDERS):
+            raise UserError(f'train_cfg.data_order={data_order!r} is not one of {", ".join(ORDERS)}; correct it.')
         if runner._randomness_cfg.get('diff_rank_seed'):
             raise UserError(
                 'randomness.diff_rank_seed: with this loop the ranks must share their seed, which orders the data; '
@@ -23,7 +28,9 @@ class _ResumableLoop:
             )
         if isinstance(dataloader, dict):
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
+        self.data_order = data_order
         self.sampler = make_reproducible(dataloader, get_world_size())
+        self.sampler.order = data_order or ORDERS[0]
         self.sampler.silence()  # IterBasedTrainLoop creates an iterator at once, whose workers would start decoding
         super().__init__(runner, dataloader, *args, **kwargs)
 
@@ -54,6 +61,7 @@ class _ResumableLoop:
         saved = hub.runtime_info.get(_GEOMETRY)
         ours = {'global_batch': self.global_batch, 'epoch_length': epoch_length}
         hub.update_info(_GEOMETRY, ours)
+        self._adopt_order()
         if self._iter == 0 or saved is None or saved == ours:
             return
         if saved['global_batch'] == self.global_batch and epoch_length is not None:
@@ -79,6 +87,23 @@ class _ResumableLoop:
         self._iter = self._epoch * epoch_length
         self.runner.optim_wrapper.initialize_count_status(self.runner.model, self._iter, self._max_iters)
 
+    def _adopt_order(self) -> None:
+        """After a resume, continue with the order of the data that the checkpoint was written with.
+
+        Raises:
+            UserError: The config names another.
+        """
+        hub = self.runner.message_hub
+        if self._iter > 0:
+            saved = hub.runtime_info.get(_ORDER, 'mmengine')  # version 0.1.0 and MMEngine's own loops
+            if self.data_order not in (None, saved):
+                raise UserError(
+                    f'resume: train_cfg.data_order={self.data_order!r}, but the checkpoint was written with {saved!r}; '
+                    'leave it out, or start a new run with load_from.'
+                )
+            self.sampler.order = saved
+        hub.update_info(_ORDER, self.sampler.order)
+
     def _validate_if_it_was_missed(self, is_due: bool) -> None:
         """Validate first if the earlier run stopped between saving and validating."""
         validated = self.runner.message_hub.runtime_info.get(VALIDATED, self._iter)
@@ -96,6 +121,9 @@ class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
 
     Args:
         Those of MMEngine's ``EpochBasedTrainLoop``.
+        data_order (str, optional): ``'independent'`` (the default of a new run): the orders of different seeds have
+            nothing in common. ``'mmengine'``: seed and epoch are added, so that seeds give shifted copies of one order.
+            Equal for seed 0. A resumed run keeps the order of its checkpoint.
 
     Raises:
         UserError: The sampler's order cannot be set, or a resumed position does not exist in this run.
@@ -146,7 +174,7 @@ class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
     """MMEngine's ``IterBasedTrainLoop``; resumes exactly, as :class:`ResumableEpochTrainLoop` does.
 
     Args:
-        Those of MMEngine's ``IterBasedTrainLoop``.
+        Those of MMEngine's ``IterBasedTrainLoop``, and ``data_order`` as in :class:`ResumableEpochTrainLoop`.
 
     Raises:
         UserError: The sampler's order cannot be set, or the global batch has changed since the checkpoint.

@@ -131,6 +131,16 @@ def test_skipping_counts_lists_and_bounds_bad_images(camelyon_root, copy):
     assert len(dataset.bad_images) == MAX_BAD_IMAGES
 
 
+def test_a_bad_image_counts_once_however_often_it_is_drawn(camelyon_root, copy):
+    """Workers may stay for a whole training, in which every epoch draws it again."""
+    dataset = Camelyon17(data_root=str(copy(camelyon_root)), split='train', pipeline=PIPELINE, on_bad_image='skip')
+    path = dataset.get_data_info(0)['img_path']
+    Path(path).unlink()
+    for _ in range(3 * MAX_BAD_IMAGES):
+        assert dataset[0]['data_samples'].img_path != path
+    assert dataset.bad_images == [path]
+
+
 def test_evaluation_never_skips(camelyon_root, copy):
     root = copy(camelyon_root)
     dataset = Camelyon17(data_root=str(root), split='test', pipeline=PIPELINE, on_bad_image='skip', test_mode=True)
