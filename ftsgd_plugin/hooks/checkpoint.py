@@ -29,7 +29,8 @@ class AtomicLocalBackend(LocalBackend):
         write_bytes(filepath, obj, remedy='make room or choose another work_dir')
 
 
-register_backend('ftsgd-atomic', AtomicLocalBackend)
+ATOMIC = {'backend': 'ftsgd-atomic'}  # backend_args of MMEngine's functions
+register_backend(ATOMIC['backend'], AtomicLocalBackend)
 
 
 class _RemoveLater:
@@ -68,13 +69,14 @@ class SafeCheckpointHook(CheckpointHook):
         self._config_text: str | None = None
         self._due: int | None = None  # epoch or iteration of a checkpoint that waits for its update boundary
         self._written: int | None = None  # epoch or iteration of the checkpoint written or resumed last
+        self.saved_iteration: int | None = None  # position of the checkpoint that this process wrote last
 
     def before_train(self, runner: Runner) -> None:
         """Choose the file backend; when resuming, do what a kill after the last checkpoint left undone."""
         local = self.backend_args is None and self.file_client_args is None
         local = local and '://' not in str(self.out_dir or runner.work_dir)
         if local:
-            self.backend_args = {'backend': 'ftsgd-atomic'}
+            self.backend_args = dict(ATOMIC)
         super().before_train(runner)
         if local:
             self.file_backend = _RemoveLater(self.file_backend)
@@ -104,7 +106,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         last, self.last_ckpt = self.last_ckpt, None  # the parent would write the last one too; after_val_epoch does
         try:
-            with self._config_formatted_once(runner):
+            with self.config_formatted_once(runner):
                 super()._save_best_checkpoint(runner, metrics)
         finally:
             self.last_ckpt = last
@@ -118,11 +120,12 @@ class SafeCheckpointHook(CheckpointHook):
         kept = list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
         if kept and len(kept) == self.max_keep_ckpts and kept[-1] != step:
             runner.message_hub.update_info(_REPLACED, self.filename_tmpl.format(kept[0]))
-        with self._config_formatted_once(runner):
+        with self.config_formatted_once(runner):
             super()._save_checkpoint_with_step(runner, step, meta)
+        self.saved_iteration = meta['iter']
         self._remove_outdated()
 
-    def _config_formatted_once(self, runner: Runner) -> replaced:
+    def config_formatted_once(self, runner: Runner) -> replaced:
         """Keep the config's text: MMEngine formats it for every checkpoint, slower than writing a small one."""
         if self._config_text is None:
             self._config_text = runner.cfg.pretty_text

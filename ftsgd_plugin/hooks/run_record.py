@@ -75,18 +75,28 @@ class RunRecordHook(Hook):
             return  # a validation without training
         self._epochs.append({key: float(value) for key, value in (metrics or {}).items()})
         self._write(runner, 'running')
-        history = {'epochs': self._epochs, 'seconds': self._elapsed(), 'started': self._started}
-        runner.message_hub.update_info(_STATE, history)
+        self.remember(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Mark the record as finished."""
         if hasattr(self, '_fixed'):
             self._write(runner, 'finished')
 
+    def remember(self, runner: Runner) -> None:
+        """Put the history so far into the checkpoints from now on."""
+        if hasattr(self, '_fixed'):
+            history = {'epochs': self._epochs, 'seconds': self._elapsed(), 'started': self._started}
+            runner.message_hub.update_info(_STATE, history)
+
+    def interrupt(self, runner: Runner, reason: str) -> None:
+        """Mark the record as interrupted; a resumed run continues it."""
+        if hasattr(self, '_fixed'):
+            self._write(runner, 'interrupted', reason)
+
     def _elapsed(self) -> float:
         return self._seconds + time.perf_counter() - self._since
 
-    def _write(self, runner: Runner, status: str) -> None:
+    def _write(self, runner: Runner, status: str, error: str = '') -> None:
         if not is_main_process():
             return
         evaluated = bool(self._epochs) and all(ID_METRIC in metrics for metrics in self._epochs)
@@ -97,6 +107,7 @@ class RunRecordHook(Hook):
             selected_by=ID_METRIC,
             resources=self._resources(runner),
             finished=_now() if status == 'finished' else '',
+            error=error,
             **self._fixed,
         )
         write_record(record, Path(runner.work_dir))

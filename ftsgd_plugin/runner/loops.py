@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from ..hooks.checkpoint import VALIDATED
 from ..utils.errors import UserError
+from ..utils.signals import shield_workers
 from .sampling import ORDERS, make_reproducible, seed_step
 
 _GEOMETRY = 'ftsgd_geometry'  # message hub: global batch and iterations per epoch of the run that wrote a checkpoint
@@ -29,6 +30,7 @@ class _ResumableLoop:
         if isinstance(dataloader, dict):
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
         self.data_order = data_order
+        shield_workers(dataloader)
         self.sampler = make_reproducible(dataloader, get_world_size())
         self.sampler.order = data_order or ORDERS[0]
         self.sampler.silence()  # IterBasedTrainLoop creates an iterator at once, whose workers would start decoding

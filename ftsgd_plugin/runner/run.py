@@ -8,8 +8,10 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 from ..checkpoint.io import latest_checkpoint
+from ..hooks.stop import StopHook
 from ..utils.errors import UserError, check_parent
 from ..utils.files import atomic_write
+from ..utils.signals import StopSignals
 from .build import build_runner, load_config
 
 _COLLATE = dict(type='default_collate')
@@ -27,6 +29,9 @@ def train(
 ) -> Runner:
     """Fine-tune a classifier.
 
+    SIGTERM, SIGHUP, SIGUSR1 or SIGINT stops it at the next update with a checkpoint
+    (:class:`ftsgd_plugin.hooks.stop.StopHook`); a second SIGINT ends it at once.
+
     Args:
         config: Config file.
         resume: ``True`` or ``'auto'`` to resume from the latest checkpoint of the work directory, if it has one; or a
@@ -43,6 +48,7 @@ def train(
 
     Raises:
         UserError: The config, an option or a checkpoint does not fit.
+        Interrupted: A signal has stopped it; a ``SystemExit`` with the code 128 + the signal's number.
 
     Examples:
         >>> train(config_path('vit-tiny_freeze-embed_digits'), work_dir='runs/a', cfg_options={'randomness.seed': 1})
@@ -65,8 +71,10 @@ def train(
         if 'auto_scale_lr' not in cfg:
             raise UserError(f'{config}: --auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config.')
         cfg.auto_scale_lr.enable = True
-    runner = build_runner(cfg)
-    runner.train()
+    with StopSignals() as signals:
+        runner = build_runner(cfg)
+        runner.register_hook(StopHook(signals))
+        runner.train()
     return runner
 
 

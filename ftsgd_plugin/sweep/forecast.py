@@ -18,7 +18,7 @@ def describe(tasks: Sequence[Task], out: str | os.PathLike, tflops: float = TFLO
     """The runs of a sweep with their states, predicted GPU-hours and disk space, as text."""
     lines, hours, largest, kept, left, unknown = [], 0.0, 0.0, 0.0, 0, 0
     for task, cost in zip(tasks, predict_costs(tasks), strict=True):
-        reason = f': {task.record.error}' if task.record and task.record.status == 'failed' else ''
+        reason = f': {task.record.error}' if task.record and task.record.status in ('failed', 'interrupted') else ''
         time = '–' if cost is None else f'{cost.hours(tflops):.3f}'
         lines.append(f'{task.run.name:<60} {task.state + reason:<12} {time:>9} h')
         left += task.state != 'finished'

@@ -134,8 +134,10 @@ def _move_aside(directory: Path) -> Path:
 
 
 def mark_failed(task: Task, reason: str) -> None:
-    """Mark a run's record as failed; the epochs that it has reached stay."""
+    """Mark a run's record as failed; the epochs that it has reached stay, and so does an interruption by a signal."""
     record = _record_of(task.directory)
+    if record is not None and record.config_hash == task.hash and record.status == 'interrupted':
+        return
     if record is None or record.config_hash != task.hash:
         run = task.run
         record = RunRecord(run.model, run.method, run.dataset, run.lr, run.seed, task.hash, 'failed', [])

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import sys
 import time
 import traceback
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from .build_errors import build_failure
 from .environment import import_failure
 from .errors import UserError
+from .signals import Interrupted
 
 PATIENCE_SECONDS = 5  # a launcher ends the other ranks within this time after one has failed
 DEBUG = 'FTSGD_DEBUG'  # environment variable: show the traceback of a user error too
@@ -28,22 +30,33 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
     def wrapped() -> None:
         try:
             main()
+        except Interrupted as stop:
+            _end(stop.message, stop.code)
+        except KeyboardInterrupt:
+            _end('interrupted by SIGINT: ended at once, without saving', 128 + signal.SIGINT)
         except Exception as error:
             line = line_for_users(error)
-            rank = _rank()
+            rank = launch_rank()
             time.sleep(PATIENCE_SECONDS * (((rank or 0) > 0) + (_in_group() and line is None)))
             if line is None:
                 raise
             if os.environ.get(DEBUG):
                 traceback.print_exc()
-            print(f'error: {line}', file=sys.stderr)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            if rank is not None:
-                os._exit(2)  # a clean shutdown would wait for the other ranks, and let them report meanwhile
-            sys.exit(2)
+            _end(f'error: {line}', 2, every_rank=True)
 
     return wrapped
+
+
+def _end(line: str, code: int, every_rank: bool = False) -> None:
+    """End the program with a line on stderr (of rank 0, unless ``every_rank``) and an exit code."""
+    rank = launch_rank()
+    if line and (every_rank or not rank):
+        print(line, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if rank is not None:
+        os._exit(code)  # a clean shutdown would wait for the other ranks, and let them report meanwhile
+    sys.exit(code)
 
 
 def _in_group() -> bool:
@@ -54,7 +67,7 @@ def _in_group() -> bool:
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
-def _rank() -> int | None:
+def launch_rank() -> int | None:
     """This process's rank, also before the group exists; ``None`` for a single process."""
     if _in_group():
         return sys.modules['torch'].distributed.get_rank()

@@ -108,6 +108,16 @@ def test_failure_keeps_the_epochs_reached(plan, tmp_path):
     assert states(plan, tmp_path)[:2] == ['unfinished'] * 2
 
 
+def test_an_interrupted_run_is_not_a_failed_one(plan, tmp_path):
+    task = survey(plan, tmp_path)[0]
+    prepare(task)
+    write_record(record_of(task, status='interrupted', error='saved iter_15.pth'), task.directory)
+    mark_failed(task, 'exit status 143')
+    record = read_record(task.directory)
+    assert (record.status, record.error) == ('interrupted', 'saved iter_15.pth')
+    assert states(plan, tmp_path)[0] == 'unfinished'
+
+
 def test_weights_are_deleted_when_the_run_is_finished_and_not_before(plan, tmp_path):
     task = survey(plan, tmp_path)[0]
     prepare(task)
