@@ -10,7 +10,15 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from ftsgd_plugin.freezing import freeze_layers
-from ftsgd_plugin.layers import ROLES, Entry, list_layers, register_layer_list, unwrap, unwrap_state_dict
+from ftsgd_plugin.layers import (
+    ROLES,
+    Entry,
+    list_layers,
+    paper_parts,
+    register_layer_list,
+    unwrap,
+    unwrap_state_dict,
+)
 from ftsgd_plugin.optim import InBackwardDataParallel
 from ftsgd_plugin.utils.errors import UserError
 
@@ -117,6 +125,87 @@ def test_downsampling_belongs_to_the_first_block_of_its_stage(net, prefix):
 def test_position_embedding_of_swin_is_a_position():
     layers = list_layers(backbone(type='SwinTransformer', arch='tiny', use_abs_pos_embed=True))
     assert [layer.name for layer in layers if layer.role == 'position'] == ['pos_embed']
+
+
+# timm's hybrids: parameters of the stem and of the convnet's first stage, blocks of the convnet's other stages.
+HYBRIDS = {
+    'vit_tiny_r_s16_p8_224': (7 * 7 * 3 * 64 + 128, 0, 0),  # a stem alone
+    'vit_small_r26_s32_224': (9_536, 2, 6),
+    'vit_small_resnet26d_224': (None, 2, 6),
+}
+
+
+@pytest.mark.parametrize('name', HYBRIDS)
+def test_a_hybrid_freezes_stem_and_first_stage_and_not_a_whole_convnet(name):
+    """The paper's rule for convnets; the ``patch_embed`` of these networks is up to 41 % of their parameters."""
+    stem, first_stage, conv_blocks = HYBRIDS[name]
+    with torch.device('meta'):
+        net = timm.create_model(name, num_classes=10)
+    layers = list_layers(net)
+    listed = [key for layer in layers for key in layer.params]
+    assert sorted(listed) == sorted(key for key, _ in net.named_parameters())
+    embed = [layer for layer in layers if layer.role == 'embed']
+    assert [layer.name for layer in embed] == ['stem', *(f'stages.0.blocks.{j}' for j in range(first_stage))]
+    assert stem is None or embed[0].num_params == stem
+    total = sum(layer.num_params for layer in layers)
+    assert sum(layer.num_params for layer in embed) < 0.005 * total
+    assert sum(param.numel() for param in net.patch_embed.parameters()) > 0.12 * total
+    blocks = [layer.block for layer in layers if layer.role == 'block']
+    assert blocks == sorted(blocks) and set(blocks) == set(range(conv_blocks + 1 + len(net.blocks)))
+    assert next(layer.block for layer in layers if layer.name == 'patch_embed') == conv_blocks
+    assert [group for group, part in paper_parts(layers).items() if not part] == [
+        'pos_embed', 'cls_token', 'trans0_norm1'
+    ]  # fmt: skip
+
+
+def test_a_patch_embedding_of_unknown_shape_is_refused():
+    class Stem(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Conv2d(3, 8, 3)
+
+    net = timm.create_model('vit_tiny_patch16_224', depth=1, embed_dim=12)
+    net.patch_embed.backbone = Stem()
+    with pytest.raises(
+        UserError, match=r'the patch embedding of this VisionTransformer is a network of its own \(Stem'
+    ):
+        list_layers(net)
+
+
+class Around(nn.Module):
+    """An unknown network with MMPretrain's ResNet somewhere inside."""
+
+    def __init__(self, **children: nn.Module) -> None:
+        super().__init__()
+        for name, child in children.items():
+            self.add_module(name, child)
+
+
+def test_a_tower_inside_an_unknown_network_is_refused_unless_the_rest_can_be_a_head():
+    tower = backbone(type='ResNet', depth=18, stem_channels=8, base_channels=8)
+    size = sum(param.numel() for param in tower.parameters())
+    large, small = nn.Linear(size // 64 + 1, 64), nn.Linear(64, 10)
+    for network, reason in (
+        (Around(patch_embed=Around(backbone=tower), blocks=large), r'\(blocks\.weight, \.\.\.\) has 50% of it'),
+        (Around(tower=tower, text=large), r'\(text\.weight, \.\.\.\) has 50% of it'),
+        (Around(adapter=small, tower=tower, fc=small), r'\(adapter\.weight, \.\.\.\) comes before it'),
+    ):
+        with pytest.raises(
+            UserError, match=f'ResNet has a layer list, but is only a part of Around: .*{reason}'
+        ) as caught:
+            list_layers(network)
+        assert '\n' not in str(caught.value)
+    for network in (
+        Around(features=Around(net=tower), fc=small),
+        MODELS.build(  # a classifier's head may have any size
+            dict(
+                type='mmpretrain.ImageClassifier',
+                backbone=dict(type='mmpretrain.ResNet', depth=18, stem_channels=8, base_channels=8),
+                head=dict(type='mmpretrain.LinearClsHead', num_classes=size // 64 + 1, in_channels=64),
+            )
+        ),
+    ):
+        assert list_layers(network)[-1].role == 'head'
 
 
 @pytest.mark.parametrize('pre_norm', [False, True])

@@ -75,6 +75,8 @@ class Entry:
             object.__setattr__(self, field_name, value)  # frozen; the paths are positional, so __init__ is our own
 
 
+# Networks of which everything outside the backbone is the head, whatever its size.
+_CLASSIFIERS = {'mmpretrain.models.classifiers.base.BaseClassifier'}
 LayerList = Callable[[nn.Module], Iterator[Entry]]
 _LAYER_LISTS: dict[str, LayerList] = {}
 
@@ -111,10 +113,12 @@ def list_layers(model: nn.Module) -> list[Layer]:
         list[Layer]: The layers. Every parameter of ``model`` is in exactly one of them.
 
     Raises:
-        UserError: The model contains no registered backbone, or the list leaves out a parameter.
+        UserError: The model contains no registered backbone, the list leaves out a parameter, or the backbone is a
+            part of a network that is not known, so that what is around it need not be a head.
     """
     model = unwrap(model)
     prefix, backbone, entries = _find_backbone(model)
+    _check_surroundings(model, prefix, backbone)
     names = {id(param): name for name, param in model.named_parameters()}
     layers = [_resolve(entry, prefix, backbone, names) for entry in entries(backbone)]
 
@@ -144,6 +148,28 @@ def _find_backbone(model: nn.Module) -> tuple[str, nn.Module, LayerList]:
         f'no layer list for {found}; register one with @ftsgd_plugin.layers.register_layer_list({found!r}) on a '
         f'function(backbone) that yields Entry(name, role, *attribute_paths, block=None); known backbones: {known}.'
     )
+
+
+def _check_surroundings(model: nn.Module, prefix: str, backbone: nn.Module) -> None:
+    """Refuse a backbone that is a part of an unknown network: a tower before other blocks, one of two towers."""
+    own = {id(param) for param in backbone.parameters()}
+    size = sum(param.numel() for param in backbone.parameters())
+    path, outer = '', model
+    for attribute in prefix.split('.') if prefix else ():
+        outside = [(name, param) for name, param in outer.named_parameters() if id(param) not in own]
+        if outside and not any(_path(cls) in _CLASSIFIERS for cls in type(outer).__mro__):
+            first = next(name for name, _ in outer.named_parameters())
+            share = sum(param.numel() for _, param in outside)
+            if share > size or first == outside[0][0]:
+                reason = 'comes before it' if first == outside[0][0] else f'has {share / (share + size):.0%} of it'
+                network = type(outer).__name__
+                raise UserError(
+                    f'{type(backbone).__name__} has a layer list, but is only a part of {network}: what is around it '
+                    f'({outside[0][0]}, ...) {reason} and is not taken for a head; register a layer list for {network} '
+                    '(ftsgd_plugin/layers/ shows how), or use an ImageClassifier.'
+                )
+        path = f'{path}.{attribute}' if path else attribute
+        outer = model.get_submodule(path)
 
 
 def _resolve(entry: Entry, prefix: str, backbone: nn.Module, names: dict[int, str]) -> Layer:
@@ -201,5 +227,6 @@ def paper_parts(layers: Sequence[Layer]) -> dict[str, str]:
     names = {'embed': 'embed', 'block': 'middle', 'norm': 'middle', 'head': 'head'}
     parts = {group: names.get(role, '') for group, role in roles.items()}
     if 'position' in roles.values():
-        parts[next(group for group, role in roles.items() if role == 'block')] = ''
+        after = list(roles)[list(roles.values()).index('position') :]  # a hybrid has blocks before the position, too
+        parts[next(group for group in after if roles[group] == 'block')] = ''
     return parts

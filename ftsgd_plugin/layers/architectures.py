@@ -3,10 +3,11 @@
 Nothing is imported from these libraries: a list is registered by the import path of its class.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from torch import nn
 
+from ..utils.errors import UserError
 from .api import Entry, register_layer_list
 
 
@@ -21,11 +22,15 @@ def _mmpretrain_vit(vit: nn.Module) -> Iterator[Entry]:
 
 @register_layer_list('timm.models.vision_transformer.VisionTransformer')
 def _timm_vit(vit: nn.Module) -> Iterator[Entry]:
-    """timm's ``VisionTransformer`` (AugReg, DINO, DeiT, its CLIP variants with ``norm_pre``)."""
-    yield from _vit_embedding('patch_embed', 'norm_pre', 'pos_embed', 'cls_token', 'reg_token', 'dist_token')
+    """timm's ``VisionTransformer`` (AugReg, DINO, DeiT, its CLIP variants with ``norm_pre``), hybrids included."""
+    first, patch = 0, 'patch_embed'
+    convnet = getattr(vit.patch_embed, 'backbone', None)
+    if convnet is not None and any(True for _ in convnet.parameters()):
+        first, patch = (yield from _hybrid_embedding(vit, convnet)), ''
+    yield from _vit_embedding(patch, 'norm_pre', 'pos_embed', 'cls_token', 'reg_token', 'dist_token')
     for i in range(len(vit.blocks)):
         attn, mlp = ['attn', 'ls1', 'drop_path1'], ['mlp', 'ls2', 'drop_path2']
-        yield from _transformer_block(i, f'blocks.{i}', ['norm1'], attn, ['norm2'], mlp)
+        yield from _transformer_block(i, f'blocks.{i}', ['norm1'], attn, ['norm2'], mlp, first=first)
     yield Entry('post_norm', 'norm', 'norm', 'fc_norm')
     yield Entry('head', 'head', 'head', 'head_dist')
 
@@ -102,11 +107,60 @@ def _vit_embedding(patch: str, ln_pre: str, pos_embed: str, *tokens: str) -> Ite
     yield Entry('cls_token', 'position', *tokens)
 
 
-def _transformer_block(i: int, path: str, *parts: Sequence[str]) -> Iterator[Entry]:
-    """The four layers of transformer block ``i`` at ``path``; ``parts`` are the block's attributes of each layer."""
+def _hybrid_embedding(vit: nn.Module, convnet: nn.Module) -> Generator[Entry, None, int]:
+    """The convnet before a hybrid ViT, by the paper's rule for convnets: its stem and first stage are the embedding.
+
+    The other stages are blocks, and so is the projection of their features to tokens.
+
+    Returns:
+        int: Index of the ViT's own first block.
+
+    Raises:
+        UserError: The convnet has no stages and is more than a sequence of layers.
+    """
+    path, children = 'patch_embed.backbone', [name for name, _ in convnet.named_children()]
+    if {'stem', 'stages'} <= set(children):
+        stem, stages = ['stem'], [f'stages.{name}' for name, _ in convnet.stages.named_children()]
+    elif {'conv1', 'layer1'} <= set(children):
+        stem, stages = ['conv1', 'bn1'], [name for name in children if name.startswith('layer')]
+    elif isinstance(convnet, nn.Sequential):  # a few convolutions
+        stem, stages = children, []
+    else:
+        raise UserError(
+            f'the patch embedding of this {type(vit).__name__} is a network of its own ({type(convnet).__name__}), and '
+            'freezing all of it is not what freeze-embed means; register a layer list for it (ftsgd_plugin/layers/ '
+            'shows how).'
+        )
+    blocks = [_stage_blocks(stage, convnet.get_submodule(stage)) for stage in stages]
+    members = [[[f'{path}.{part}' for part in parts] for parts in stage] for stage in blocks]
+    rest = [f'{path}.{name}' for name in children if name not in (*stem, 'stages', *stages)]
+    projection = sum(map(len, members[1:]))
+    yield from _convnet([f'{path}.{part}' for part in stem], members, 'conv-block-')
+    yield Entry('patch_embed', 'block', *rest, 'patch_embed.proj', block=projection)
+    return projection + 1
+
+
+def _stage_blocks(path: str, stage: nn.Module) -> list[list[str]]:
+    """The blocks of a stage of a convnet, as lists of paths; what is beside them belongs to the first."""
+    inside = f'{path}.blocks' if hasattr(stage, 'blocks') else path
+    blocks = [[f'{inside}.{name}'] for name, _ in getattr(stage, 'blocks', stage).named_children()]
+    if inside != path:
+        blocks[0] += [f'{path}.{name}' for name, _ in stage.named_children() if name != 'blocks']
+    return blocks
+
+
+def _transformer_block(i: int, path: str, *parts: Sequence[str], first: int = 0) -> Iterator[Entry]:
+    """The four layers of transformer block ``i`` at ``path``.
+
+    Args:
+        i: Number of the block among the transformer blocks.
+        path: Its attribute path.
+        *parts: The block's attributes of each layer.
+        first: Number of blocks before the first transformer block. Defaults to 0.
+    """
     for name, attributes in zip(('norm1', 'attn', 'norm2', 'mlp'), parts):
         members = [f'{path}.{attribute}' for attribute in attributes]
-        yield Entry(f'blocks.{i}.{name}', 'block', *members, block=i, group=f'trans{i}_{name}')
+        yield Entry(f'blocks.{i}.{name}', 'block', *members, block=first + i, group=f'trans{i}_{name}')
 
 
 def _convnet(stem: Sequence[str], stages: Sequence[Sequence[Sequence[str]]], group: str) -> Iterator[Entry]:

@@ -25,6 +25,7 @@ _DEFAULT_KEYS = {
     'flat_decay_mult',
     'norm_decay_mult',
 }
+LARGE_EMBEDDING = 0.02  # share of the parameters; of the paper's seven models the largest is 0.0095 (BiT ResNet-50)
 _NEED_WEIGHT_DECAY = {'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult'}
 
 
@@ -34,6 +35,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Source: "How to Fine-Tune Vision Models with SGD" (arXiv 2211.09359), freeze-embed. For ViTs the patch convolution
     and ``ln_pre`` (if there is one) are frozen; positional embedding and class token train.
+
+    A warning names an embedding of more than 2 % of the parameters, as in very small networks.
 
     Every ``paramwise_cfg`` key of MMEngine's ``DefaultOptimWrapperConstructor`` keeps its meaning. Parameters with the
     same stage (role and block) and the same hyper-parameters share a group, in the order of the layer list; each group
@@ -87,6 +90,7 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         inner = unwrap(model)
         self.layers = list_layers(inner)
         frozen = select_layers(self.layers, self.freeze)
+        _warn_of_large_embedding(self.layers, frozen)
         freeze_layers(inner, frozen)
         if not any(param.requires_grad for param in inner.parameters()):
             raise UserError(f'freeze={self.freeze!r} leaves nothing to train, as the model itself freezes the rest.')
@@ -140,6 +144,20 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         held = [id(param) for group in optim_wrapper.optimizer.param_groups for param in group['params']]
         trained = {id(param) for param in model.parameters() if param.requires_grad}
         assert len(held) == len(set(held)) and set(held) == trained, 'optimizer groups and trained parameters differ'
+
+
+def _warn_of_large_embedding(layers: list[Layer], frozen: list[Layer]) -> None:
+    """Warn if the embedding that is frozen is more than the first few filters that the paper freezes."""
+    embedding = [layer for layer in frozen if layer.role == 'embed']
+    share = sum(layer.num_params for layer in embedding) / sum(layer.num_params for layer in layers)
+    if share > LARGE_EMBEDDING:
+        print_log(
+            f'the frozen embedding ({embedding[0].name} to {embedding[-1].name}) is {share:.1%} of the parameters; in '
+            "the paper's models it is less than 1%. tools/print_layers.py shows its layers; paramwise_cfg.freeze may "
+            'name fewer.',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _require_weight_decay(optim_wrapper_cfg: dict, paramwise_cfg: dict | None) -> None:

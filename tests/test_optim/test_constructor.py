@@ -6,14 +6,18 @@ from unittest import mock
 
 import pytest
 import torch
+from helpers import ROOT
 from helpers.small_models import amp_wrapper
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, build_optim_wrapper
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ftsgd_plugin.layers import list_layers
+from ftsgd_plugin.optim.constructor import LARGE_EMBEDDING
 from ftsgd_plugin.optim.ddp import follow_trained_parameters
+from ftsgd_plugin.profiling.layer_table import layer_table
 from ftsgd_plugin.utils.errors import UserError
 
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.05)
@@ -121,7 +125,7 @@ def test_bypassed_duplicates_are_named_in_one_warning(vit, caplog):
     model, logger = vit(), MMLogger.get_current_instance()
     model.backbone.layers[1].ln1.weight = model.backbone.layers[0].ln1.weight
     logger.addHandler(caplog.handler)
-    build(model, bypass_duplicate=True)
+    build(model, bypass_duplicate=True, freeze='none')
     logger.removeHandler(caplog.handler)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warning == 'bypass_duplicate: optimised under their first name only: backbone.layers.1.ln1.weight.'
@@ -269,6 +273,29 @@ def test_the_log_has_counts_and_no_line_per_parameter(vit, caplog):
     assert [line for line in messages if "freeze='embed'" in line and 'bytes per parameter' in line]
     assert [line for line in messages if 'does not know layer_decay_rate; ignored' in line]
     assert len(messages) < 8
+
+
+def warnings_of(build_it, caplog) -> list[str]:
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    build_it()
+    logger.removeHandler(caplog.handler)
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_a_large_embedding_is_named_in_a_warning(vit, caplog):
+    (warning,) = warnings_of(lambda: build(vit(pre_norm=True)), caplog)
+    assert warning.startswith('the frozen embedding (patch_embed to ln_pre) is 40.2% of the parameters')
+    assert '\n' not in warning
+    caplog.clear()
+    assert not warnings_of(lambda: [build(vit(), freeze=choice) for choice in ('none', ['blocks.0.*'])], caplog)
+
+
+@pytest.mark.parametrize('name', ['bit-r50', 'bit-r101', 'clip-vit-b16', 'clip-vit-l14', 'convnext-b', 'vit-b16'])
+def test_the_papers_models_have_no_large_embedding(name):
+    rows = layer_table(Config.fromfile(ROOT / f'configs/_base_/models/{name}.py'))
+    embed = sum(row['parameters'] for row in rows if row['role'] == 'embed')
+    assert 0 < embed / sum(row['parameters'] for row in rows) < LARGE_EMBEDDING / 2
 
 
 def test_foreign_wrapper_is_refused(vit):
