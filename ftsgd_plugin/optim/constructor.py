@@ -11,6 +11,7 @@ from ..freezing import freeze_layers, select_layers
 from ..layers import Layer, list_layers, unwrap
 from ..utils.errors import UserError
 from ..utils.patching import replaced
+from .checkpointing import use_non_reentrant_checkpointing
 from .model_hooks import ModelHooks
 from .report import FreezeReport
 from .sgd_in_backward import SGDInBackwardOptimWrapper, refuse_reducer
@@ -52,8 +53,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Raises:
         UserError: ``freeze`` matches nothing or leaves nothing to train, the backbone has no layer list, a decay
-            multiplier is given without the optimizer's ``weight_decay``, or the optimizer wrapper and the model
-            wrapper cannot be combined.
+            multiplier is given without the optimizer's ``weight_decay``, activation checkpointing is re-entrant, or the
+            optimizer wrapper and the model wrapper cannot be combined.
 
     Examples:
         >>> optim_wrapper = dict(
@@ -90,6 +91,7 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         inner = unwrap(model)
         self.layers = list_layers(inner)
         frozen = select_layers(self.layers, self.freeze)
+        use_non_reentrant_checkpointing(inner)
         _warn_of_large_embedding(self.layers, frozen)
         freeze_layers(inner, frozen)
         if not any(param.requires_grad for param in inner.parameters()):

@@ -19,7 +19,7 @@ FORKS = (  # never mmcv-lite with its requirements: it would bring the official 
 )
 REQUIRES = [  # as pip records pyproject.toml
     'torch>=2.1',
-    'open_clip_torch>=2.24',
+    'open_clip_torch>=2.32',
     'tomli>=2.0; python_version < "3"',
     'mmengine<1.0,>=0.10.7; extra == "mim"',
     'mmcv-lite<2.4,>=2.0.1; extra == "mim"',
@@ -66,7 +66,7 @@ def test_this_environment_passes():
         (dict(mmpretrain='2.0.0'), r'needs mmpretrain>=1\.2\.0,<2\.0 and found 2\.0\.0'),
         (dict(mmcv__lite=None, mmcv='1.7.2'), r'needs mmcv>=2\.0\.1,<2\.4 and found 1\.7\.2'),
         (dict(torch='1.13.1+cu117'), r"needs torch>=2\.1 and found 1\.13\.1\+cu117; run: pip install 'torch>=2\.1'$"),
-        (dict(open_clip_torch=None), r"needs open_clip>=2\.24 .* run: pip install 'open_clip_torch>=2\.24'$"),
+        (dict(open_clip_torch=None), r"needs open_clip>=2\.32 .* run: pip install 'open_clip_torch>=2\.32'$"),
         (
             dict(mmengine=None, onedl__mmengine='0.10.9'),
             rf'needs mmengine>=0\.10\.12 and found 0\.10\.9; run: {FORKS}$',
@@ -205,7 +205,7 @@ def no_open_clip(installed, monkeypatch) -> ModuleNotFoundError:
 def test_failed_custom_import_is_explained_by_its_cause(installed, no_open_clip):
     error = ImportError('Failed to import ftsgd_plugin')
     error.__context__ = no_open_clip
-    assert 'needs open_clip>=2.24 and it is not installed' in str(import_failure(error))
+    assert 'needs open_clip>=2.32 and it is not installed' in str(import_failure(error))
 
 
 def test_missing_submodule_of_an_imported_package_is_not_explained(installed):
