@@ -1,5 +1,6 @@
 """Train or evaluate by one function call; ``tools/train.py`` and ``tools/test.py`` are their command lines."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from mmengine.runner import Runner
 
 from ..checkpoint.io import latest_checkpoint
 from ..hooks.stop import StopHook
+from ..utils.cli import launch_rank
 from ..utils.errors import UserError, check_parent
 from ..utils.files import atomic_write
+from ..utils.locks import lock_directory
 from ..utils.signals import StopSignals
 from .build import build_runner, load_config
 
@@ -47,7 +50,7 @@ def train(
         Runner: MMEngine's runner after training.
 
     Raises:
-        UserError: The config, an option or a checkpoint does not fit.
+        UserError: The config, an option or a checkpoint does not fit, or another process trains in the directory.
         Interrupted: A signal has stopped it; a ``SystemExit`` with the code 128 + the signal's number.
 
     Examples:
@@ -63,15 +66,18 @@ def train(
             raise UserError(f'--amp cannot be combined with optim_wrapper.type={cfg.optim_wrapper.type!r}; drop one.')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if resume:
-        checkpoint = latest_checkpoint(cfg.work_dir) if resume in (True, 'auto') else resume
-        cfg.resume = checkpoint is not None
-        cfg.load_from = checkpoint or cfg.get('load_from')  # nothing to resume yet: start as the config says
     if auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
             raise UserError(f'{config}: --auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config.')
         cfg.auto_scale_lr.enable = True
-    with StopSignals() as signals:
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        if not launch_rank():
+            stack.enter_context(lock_directory(cfg.work_dir))
+        if resume:
+            checkpoint = latest_checkpoint(cfg.work_dir) if resume in (True, 'auto') else resume
+            cfg.resume = checkpoint is not None
+            cfg.load_from = checkpoint or cfg.get('load_from')  # nothing to resume yet: start as the config says
         runner = build_runner(cfg)
         runner.register_hook(StopHook(signals))
         runner.train()

@@ -6,7 +6,6 @@ without Ray.
 
 import contextlib
 import ctypes
-import errno
 import logging
 import os
 import re
@@ -14,14 +13,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import filelock
 import psutil
 
+from ..utils import locks
 from ..utils.errors import UserError, one_line
+from ..utils.locks import hold_lock
 
 LOG = 'run.log'
 RETRIES = 3  # of a run whose machine or Ray worker was lost; one that failed by itself is not tried again
@@ -103,7 +103,8 @@ class Cluster:
             ``(index, exit status, last line)`` of each job as it ends.
         """
         # By value: the workers of a cluster need not have this package.
-        self.ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        for module in (sys.modules[__name__], locks):
+            self.ray.cloudpickle.register_pickle_by_value(module)
         remote = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(run_process)
         path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
         environment = {'OMP_NUM_THREADS': str(self.cpus), 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1'}
@@ -199,45 +200,6 @@ def run_process(command: list[str], directory: str, environment: dict[str, str],
                 if process.poll() is None:
                     end_tree(process)
     return status, '' if status == 0 else last_line(log, start, status)
-
-
-@contextlib.contextmanager
-def hold_lock(path: str | os.PathLike, seconds: float) -> Iterator[int]:
-    """Hold a lock file; the kernel releases it when this process ends, however it ends.
-
-    The lock is the kernel's (``flock``) on an open file, so a file that was left behind locks nothing. In a file system
-    without such locks the block runs unprotected.
-
-    Args:
-        path: The lock file, created if it is missing.
-        seconds: How long to wait for another holder.
-
-    Yields:
-        int: The descriptor. A process that inherits it holds the lock too.
-
-    Raises:
-        filelock.Timeout: Another process still holds it.
-    """
-    # Not FileLock: it lends no descriptor, and without flock it takes the existence of the file for a lock.
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        deadline = time.monotonic() + seconds
-        while not _try_lock(descriptor):
-            if time.monotonic() > deadline:
-                raise filelock.Timeout(os.fspath(path))
-            time.sleep(0.2)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        return filelock.lock_descriptor(descriptor, blocking=False)
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            raise
-        return True
 
 
 def _die_with(parent: int) -> Callable[[], None]:

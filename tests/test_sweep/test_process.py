@@ -14,6 +14,7 @@ import pytest
 
 from ftsgd_plugin.sweep import ray_backend as process
 from ftsgd_plugin.sweep.ray_backend import run_process
+from ftsgd_plugin.utils import locks
 
 
 def run(directory: Path, code: str, **environment) -> tuple[int, str]:
@@ -145,9 +146,11 @@ def test_processes_whose_parent_has_ended_are_ended_too(tmp_path):
 
 def test_function_that_ray_sends_to_workers_needs_neither_torch_nor_this_package(tmp_path):
     cloudpickle = pytest.importorskip('ray').cloudpickle
-    cloudpickle.register_pickle_by_value(process)
+    for module in (process, locks):
+        cloudpickle.register_pickle_by_value(module)
     (tmp_path / 'function').write_bytes(cloudpickle.dumps(run_process))
-    cloudpickle.unregister_pickle_by_value(process)
+    for module in (process, locks):
+        cloudpickle.unregister_pickle_by_value(module)
     code = (
         'import pickle, sys; run = pickle.load(open("function", "rb")); print(run(["-c", "1"], ".", {}, "."));'
         'sys.exit("torch" in sys.modules or "ftsgd_plugin" in sys.modules)'
