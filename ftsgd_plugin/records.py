@@ -6,7 +6,6 @@ Reading and validating a record imports neither torch nor MMEngine.
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -19,6 +18,9 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
+from .utils.config_hash import LOADERS as LOADERS
+from .utils.config_hash import config_hash as config_hash
+from .utils.config_hash import former_hash as former_hash
 from .utils.errors import UserError
 from .utils.files import write_text
 from .utils.paths import config_path
@@ -28,12 +30,8 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 FILE = 'record.json'
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')  # keys of a config
 SCHEMA = 1
 
-# Keys of a config that name a run, or say where and how it is started; every other key can change its numbers.
-_RUN_KEYS = ('work_dir', 'experiment_name', 'run', 'resume', 'launcher')
-_MACHINE_KEYS = ('pin_memory', 'persistent_workers', 'collate_fn')  # of data loaders; tools/train.py sets them
 _STACK = ('torch', 'torchvision', 'mmengine', 'mmpretrain', 'timm', 'open_clip_torch', 'numpy')
 
 
@@ -195,21 +193,6 @@ def _short(value: object) -> str:
     """A value on one line of a message."""
     text = repr(value)
     return text if len(text) <= 40 else f'{text[:37]}...'
-
-
-def config_hash(cfg: Config) -> str:
-    """SHA-256 of the full config without the keys that only name a run or that ``tools/train.py`` sets by machine.
-
-    Left out: ``work_dir``, ``experiment_name``, ``run``, ``resume`` (with its ``load_from``), ``launcher``, and of data
-    loaders ``pin_memory``, ``persistent_workers`` and ``collate_fn``. Tuples count as lists.
-    """
-    content = {key: value for key, value in cfg.to_dict().items() if key not in _RUN_KEYS}
-    if cfg.get('resume'):
-        content['load_from'] = None
-    for name in LOADERS:
-        if content.get(name):
-            content[name] = {key: value for key, value in content[name].items() if key not in _MACHINE_KEYS}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def run_names(cfg: Config) -> dict[str, str]:

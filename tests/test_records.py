@@ -12,7 +12,7 @@ from helpers.authors import record
 from mmengine.config import Config
 
 from ftsgd_plugin import config_path, records
-from ftsgd_plugin.records import FILE, RunRecord, config_hash, find_records, read_record, run_names, write_record
+from ftsgd_plugin.records import FILE, RunRecord, find_records, read_record, run_names, write_record
 from ftsgd_plugin.utils.errors import UserError
 
 OLD = ROOT / 'tests/assets/version_0_1_0'
@@ -136,24 +136,6 @@ def test_full_disk_is_one_line_and_the_earlier_record_stays(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r'record\.json: cannot be written \(No space left on device\); make room'):
         write_record(replace(unfinished, status='finished'), tmp_path)
     assert read_record(tmp_path).status == 'running' and [path.name for path in tmp_path.iterdir()] == [FILE]
-
-
-def test_hash_covers_every_setting_that_can_change_the_numbers():
-    def load(**options) -> Config:
-        cfg = Config.fromfile(config_path('vit-tiny_sgd_digits'))
-        cfg.merge_from_dict(options)
-        return cfg
-
-    plain = config_hash(load())
-    same = [
-        dict(work_dir='other', experiment_name='other', launcher='none'),
-        dict(resume=True, load_from='work/epoch_1.pth'),
-        dict(run=dict(model='vit-tiny', method='sgd', dataset='digits')),
-        {'train_dataloader.pin_memory': True, 'val_dataloader.persistent_workers': False},
-    ]
-    assert {config_hash(load(**options)) for options in same} == {plain}
-    other = [{'optim_wrapper.optimizer.lr': 0.5}, {'randomness.seed': 1}, {'load_from': 'weights.pth'}]
-    assert len({plain, *(config_hash(load(**options)) for options in other)}) == 1 + len(other)
 
 
 def test_names_come_from_run_then_the_file_then_the_types(tmp_path):

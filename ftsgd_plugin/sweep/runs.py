@@ -10,7 +10,7 @@ from pprint import pformat
 
 from mmengine.config import Config
 
-from ..records import FILE, LOADERS, RunRecord, code_version, config_hash, read_record, write_record
+from ..records import FILE, LOADERS, RunRecord, code_version, config_hash, former_hash, read_record, write_record
 from ..runner.build import merge_cfg_options, read_config
 from ..utils.errors import UserError
 from ..utils.files import temporary_name, write_text
@@ -32,6 +32,7 @@ class Task:
         state: ``'new'``, ``'unfinished'`` (started, failed or killed: it will be resumed), ``'finished'`` or
             ``'changed'`` (the directory belongs to another config: it will be moved aside).
         record: Its record, if there is one.
+        former_hash: ``former_hash`` of the config; records of version 0.1.0 have it.
     """
 
     run: Run
@@ -40,6 +41,11 @@ class Task:
     hash: str
     state: str
     record: RunRecord | None
+    former_hash: str | None = None
+
+    def owns(self, record: RunRecord | None) -> bool:
+        """Whether a record is of this config."""
+        return record is not None and record.config_hash in (self.hash, self.former_hash)
 
 
 def run_config(plan: Plan, run: Run, directory: Path, cfg_options: dict | None = None) -> Config:
@@ -87,16 +93,25 @@ def task_of(plan: Plan, run: Run, out: str | os.PathLike, cfg_options: dict | No
     """One run of a plan with its state in the directory of a sweep; writes nothing."""
     directory = Path(out).absolute() / 'runs' / run.name
     cfg = run_config(plan, run, directory, cfg_options)
-    digest = config_hash(cfg)
     record = _record_of(directory)
+    task = Task(run, directory, cfg, config_hash(cfg), '', record, former_hash(cfg))
     if record is None:
         # Without a record nothing tells which config a checkpoint belongs to.
         state = 'changed' if any(directory.glob('*.pth')) else 'new'
-    elif record.config_hash != digest:
+    elif not task.owns(record) and not _was_equivalent(record, task):
         state = 'changed'
     else:
         state = 'finished' if record.status == 'finished' else 'unfinished'
-    return Task(run, directory, cfg, digest, state, record)
+    return replace(task, state=state)
+
+
+def _was_equivalent(record: RunRecord, task: Task) -> bool:
+    """Whether a record of version 0.1.0 is of a config that differs in nothing that can change a number."""
+    try:
+        written = read_config(str(task.directory / CONFIG))
+    except UserError:
+        return False
+    return former_hash(written) == record.config_hash and config_hash(written) == task.hash
 
 
 def _record_of(directory: Path) -> RunRecord | None:
@@ -136,9 +151,9 @@ def _move_aside(directory: Path) -> Path:
 def mark_failed(task: Task, reason: str) -> None:
     """Mark a run's record as failed; the epochs that it has reached stay, and so does an interruption by a signal."""
     record = _record_of(task.directory)
-    if record is not None and record.config_hash == task.hash and record.status == 'interrupted':
+    if task.owns(record) and record.status == 'interrupted':
         return
-    if record is None or record.config_hash != task.hash:
+    if not task.owns(record):
         run = task.run
         record = RunRecord(run.model, run.method, run.dataset, run.lr, run.seed, task.hash, 'failed', [])
         record = replace(record, code=code_version())
@@ -149,7 +164,7 @@ def mark_failed(task: Task, reason: str) -> None:
 def is_finished(task: Task) -> bool:
     """Whether the directory now holds the finished record of this config."""
     record = _record_of(task.directory)
-    return record is not None and record.status == 'finished' and record.config_hash == task.hash
+    return task.owns(record) and record.status == 'finished'
 
 
 def delete_weights(directory: Path) -> None:

@@ -12,7 +12,7 @@ from ftsgd_plugin.sweep.cost_cache import CostCache, cache_file
 from ftsgd_plugin.sweep.driver import conclude, run_sweep
 from ftsgd_plugin.sweep.forecast import describe, flop_weights, predict_costs
 from ftsgd_plugin.sweep.plan import Plan, read_plan
-from ftsgd_plugin.sweep.runs import CONFIG, delete_weights, mark_failed, prepare, survey
+from ftsgd_plugin.sweep.runs import CONFIG, delete_weights, is_finished, mark_failed, prepare, survey
 from ftsgd_plugin.utils.errors import UserError
 
 
@@ -76,6 +76,25 @@ def test_every_change_of_a_config_changes_the_hash(plan, tmp_path):
     hashes |= {task.hash for task in survey(plan, tmp_path, {'env_cfg.cudnn_benchmark': False})}
     assert len(hashes) == 4 * 5 - 4  # the roots left out are those of the config
     assert {task.hash for task in survey(plan, tmp_path / 'elsewhere')} < hashes
+
+
+HARMLESS = {'default_hooks.logger.interval': 1, 'train_dataloader.num_workers': 2, 'visualizer.vis_backends': []}
+
+
+@pytest.mark.parametrize('hash_of', ['hash', 'former_hash'])
+def test_a_change_that_changes_no_number_leaves_a_run_finished(plan, tmp_path, hash_of):
+    """Also one of version 0.1.0, whose hash counted everything: the config beside its record tells what it was."""
+    for task in survey(plan, tmp_path):
+        prepare(task)
+        write_record(record_of(task, config_hash=getattr(task, hash_of)), task.directory)
+    assert set(states(plan, tmp_path)) == {'finished'}
+    assert {task.state for task in survey(plan, tmp_path, HARMLESS)} == {'finished'}
+    assert {task.state for task in survey(plan, tmp_path, {'model.backbone.drop_rate': 0.1})} == {'changed'}
+    first = survey(plan, tmp_path)[0]
+    assert is_finished(first)
+    (first.directory / CONFIG).write_text('broken(')
+    known = hash_of == 'hash'
+    assert survey(plan, tmp_path, HARMLESS)[0].state == ('finished' if known else 'changed')
 
 
 def test_changed_run_is_moved_aside_complete_where_tables_do_not_find_it(plan, tmp_path):

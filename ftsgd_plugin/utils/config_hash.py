@@ -1,0 +1,77 @@
+"""The hash of a config that tells whether two runs have the same numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')  # keys of a config
+
+# Keys that name a run, or say where and how it is started.
+_RUN_KEYS = ('work_dir', 'experiment_name', 'run', 'resume', 'launcher')
+# Keys that say what is logged and drawn, and what a test after the training evaluates: no record has its numbers.
+_REPORT_KEYS = (
+    *('visualizer', 'vis_backends', 'log_processor', 'log_level'),
+    *('test_dataloader', 'test_evaluator', 'test_cfg'),
+)
+_MACHINE_KEYS = ('pin_memory', 'persistent_workers', 'collate_fn')  # of data loaders; tools/train.py sets them
+_SPEED_KEYS = ('prefetch_factor', 'pin_memory_device', 'timeout', 'multiprocessing_context')  # of data loaders
+# Hooks that watch and write.
+_REPORT_HOOKS = (
+    *('IterTimerHook', 'LoggerHook', 'CheckpointHook', 'SafeCheckpointHook', 'VisualizationHook'),
+    *('HostMemoryHook', 'ResourceHook', 'RunRecordHook', 'LayerGradNormHook', 'MemoryProfilerHook', 'ProfilerHook'),
+)
+# With these loops the order and the augmentation of the data do not depend on the workers.
+_LOOPS_WITHOUT_WORKERS = ('ResumableEpochTrainLoop', 'ResumableIterTrainLoop')
+
+
+def config_hash(cfg: Config) -> str:
+    """SHA-256 of the settings that can change a number of the run's record.
+
+    Left out are names and places (``work_dir``, ``experiment_name``, ``run``, ``resume`` with its ``load_from``,
+    ``launcher``), logging, drawing, checkpoints and the test (``log_level``, ``visualizer``, ``default_hooks.logger``,
+    ``test_dataloader``, ``RunRecordHook``, ...), how processes are started (``env_cfg.mp_cfg``), and of data loaders
+    what only makes them faster (``num_workers``, unless the training loop is MMEngine's, whose workers draw the
+    augmentation). Tuples count as lists, a class as its name. The version of the package does not count.
+    """
+    content = {key: value for key, value in _settings(cfg).items() if key not in _REPORT_KEYS}
+    if isinstance(content.get('env_cfg'), dict):
+        content['env_cfg'] = {key: value for key, value in content['env_cfg'].items() if key != 'mp_cfg'}
+    for name in LOADERS:
+        if content.get(name):
+            free = name != 'train_dataloader' or _type_name(content.get('train_cfg')) in _LOOPS_WITHOUT_WORKERS
+            left_out = (*_SPEED_KEYS, 'num_workers') if free else _SPEED_KEYS
+            content[name] = {key: value for key, value in content[name].items() if key not in left_out}
+    hooks = content.pop('default_hooks', None) or {}
+    kept = {key: hook for key, hook in hooks.items() if hook is not None and _type_name(hook) not in _REPORT_HOOKS}
+    custom = [hook for hook in content.pop('custom_hooks', None) or [] if _type_name(hook) not in _REPORT_HOOKS]
+    return _digest({**content, 'default_hooks': kept, 'custom_hooks': custom})
+
+
+def former_hash(cfg: Config) -> str:
+    """The hash that version 0.1.0 wrote: all settings but the names and places; of loaders all but what tools set."""
+    return _digest(_settings(cfg))
+
+
+def _settings(cfg: Config) -> dict:
+    content = {key: value for key, value in cfg.to_dict().items() if key not in _RUN_KEYS}
+    if cfg.get('resume'):
+        content['load_from'] = None
+    for name in LOADERS:
+        if content.get(name):
+            content[name] = {key: value for key, value in content[name].items() if key not in _MACHINE_KEYS}
+    return content
+
+
+def _type_name(settings: object) -> str:
+    """The last part of ``type``, which may be a class or have a scope: ``mmpretrain.RunRecordHook``."""
+    kind = settings.get('type') if isinstance(settings, dict) else settings
+    return str(getattr(kind, '__name__', kind)).split('.')[-1]
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
