@@ -24,6 +24,12 @@ def parse_args() -> argparse.Namespace:
         metavar='PATH',
         help='resume from PATH; without PATH or with "auto" from the latest checkpoint in the work directory',
     )
+    parser.add_argument(
+        '--resume-settings',
+        choices=['same', 'config'],
+        help="if the config's optimizer settings or schedules (a longer run) differ from the checkpoint's: refuse "
+        "(same, the default), or continue with the config's from the checkpoint's position on (config)",
+    )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     parser.add_argument(
@@ -43,6 +49,7 @@ def main() -> None:
     train(
         args.config,
         resume=args.resume,
+        resume_settings=args.resume_settings,
         amp=args.amp,
         validate=not args.no_validate,
         auto_scale_lr=args.auto_scale_lr,

@@ -6,18 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from mmengine.optim import OptimWrapper
 from torch import nn
 
 from ..layers import in_backbone
 from ..utils.errors import UserError
 from .io import read_weights
-
-# Options of torch.optim that came with later versions, or that schedulers add to a group.
-_CHANGING_OPTIONS = {
-    *('capturable', 'decoupled_weight_decay', 'differentiable', 'foreach', 'fused', 'maximize'),
-    *('initial_lr', 'initial_momentum', 'initial_weight_decay'),
-}
 
 
 @dataclass(frozen=True)
@@ -139,37 +132,3 @@ def _unfilled(module: nn.Module, weights: dict, prefix: str | None) -> list[Misf
 def of_backbone(found: Sequence[Misfit]) -> list[Misfit]:
     """The misfits in the backbone of a classifier."""
     return [misfit for misfit in found if in_backbone(misfit.name)]
-
-
-def resume_misfits(checkpoint: dict, optim_wrapper: OptimWrapper, schedulers: Sequence) -> str | None:
-    """Find what prevents a run from resuming from a checkpoint, apart from the weights.
-
-    Args:
-        checkpoint: Content of the file.
-        optim_wrapper: The run's optimizer wrapper.
-        schedulers: The run's parameter schedulers.
-
-    Returns:
-        str | None: The reason, to follow "it" in a sentence; ``None`` if the run can resume.
-    """
-    absent = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
-    if absent or not {'epoch', 'iter'} <= checkpoint['meta'].keys():
-        return f'holds weights but no training state ({", ".join(absent) or "meta.epoch"})'
-    optimizer = getattr(optim_wrapper, 'optimizer', None)
-    saved = checkpoint['optimizer'].get('param_groups')
-    if optimizer is None or saved is None:  # several optimizers
-        return None
-    ours, theirs = optimizer.param_groups, saved
-    absent = sorted(ours[0].keys() - theirs[0].keys() - _CHANGING_OPTIONS)
-    if absent:
-        return f'was written by another optimizer than {type(optimizer).__name__} (it has no {", ".join(absent)})'
-    sizes = [[len(group['params']) for group in groups] for groups in (ours, theirs)]
-    if sizes[0] != sizes[1]:
-        return (
-            f'trained {sum(sizes[1])} tensors in {len(sizes[1])} groups, this config trains {sum(sizes[0])} in '
-            f'{len(sizes[0])} groups (another freeze or other paramwise options)'
-        )
-    states = checkpoint.get('param_schedulers', [])
-    if isinstance(states, list) and len(states) != len(schedulers):
-        return f'has the state of {len(states)} parameter schedulers, this config has {len(schedulers)}'
-    return None

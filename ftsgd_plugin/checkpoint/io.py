@@ -4,21 +4,26 @@ From torch 2.6 on, ``torch.load`` refuses what MMEngine 0.10 writes beside the w
 module allows exactly those classes; ``weights_only`` stays on.
 """
 
+import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from logging import WARNING
 from pathlib import Path
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import load_from_http, load_from_local
 from mmengine.utils import digit_version
 
 from ..layers import unwrap_state_dict
 from ..utils.errors import UserError
+from .integrity import check_whole, damage
 
+PREVIOUS = 'previous'  # directory in a work_dir: the checkpoint before the last, where only one is kept
 _PACKAGED = Path(__file__).parents[1] / 'models/weights'
 
 
@@ -60,8 +65,37 @@ def load_packaged(filename: str, map_location=None) -> dict[str, torch.Tensor]:
     return load_file(path, device=str(map_location or 'cpu'))
 
 
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_whole(filename: str, map_location=None):
+    """MMEngine's loader of local files, behind a comparison of their checksums.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    file = Path(filename).expanduser()
+    if file.is_file():
+        check_whole(file)
+    return load_from_local(filename, map_location)
+
+
+@CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
+def load_whole_from_http(filename: str, map_location=None, **options):
+    """MMEngine's loader of URLs, with a comparison of the checksums in the file that it keeps in torch's hub cache.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    content = load_from_http(filename, map_location, **options)
+    kept = Path(
+        options.get('model_dir') or Path(torch.hub.get_dir()) / 'checkpoints', Path(urlparse(filename).path).name
+    )
+    if kept.is_file():
+        check_whole(kept, remedy='remove it to download it again')
+    return content
+
+
 def check_readable(path: str) -> dict | None:
-    """Open a local checkpoint without reading its tensors; URLs and other schemes are not checked.
+    """Open a local checkpoint and compare its checksums; URLs and other schemes are not checked.
 
     Args:
         path: Value of ``load_from``.
@@ -70,7 +104,8 @@ def check_readable(path: str) -> dict | None:
         dict | None: Its content, with tensors mapped from the file where the format allows it; ``None`` for a URL.
 
     Raises:
-        UserError: The file is missing, truncated or not a checkpoint, or it contains objects that are not allowed.
+        UserError: The file is missing, damaged, truncated or not a checkpoint, or it contains objects that are not
+            allowed.
     """
     if '://' in path:
         return None
@@ -79,19 +114,45 @@ def check_readable(path: str) -> dict | None:
         raise UserError(f'{path}: no such checkpoint; name the .pth file that training wrote to its work_dir.')
     if file.suffix == '.safetensors':
         raise UserError(f'{path}: MMEngine does not load safetensors files; name a .pth or .pt file.')
+    check_whole(file)
     allow_mmengine_globals()  # again: the OneDL fork removes them from the list after each load of its own
     try:
         content = torch.load(file, map_location='cpu', mmap=zipfile.is_zipfile(file), weights_only=True)
     except UserError:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if refused := _refused_globals(file):
-            reason = f'it asks to run code: {", ".join(refused)}'
+        reason = why_unreadable(error, file)
         raise UserError(f'{path}: cannot be read as a checkpoint ({reason}); copy it again or name another.') from error
     if not isinstance(content, dict) or not isinstance(content.get('state_dict', content), dict):
         raise UserError(f'{path}: holds a {type(content).__name__} instead of a state dict; name a checkpoint.')
     return content
+
+
+def why_unreadable(error: Exception, file: Path) -> str:
+    """Say why ``torch.load`` refuses a file. Its own texts advise to switch the protection off: they are not quoted.
+
+    Args:
+        error: What ``torch.load`` raised.
+        file: The file.
+
+    Returns:
+        str: A reason, to follow "it" in a sentence.
+    """
+    if refused := _refused_globals(file):
+        return f'it asks to run code: {", ".join(refused)}'
+    if is_torchscript(file):
+        return 'it is a TorchScript archive, not a state dict'
+    if isinstance(error, pickle.UnpicklingError):
+        return 'it holds other objects than tensors and plain values, or its beginning is damaged'
+    return f'it was not written by torch.save, or is incomplete ({type(error).__name__})'
+
+
+def is_torchscript(file: Path) -> bool:
+    """Whether a file is an archive of ``torch.jit.save``."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.split('/', 1)[-1] == 'constants.pkl' for name in archive.namelist())
 
 
 def _refused_globals(file: Path) -> list[str]:
@@ -140,11 +201,7 @@ def latest_checkpoint(work_dir: str) -> str | None:
     named = pointer.read_text().strip() if pointer.is_file() else ''
     if named and ('://' in named or Path(named).is_file()):
         return named
-    numbered = {
-        int(found[2]): path
-        for path in Path(work_dir).glob('*.pth')
-        if (found := re.fullmatch(r'(epoch|iter)_(\d+)\.pth', path.name))
-    }
+    numbered = _numbered(work_dir)
     if not numbered and not pointer.is_file():
         return None
     if not numbered:
@@ -152,9 +209,51 @@ def latest_checkpoint(work_dir: str) -> str | None:
             f'{pointer}: names {named or "nothing"}, which does not exist, and {work_dir} has no other checkpoint; '
             'remove the file to start from the beginning, or name a checkpoint with --resume PATH.'
         )
-    newest = str(numbered[max(numbered)])
+    newest = str(numbered[0])
     print_log(f'{pointer}: does not name an existing file; resuming from {newest}.', 'current', WARNING)
     return newest
+
+
+def _numbered(work_dir: str) -> list[Path]:
+    """The checkpoints with training state in a work directory, the newest first."""
+    files = [*Path(work_dir).glob('*.pth'), *Path(work_dir, PREVIOUS).glob('*.pth')]
+    return sorted((file for file in files if _position(file)), key=lambda file: _position(file)[1], reverse=True)
+
+
+def _position(file: Path) -> tuple[str, int] | None:
+    """Unit and number in the name of a periodic checkpoint, e.g. ``('epoch', 3)``."""
+    found = re.fullmatch(r'(epoch|iter)_(\d+)\.pth', file.name)
+    return (found[1], int(found[2])) if found else None
+
+
+def checkpoint_to_resume(work_dir: str) -> str | None:
+    """Find the newest checkpoint that is whole: :func:`latest_checkpoint`, unless it is damaged, else an older one.
+
+    Returns:
+        str | None: A path; ``None`` if the directory has no checkpoint.
+
+    Raises:
+        UserError: The newest checkpoint is damaged and there is no older one, or as :func:`latest_checkpoint`.
+    """
+    newest = latest_checkpoint(work_dir)
+    if newest is None or '://' in newest or not (reason := damage(newest)):
+        return newest
+    for older in sorted(_numbered(work_dir), key=lambda file: file.stat().st_mtime_ns, reverse=True):
+        if _is_older(older, Path(newest)) and not damage(older):
+            print_log(f'{newest}: {reason}; resuming from the newest whole checkpoint, {older}.', 'current', WARNING)
+            return str(older)
+    raise UserError(
+        f'{newest}: {reason}, and {work_dir} has no older whole checkpoint to resume from; remove it to start from the '
+        'beginning, or name a copy with --resume PATH.'
+    )
+
+
+def _is_older(file: Path, than: Path) -> bool:
+    """By number; by time where one counts epochs and the other iterations."""
+    one, other = _position(file), _position(than)
+    if one and other and one[0] == other[0]:
+        return one[1] < other[1]
+    return file.resolve() != than.resolve() and file.stat().st_mtime_ns <= than.stat().st_mtime_ns
 
 
 allow_mmengine_globals()

@@ -1,13 +1,27 @@
 """Refuse a checkpoint that does not fit the run, instead of a warning in the log."""
 
+from logging import WARNING
+
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 
-from ..checkpoint.compatibility import check_pretrained, misfits, of_backbone, resume_misfits, summarise
+from ..checkpoint.adoption import adopt_settings
+from ..checkpoint.compatibility import check_pretrained, misfits, of_backbone, summarise
 from ..checkpoint.io import weights_of
+from ..checkpoint.settings import (
+    SETTINGS,
+    Difference,
+    describe_settings,
+    differences,
+    foreign_state,
+    summarise_differences,
+)
 from ..layers import unwrap
 from ..utils.errors import UserError
+
+RESUME_SETTINGS = ('same', 'config')
 
 
 @HOOKS.register_module()
@@ -15,15 +29,25 @@ class CheckpointFitHook(Hook):
     """Compare every checkpoint with the run before any of it is loaded.
 
     MMEngine loads what fits and leaves the rest at random values. Testing and resuming require an exact fit of the
-    weights; resuming also requires a fit of the training state (optimizer, groups, schedulers). When training starts
-    from ``load_from``, the head may differ (another number of classes), the backbone may not. Weights named by
-    ``init_cfg=dict(type='Pretrained')`` must fill their module.
+    weights; resuming also requires the same training state (optimizer, parameters of every group, schedulers) and the
+    same settings (hyperparameters, schedules, seed), because MMEngine would silently train with those of the
+    checkpoint. When training starts from ``load_from``, the head may differ (another number of classes), the backbone
+    may not. Weights named by ``init_cfg=dict(type='Pretrained')`` must fill their module.
+
+    Args:
+        resume_settings (str): What happens if hyperparameters or schedules differ from the checkpoint's: ``'same'``
+            (default) refuses, ``'config'`` continues with the config's, at the position of the checkpoint.
 
     Raises:
-        UserError: The checkpoint does not fit; the message names the file and the first tensors.
+        UserError: The checkpoint does not fit; the message names the file and the first tensors or settings.
     """
 
     priority = 'VERY_HIGH'
+
+    def __init__(self, resume_settings: str = 'same') -> None:
+        if resume_settings not in RESUME_SETTINGS:
+            raise UserError(f'resume_settings={resume_settings!r}: choose {" or ".join(RESUME_SETTINGS)}.')
+        self.resume_settings = resume_settings
 
     def before_run(self, runner: Runner) -> None:
         """Check what ``init_weights`` is about to load."""
@@ -34,12 +58,15 @@ class CheckpointFitHook(Hook):
         """Check a checkpoint before any of it is copied into the model."""
         path = runner._load_from or find_latest_checkpoint(runner.work_dir)
         resuming = _trains(runner) and runner._resume
-        if resuming and (reason := resume_misfits(checkpoint, runner.optim_wrapper, _schedulers(runner))):
-            raise UserError(
-                f'{path}: cannot be resumed: it {reason}; use the config it was trained with, or start from its '
-                'weights with load_from and without --resume.'
-            )
-        found = misfits(unwrap(runner.model), weights_of(checkpoint))
+        restart = f'start again from its weights with load_from={path} and without --resume'
+        model = unwrap(runner.model)
+        if resuming:
+            reason = foreign_state(checkpoint, model, runner.optim_wrapper, runner.param_schedulers)
+            if reason:
+                raise UserError(
+                    f'{path}: cannot be resumed: it {reason}; use the config it was trained with, or {restart}.'
+                )
+        found = misfits(model, weights_of(checkpoint))
         if _trains(runner) and not resuming:
             found = of_backbone(found)
         if found:
@@ -47,13 +74,39 @@ class CheckpointFitHook(Hook):
                 f'{path}: does not fit the model of this config: {summarise(found)}; '
                 'use the config the checkpoint was trained with.'
             )
+        if resuming:
+            self._compare_settings(runner, checkpoint, path, restart)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Store what a later resume compares by name."""
+        if 'optimizer' in checkpoint:
+            settings = describe_settings(unwrap(runner.model), runner.optim_wrapper, runner.param_schedulers)
+            checkpoint['meta'][SETTINGS] = settings
+
+    def _compare_settings(self, runner: Runner, checkpoint: dict, path: str, restart: str) -> None:
+        """Refuse other settings than the checkpoint's, or take them over."""
+        seeds = checkpoint['meta'].get('seed'), runner._randomness_cfg.get('seed')
+        if None not in seeds and seeds[0] != seeds[1]:
+            found = Difference('randomness.seed', *seeds)
+            raise UserError(f'{path}: cannot be resumed: {found}; set it to {seeds[0]}, or {restart}.')
+        lengths = {'max_epochs': runner.max_epochs, 'max_iters': runner.max_iters}
+        # The loop itself refuses to continue by iterations if an iteration means something else now.
+        counts_like = getattr(runner.train_loop, 'counts_like', lambda runtime_info: True)
+        by_epoch_only = not counts_like(checkpoint['message_hub'].get('runtime_info', {}))
+        found = differences(checkpoint, runner.optim_wrapper, runner.param_schedulers, lengths, by_epoch_only)
+        if not found:
+            return
+        if self.resume_settings == 'same':
+            raise UserError(
+                f'{path}: cannot be resumed: {summarise_differences(found)}; set it to the value of the checkpoint, '
+                f'continue with that of the config by --resume-settings config, or {restart}.'
+            )
+        epoch_length = len(runner.train_dataloader)
+        adopt_settings(checkpoint, runner.optim_wrapper, runner.param_schedulers, epoch_length)
+        for line in found:
+            print_log(f"{path}: {line}; the config's is used from here on.", 'current', WARNING)
 
 
 def _trains(runner: Runner) -> bool:
     """Whether the run trains: MMEngine builds the training loop when training starts and keeps its config for tests."""
     return isinstance(runner._train_loop, BaseLoop)
-
-
-def _schedulers(runner: Runner) -> list:
-    found = runner.param_schedulers
-    return found if isinstance(found, list) else []

@@ -7,7 +7,6 @@ in the file, with its shape; otherwise the run stops with one line. All pickles 
 import hashlib
 import os
 import socket
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlparse
@@ -19,6 +18,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..checkpoint.compatibility import Misfit, misfits, summarise
+from ..checkpoint.integrity import damage
+from ..checkpoint.io import is_torchscript, why_unreadable
 from ..layers import unwrap_state_dict
 from ..utils.errors import UserError, one_line
 
@@ -36,8 +37,10 @@ def read_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:
     Raises:
         UserError: The file is truncated, of another kind, or does not hold tensors.
     """
+    if reason := damage(path):
+        raise UserError(f'{path}: cannot be read ({reason}); expected {expected}.')
     try:
-        if _is_torchscript(path):
+        if is_torchscript(path):
             found = dict(torch.jit.load(str(path), map_location='cpu').state_dict())
         elif path.suffix == '.safetensors':
             found = load_file(path, device='cpu')
@@ -46,7 +49,7 @@ def read_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:
     except UserError:
         raise
     except Exception as error:
-        reason = one_line(error, first=True)
+        reason = why_unreadable(error, path)
         raise UserError(f'{path}: cannot be read ({reason}); expected {expected}.') from error
     for key in ('state_dict', 'model'):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
@@ -55,13 +58,6 @@ def read_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:
     if not tensors:
         raise UserError(f'{path}: holds no tensors by name; expected {expected}.')
     return unwrap_state_dict(tensors)
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.split('/', 1)[-1] == 'constants.pkl' for name in archive.namelist())
 
 
 def fill(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, expected: str) -> None:

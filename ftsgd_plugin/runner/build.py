@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..checkpoint.io import check_readable, latest_checkpoint
+from ..checkpoint.io import check_readable, checkpoint_to_resume
 from ..evaluation.group_accuracy import check_configured_splits
 from ..hooks import CheckpointFitHook, ReleaseModelHook
 from ..layers import unwrap
@@ -106,11 +106,15 @@ def load_config(
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
     """Build the runner of a config, ready to train or test.
 
     On a machine without a GPU the ranks of a distributed run meet over gloo. A checkpoint that is to be loaded is
     opened first and later compared with the model. The log does not list how each parameter was initialised.
+
+    Args:
+        cfg: The config.
+        resume_settings: As in :class:`ftsgd_plugin.CheckpointFitHook`, for a run that resumes.
 
     Raises:
         UserError: The checkpoint cannot be read, an evaluated split is not in its data loader, or mixed precision has
@@ -124,13 +128,17 @@ def build_runner(cfg: Config) -> Runner:
             "use type='OptimWrapper' (leave out --amp)."
         )
     if cfg.get('resume') and not cfg.get('load_from'):
-        cfg.load_from = latest_checkpoint(cfg.work_dir)
+        cfg.load_from = checkpoint_to_resume(cfg.work_dir)
     if cfg.get('load_from'):
         check_readable(cfg.load_from)
     if cfg.launcher != 'none':
         _choose_model_wrapper(cfg)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
-    runner.register_hook(CheckpointFitHook())
+    if not any(isinstance(hook, CheckpointFitHook) for hook in runner.hooks):
+        runner.register_hook(CheckpointFitHook())
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointFitHook):
+            hook.resume_settings = resume_settings or hook.resume_settings
     runner.register_hook(ReleaseModelHook())
     runner.register_hook(_ShortLogHook())
     return runner

@@ -50,6 +50,13 @@ class _ResumableLoop:
     def _batch_size(self) -> int:
         return self.dataloader.batch_sampler.batch_size  # the loader's own is None for a custom batch sampler
 
+    def counts_like(self, runtime_info: dict) -> bool:
+        """Whether iterations and epochs of this run are those of the run whose message hub says so; else see below."""
+        saved = runtime_info.get(_GEOMETRY) or {}
+        same_batch = saved.get('global_batch') in (None, self.global_batch)
+        by_iteration = isinstance(self, IterBasedTrainLoop)
+        return same_batch and (by_iteration or saved.get('epoch_length') in (None, len(self.dataloader)))
+
     def _adopt_position(self, epoch_length: int | None) -> None:
         """After a resume, translate the checkpoint's position into this run's iterations.
 

@@ -8,7 +8,7 @@ import mmengine
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from ..checkpoint.io import latest_checkpoint
+from ..checkpoint.io import checkpoint_to_resume
 from ..hooks.stop import StopHook
 from ..utils.cli import launch_rank
 from ..utils.errors import UserError, check_parent
@@ -24,6 +24,7 @@ def train(
     config: str,
     *,
     resume: bool | str = False,
+    resume_settings: str | None = None,
     amp: bool = False,
     validate: bool = True,
     auto_scale_lr: bool = False,
@@ -39,6 +40,8 @@ def train(
         config: Config file.
         resume: ``True`` or ``'auto'`` to resume from the latest checkpoint of the work directory, if it has one; or a
             checkpoint.
+        resume_settings: What happens if the optimizer's settings or the schedules differ from the checkpoint's:
+            ``'same'`` (default) refuses, ``'config'`` continues with the config's from the checkpoint's position on.
         amp: Automatic mixed precision; needs a GPU.
         validate: Whether to evaluate during training.
         auto_scale_lr: Whether to scale the learning rate with the batch size, as the config's ``auto_scale_lr`` says.
@@ -75,10 +78,10 @@ def train(
         if not launch_rank():
             stack.enter_context(lock_directory(cfg.work_dir))
         if resume:
-            checkpoint = latest_checkpoint(cfg.work_dir) if resume in (True, 'auto') else resume
+            checkpoint = checkpoint_to_resume(cfg.work_dir) if resume in (True, 'auto') else resume
             cfg.resume = checkpoint is not None
             cfg.load_from = checkpoint or cfg.get('load_from')  # nothing to resume yet: start as the config says
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, resume_settings)
         runner.register_hook(StopHook(signals))
         runner.train()
     return runner

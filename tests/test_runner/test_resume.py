@@ -277,7 +277,8 @@ def test_checkpoint_of_another_loop_at_a_position_that_does_not_exist_is_refused
     cfg = config('straight', **{'train_dataloader.batch_size': 3})
     cfg.train_cfg = dict(by_epoch=True, max_epochs=1)
     build_runner(cfg).train()
-    resumed = build_runner(config('other', resume=True, load_from=str(tmp_path / 'straight/epoch_1.pth')))
+    options = {'resume': True, 'load_from': str(tmp_path / 'straight/epoch_1.pth'), 'train_cfg.max_epochs': 1}
+    resumed = build_runner(config('other', **options))
     with pytest.raises(UserError, match='resume: iteration 15 is not in epoch 2 of this run, which has 4 iterations'):
         resumed.train()
 

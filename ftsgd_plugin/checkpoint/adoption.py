@@ -1,0 +1,66 @@
+"""Continue from a checkpoint with the config's hyperparameters and schedules, where that is well defined."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+
+from mmengine.optim import OptimWrapper
+
+from .settings import SCALER_OPTIONS, by_key, by_name, saved_optimizers
+
+
+def adopt_settings(
+    checkpoint: dict, optim_wrapper: OptimWrapper, schedulers: Sequence | Mapping | None, epoch_length: int
+) -> None:
+    """Give a checkpoint the hyperparameters that a run by this config would have at the checkpoint's position.
+
+    The schedulers take as many steps as that run would have taken; the optimizer's groups follow. The rest of the
+    optimizer's state (momentum, moments) stays, except that of parameters which are closed now.
+
+    Args:
+        checkpoint: Content of the file, without a :func:`foreign_state`; changed in place.
+        optim_wrapper: The run's optimizer wrapper; its groups and schedulers move to the position.
+        schedulers: The run's parameter schedulers.
+        epoch_length: Iterations per epoch.
+    """
+    own = by_key(schedulers)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # schedulers warn where no optimizer step came before theirs
+        _advance([scheduler for group in own.values() for scheduler in group], checkpoint['meta'], epoch_length)
+    for key, saved in saved_optimizers(checkpoint).items():
+        wrapper = by_name(optim_wrapper)[key]
+        for before, now in zip(saved['param_groups'], wrapper.optimizer.param_groups):
+            indices = before['params']
+            before.clear()
+            before.update({option: deepcopy(value) for option, value in now.items() if option != 'params'})
+            before['params'] = indices
+            for index, param in zip(indices, now['params']):
+                if not param.requires_grad:
+                    saved['state'].pop(index, None)
+        if getattr(wrapper, 'base_param_settings', None) is not None:
+            saved['base_param_settings'] = deepcopy(wrapper.base_param_settings)
+        scaler = getattr(wrapper, 'loss_scaler', None)
+        if scaler is not None and saved.get('loss_scaler'):
+            now = scaler.state_dict()
+            saved['loss_scaler'].update({option: now[option] for option in SCALER_OPTIONS if option in now})
+    states = {key: [deepcopy(scheduler.state_dict()) for scheduler in group] for key, group in own.items()}
+    if 'param_schedulers' in checkpoint:
+        single = isinstance(checkpoint['param_schedulers'], list)
+        checkpoint['param_schedulers'] = states.get('', []) if single else states
+
+
+def _advance(schedulers: Sequence, meta: Mapping[str, int], epoch_length: int) -> None:
+    """Step schedulers as MMEngine's ``ParamSchedulerHook`` does up to a position."""
+    by_epoch = [scheduler for scheduler in schedulers if scheduler.by_epoch]
+    by_iteration = [scheduler for scheduler in schedulers if not scheduler.by_epoch]
+    epochs = 0
+    for iteration in range(1, meta['iter'] + 1 if by_iteration else 1):
+        for scheduler in by_iteration:
+            scheduler.step()
+        if epochs < meta['epoch'] and iteration == (epochs + 1) * epoch_length:
+            epochs += 1
+            for scheduler in by_epoch:
+                scheduler.step()
+    for _ in range(epochs, meta['epoch']):
+        for scheduler in by_epoch:
+            scheduler.step()
