@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 
 from ..optim.accumulation import at_update_boundary
@@ -97,6 +97,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
         """Save the best checkpoint, and the last one again with the outcome of this validation."""
+        if not isinstance(runner._train_loop, BaseLoop):  # ``runner.epoch`` would build the training loop
+            return
         step = runner.epoch if self.by_epoch else runner.iter
         runner.message_hub.update_info(VALIDATED, runner.iter)
         super().after_val_epoch(runner, metrics)

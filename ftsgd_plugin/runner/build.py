@@ -1,6 +1,7 @@
 """From a config file and options to a runner."""
 
 import os
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.model import BaseModule
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
+from mmpretrain.engine.hooks import VisualizationHook
 
 from ..checkpoint.io import check_readable, checkpoint_to_resume
 from ..evaluation.group_accuracy import check_configured_splits
@@ -141,7 +143,23 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
             hook.resume_settings = resume_settings or hook.resume_settings
     runner.register_hook(ReleaseModelHook())
     runner.register_hook(_ShortLogHook())
+    for hook in runner.hooks:
+        if isinstance(hook, VisualizationHook):
+            _build_no_training_loop(hook)
     return runner
+
+
+def _build_no_training_loop(hook: VisualizationHook) -> None:
+    """Let MMPretrain's hook not build the training loop, data and all, in a runner that only validates."""
+    after_val_iter = hook.after_val_iter
+
+    def draw(runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence) -> None:
+        if isinstance(runner._train_loop, BaseLoop):
+            after_val_iter(runner, batch_idx, data_batch, outputs)
+        else:
+            hook.after_test_iter(runner, batch_idx, data_batch, outputs)
+
+    replaced(hook, 'after_val_iter', draw)
 
 
 def without_init_log(model: BaseModule) -> replaced:

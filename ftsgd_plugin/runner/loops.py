@@ -1,5 +1,7 @@
 """Training loops that resume exactly where they stopped, at the end of an epoch or within one."""
 
+from collections.abc import Iterator
+
 from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmpretrain.registry import LOOPS
@@ -35,6 +37,11 @@ class _ResumableLoop:
         self.sampler.order = data_order or ORDERS[0]
         self.sampler.silence()  # IterBasedTrainLoop creates an iterator at once, whose workers would start decoding
         super().__init__(runner, dataloader, *args, **kwargs)
+        self.sampler.follow(self._position)  # also where a subclass iterates over the loader in a loop of its own
+
+    def _position(self) -> tuple[int, int, int]:
+        """Seed, epoch, and samples of this rank that are done in it."""
+        raise NotImplementedError
 
     def run_iter(self, *args) -> None:
         """Run one iteration, seeded by its position."""
@@ -143,13 +150,7 @@ class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
 
     def run(self):
         """Launch training."""
-        self._adopt_position(len(self.dataloader))
-        if not 0 <= self._iter - self._epoch * len(self.dataloader) <= len(self.dataloader):
-            raise UserError(
-                f'resume: iteration {self._iter} is not in epoch {self._epoch + 1} of this run, which has '
-                f'{len(self.dataloader)} iterations per epoch; resume with the batch size and the number of processes '
-                'that the checkpoint was written with.'
-            )
+        self._position()
         at_end = self._iter == self._epoch * len(self.dataloader)
         self.runner.call_hook('before_train')
         self._decide_current_val_interval()
@@ -162,6 +163,17 @@ class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
         self.runner.call_hook('after_train')
         return self.runner.model
 
+    def _position(self) -> tuple[int, int, int]:
+        self._adopt_position(len(self.dataloader))
+        done = self._iter - self._epoch * len(self.dataloader)
+        if not 0 <= done <= len(self.dataloader):
+            raise UserError(
+                f'resume: iteration {self._iter} is not in epoch {self._epoch + 1} of this run, which has '
+                f'{len(self.dataloader)} iterations per epoch; resume with the batch size and the number of processes '
+                'that the checkpoint was written with.'
+            )
+        return self.runner.seed, self._epoch, done * self._batch_size
+
     def _validates(self, epoch: int) -> bool:
         due = epoch % self.val_interval == 0 or epoch == self._max_epochs
         return self.runner.val_loop is not None and epoch >= self.val_begin and due
@@ -171,7 +183,6 @@ class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
         done = self._iter - self._epoch * len(self.dataloader)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        self.sampler.go_to(self.runner.seed, self._epoch, done * self._batch_size)
         for idx, data_batch in enumerate(self.dataloader, start=done):
             self.run_iter(idx, data_batch)
         self.runner.call_hook('after_train_epoch')
@@ -181,6 +192,9 @@ class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
 @LOOPS.register_module()
 class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
     """MMEngine's ``IterBasedTrainLoop``; resumes exactly, as :class:`ResumableEpochTrainLoop` does.
+
+    A subclass may have a ``run()`` of its own: ``self.dataloader_iterator`` starts at the position of the loop, so such
+    a ``run()`` must not skip batches when it resumes.
 
     Args:
         Those of MMEngine's ``IterBasedTrainLoop``, and ``data_order`` as in :class:`ResumableEpochTrainLoop`.
@@ -192,14 +206,18 @@ class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
         >>> train_cfg = dict(type='ResumableIterTrainLoop', max_iters=10000, val_interval=1000)
     """
 
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.dataloader_iterator = _BatchIterator(self)  # in place of MMEngine's, which starts at the first batch
+
     def run(self):
         """Launch training."""
-        self._adopt_position(None)
+        self._position()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')  # the whole training counts as one epoch
         self._decide_current_val_interval()
         self._validate_if_it_was_missed(self._validates())
-        self.dataloader_iterator = self._batches()
+        self.dataloader_iterator = _BatchIterator(self)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             self.run_iter(next(self.dataloader_iterator))
@@ -214,7 +232,12 @@ class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
         due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
         return self.runner.val_loop is not None and self._iter >= self.val_begin and due
 
-    def _batches(self):
+    def _position(self) -> tuple[int, int, int]:
+        self._adopt_position(None)
+        epoch, done = (0, self._iter) if self.sampler.is_infinite else divmod(self._iter, len(self.dataloader))
+        return self.runner.seed, epoch, done * self._batch_size
+
+    def batches(self) -> Iterator:
         """Yield batches from the current iteration on, epoch after epoch."""
         if self.sampler.is_infinite:
             self.sampler.go_to(self.runner.seed, 0, self._iter * self._batch_size)
@@ -224,3 +247,35 @@ class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
             self.sampler.go_to(self.runner.seed, epoch, done * self._batch_size)
             yield from self.dataloader
             epoch, done = epoch + 1, 0
+
+
+class _BatchIterator:
+    """The batches of a :class:`ResumableIterTrainLoop` from its position at the first ``next`` on.
+
+    MMEngine's loop skips batches when it resumes, and a ``run()`` that was copied from it would do so again.
+
+    Args:
+        loop: The loop.
+
+    Raises:
+        UserError: After a resume two batches are fetched before the first iteration.
+    """
+
+    def __init__(self, loop: ResumableIterTrainLoop) -> None:
+        self._loop, self._start, self._fetched = loop, 0, 0
+        self._batches: Iterator | None = None
+
+    def __iter__(self) -> '_BatchIterator':
+        return self
+
+    def __next__(self):
+        if self._batches is None:
+            self._start, self._batches = self._loop.iter, self._loop.batches()
+        self._fetched += 1
+        if self._fetched == 2 and self._start > 0 and self._loop.iter == self._start:
+            raise UserError(
+                f'train_cfg.type: {type(self._loop).__name__}.run() fetches more than one batch before its first '
+                'iteration after a resume, but dataloader_iterator starts at the right one by itself; do not skip '
+                'batches there.'
+            )
+        return next(self._batches)

@@ -7,7 +7,7 @@ Order and augmentation do not depend on the number of processes or workers.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -111,7 +111,8 @@ class PositionedSampler(Sampler):
     def __init__(self, sampler: Sampler, world_size: int, order: str = ORDERS[0]) -> None:
         self.sampler, self.world_size, self.order = sampler, world_size, order
         self.seed = self.epoch = self._start = 0
-        self._silent = False
+        self._silent = self._placed = False
+        self._position: Callable[[], tuple[int, int, int]] | None = None
 
     @property
     def is_infinite(self) -> bool:
@@ -120,7 +121,8 @@ class PositionedSampler(Sampler):
 
     def go_to(self, seed: int, epoch: int, samples: int) -> None:
         """Let the next iterator start after the first ``samples`` of this rank in an epoch."""
-        self.seed, self.epoch, self._start, self._silent = seed, epoch, samples, False
+        self.seed, self.epoch, self._start = seed, epoch, samples
+        self._silent, self._placed = False, True
         if hasattr(self.sampler, 'seed'):
             self.sampler.seed = self._order_seed()
         self.sampler.set_epoch(epoch)
@@ -130,13 +132,20 @@ class PositionedSampler(Sampler):
             return self.seed
         return _states(_ORDER, self.seed, self.epoch)[0]
 
+    def follow(self, position: Callable[[], tuple[int, int, int]]) -> None:
+        """Let every iterator for which :meth:`go_to` was not called start at ``position()``, its arguments."""
+        self._position, self._silent = position, False
+
     def silence(self) -> None:
-        """Let the next iterator be empty, for a loop that creates one before it knows its position."""
+        """Let iterators be empty until a position is given, for a loop that creates one before it knows its own."""
         self._silent = True
 
     def __iter__(self) -> Iterator[SeededIndex]:
         if self._silent:
             return
+        if self._position is not None and not self._placed:
+            self.go_to(*self._position())
+        self._placed = False
         seed, epoch, start, self._start = self.seed, self.epoch, self._start, 0
         per_epoch = max(1, len(self.sampler) // self.world_size)
         if type(self.sampler) in (DefaultSampler, InfiniteSampler):  # permutations: no index is drawn twice
