@@ -25,6 +25,7 @@ from .evaluation.group_accuracy import GroupAccuracy as GroupAccuracy
 from .freezing import freeze_layers as freeze_layers
 from .freezing import select_layers as select_layers
 from .hooks import CheckpointFitHook as CheckpointFitHook
+from .hooks import DivergenceHook as DivergenceHook
 from .hooks import HostMemoryHook as HostMemoryHook
 from .hooks import LayerGradNormHook as LayerGradNormHook
 from .hooks import ReleaseModelHook as ReleaseModelHook

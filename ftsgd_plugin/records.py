@@ -44,7 +44,8 @@ class RunRecord:
         lr: Learning rate of the config (the base rate for gradual unfreezing); positive.
         seed: ``randomness.seed``.
         config_hash: :func:`config_hash` of the config.
-        status: ``'running'``, ``'finished'``, ``'failed'`` or ``'interrupted'`` (a signal has stopped it).
+        status: ``'running'``, ``'finished'``, ``'failed'``, ``'interrupted'`` (a signal has stopped it) or
+            ``'diverged'`` (its numbers were no longer finite).
         epochs: Metrics of every evaluation in order (fractions; keys of ``GroupAccuracy``).
         selected_epoch: Index into ``epochs`` of the selected one, from 0; ``None`` before the first evaluation.
         selected_by: The metric it was selected on, ``'id/accuracy'``.
@@ -54,7 +55,7 @@ class RunRecord:
             ``state_bytes`` of the optimizer, ``parameters``, ``trained_parameters``; absent if unknown.
         command: The command line that started the run.
         started, finished: ISO 8601 times; ``finished`` is empty until the run ends.
-        error: Last line of a failure, or how an interrupted run is continued.
+        error: Last line of a failure or divergence, or how an interrupted run is continued.
         schema: Version of this layout.
     """
 
@@ -64,7 +65,7 @@ class RunRecord:
     lr: float
     seed: int
     config_hash: str
-    status: Literal['running', 'finished', 'failed', 'interrupted']
+    status: Literal['running', 'finished', 'failed', 'interrupted', 'diverged']
     epochs: list[dict[str, float]]
     selected_epoch: int | None = None
     selected_by: str = 'id/accuracy'

@@ -2,6 +2,7 @@
 
 from .checkpoint import SafeCheckpointHook
 from .checkpoint_compatibility import CheckpointFitHook
+from .divergence import DivergenceHook
 from .grad_norm import LayerGradNormHook
 from .release_model import ReleaseModelHook
 from .resources import HostMemoryHook, ResourceHook
@@ -9,6 +10,7 @@ from .run_record import RunRecordHook
 
 __all__ = [
     'CheckpointFitHook',
+    'DivergenceHook',
     'HostMemoryHook',
     'LayerGradNormHook',
     'ReleaseModelHook',

@@ -48,9 +48,10 @@ class LayerGradNormHook(Hook):
     The gradients are those of the update: all accumulated batches, reduced over the ranks, divided by the loss scale,
     before clipping. No MMEngine hook sees them (``OptimWrapper.update_params`` steps and zeroes them), and torch's
     hooks on ``Optimizer.step`` run after clipping. So ``optim_wrapper.step`` is replaced during training and restored
-    afterwards. A step that the loss scaler skips is not an update and is counted separately. Wrappers that update
-    during the backward pass provide ``optim_wrapper.observe_gradients(callback)``, which calls ``callback(param,
-    grad)`` for each gradient and returns a handle with ``remove()``; without a handle the callback stays, idle.
+    afterwards. A step that the loss scaler or ``DivergenceHook`` skips is not an update and is counted separately.
+    Wrappers that update during the backward pass provide ``optim_wrapper.observe_gradients(callback)``, which calls
+    ``callback(param, grad)`` for each gradient and returns a handle with ``remove()``; without a handle the callback
+    stays, idle.
 
     Norms stay on the device and are fetched once per interval. Three quantities per layer: ``norm`` (L2, over all
     parameters of the layer), ``norm_per_sqrt_n`` (``norm`` over the square root of the layer's number of parameters)
@@ -59,7 +60,7 @@ class LayerGradNormHook(Hook):
     - ``layer_grad_norms.csv`` in the run's log directory (``work_dir/timestamp``, a new one when a run is resumed): per
       interval a line for each layer with a gradient, in the order of the network. Columns: ``iter`` (iterations done),
       ``layer``, ``role``, ``block`` (empty outside blocks), ``parameters``, ``updates`` (in the mean), ``skipped``
-      (steps that the loss scaler skipped), and the three quantities (empty without an update or with zero weights).
+      (steps without an update), and the three quantities (empty without an update or with zero weights).
     - Every visualizer backend: ``norm/<layer>``, ``norm_per_sqrt_n/<layer>``, ``norm_per_weight_norm/<layer>``.
     - The log: ``grad/embed``, ``grad/middle`` (the largest of the layers between) and ``grad/head``, the paper's three
       parts of a network; a part without a gradient is absent. With a loss scaler also ``grad/skipped``. For a convnet
@@ -140,20 +141,19 @@ class LayerGradNormHook(Hook):
 
     def _measure_before_step(self, optim_wrapper: OptimWrapper) -> None:
         step = optim_wrapper.step
-        if self._scaled:
-            self._undo.callback(optim_wrapper.optimizer.register_step_post_hook(self._note_step).remove)
+        self._undo.callback(optim_wrapper.optimizer.register_step_post_hook(self._note_step).remove)
 
         @functools.wraps(step)  # keeps the mark by which MMEngine's schedulers know that they count its calls
         def measured_step(**kwargs) -> None:
             layers, norms = self._measure(optim_wrapper)
-            self._stepped = not self._scaled
+            self._stepped = False
             step(**kwargs)
             self._add(layers, norms, self._stepped)
 
         self._undo.enter_context(replaced(optim_wrapper, 'step', measured_step))
 
     def _note_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        """Note that the loss scaler has called the optimizer; a fused one reads on the device whether to skip."""
+        """Note that the optimizer was called, if by a loss scaler; a fused one reads on the device whether to skip."""
         found_inf = getattr(optimizer, 'found_inf', None)
         self._stepped = True if found_inf is None else found_inf == 0
 

@@ -25,10 +25,11 @@ class RunRecordHook(Hook):
     """Write ``record.json`` (:class:`ftsgd_plugin.records.RunRecord`) into the work dir.
 
     The record exists from the start (``running``), gets the metrics of every split and group after each validation,
-    and is ``finished`` at the end. Checkpoints contain the metrics so far, so that the record of a resumed run equals
-    that of a run that was never stopped. ``seconds`` counts the work that led to the result, without work that a kill
-    discarded. The peak is measured by :class:`ResourceHook`, if the run has one, since the last resume. A run with
-    several optimizers gets no record. Rank 0 writes, atomically. Names: :func:`ftsgd_plugin.records.run_names`.
+    and is ``finished`` at the end, or ``diverged`` (:class:`ftsgd_plugin.DivergenceHook`). Checkpoints contain the
+    metrics so far, so that the record of a resumed run equals that of a run that was never stopped. ``seconds`` counts
+    the work that led to the result, without work that a kill discarded. The peak is measured by :class:`ResourceHook`,
+    if the run has one, since the last resume. A run with several optimizers gets no record. Rank 0 writes, atomically.
+    Names: :func:`ftsgd_plugin.records.run_names`.
 
     The splits of ``GroupAccuracy`` are checked before the run, so that its results can be recorded.
 
@@ -93,6 +94,16 @@ class RunRecordHook(Hook):
         if hasattr(self, '_fixed'):
             self._write(runner, 'interrupted', reason)
 
+    def diverged(self, runner: Runner, line: str) -> None:
+        """Mark the record of a run that ends because its numbers are no longer finite.
+
+        Args:
+            runner: The runner.
+            line: What has happened, kept as the record's ``error``.
+        """
+        if hasattr(self, '_fixed'):
+            self._write(runner, 'diverged', line)
+
     def _elapsed(self) -> float:
         return self._seconds + time.perf_counter() - self._since
 
@@ -106,7 +117,7 @@ class RunRecordHook(Hook):
             selected_epoch=select_epoch(self._epochs) if evaluated else None,
             selected_by=ID_METRIC,
             resources=self._resources(runner),
-            finished=_now() if status == 'finished' else '',
+            finished=_now() if status in ('finished', 'diverged') else '',
             error=error,
             **self._fixed,
         )

@@ -12,6 +12,7 @@ from ..layers import Layer, list_layers, unwrap
 from ..utils.errors import UserError
 from ..utils.patching import replaced
 from .checkpointing import use_non_reentrant_checkpointing
+from .finite import check_groups
 from .model_hooks import ModelHooks
 from .report import FreezeReport
 from .sgd_in_backward import SGDInBackwardOptimWrapper, refuse_reducer
@@ -52,9 +53,10 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
               globs as printed by ``list_layers``.
 
     Raises:
-        UserError: ``freeze`` matches nothing or leaves nothing to train, the backbone has no layer list, a decay
-            multiplier is given without the optimizer's ``weight_decay``, activation checkpointing is re-entrant, or the
-            optimizer wrapper and the model wrapper cannot be combined.
+        UserError: ``freeze`` matches nothing or leaves nothing to train, the backbone has no layer list, a learning
+            rate, momentum or weight decay is NaN, infinite or out of range, a decay multiplier is given without the
+            optimizer's ``weight_decay``, activation checkpointing is re-entrant, or the optimizer wrapper and the model
+            wrapper cannot be combined.
 
     Examples:
         >>> optim_wrapper = dict(
@@ -97,6 +99,7 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if not any(param.requires_grad for param in inner.parameters()):
             raise UserError(f'freeze={self.freeze!r} leaves nothing to train, as the model itself freezes the rest.')
         optim_wrapper = super().__call__(model)
+        check_groups(optim_wrapper.optimizer)
         self._check(inner, optim_wrapper)
         if isinstance(optim_wrapper, SGDInBackwardOptimWrapper):
             refuse_reducer(model)

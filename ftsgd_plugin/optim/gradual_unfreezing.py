@@ -1,5 +1,6 @@
 """Exponential gradual unfreezing as a parameter scheduler."""
 
+import math
 from functools import wraps
 
 import torch
@@ -45,8 +46,8 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         verbose (bool): Print every value. Defaults to False.
 
     Raises:
-        UserError: The groups have no roles, no block can be opened, ``end`` is missing, or ``warmup`` or ``cooldown``
-            is not a whole number >= 0.
+        UserError: The groups have no roles, no block can be opened, ``end`` is missing, ``warmup`` or ``cooldown``
+            is not a whole number >= 0, or ``decay`` is not finite.
 
     Examples:
         >>> param_scheduler = dict(type='GradualUnfreezingLR', by_epoch=True)
@@ -67,6 +68,8 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         for name, value in (('warmup', warmup), ('cooldown', cooldown)):
             if not isinstance(value, int) or value < 0:
                 raise UserError(f'GradualUnfreezingLR: {name}={value!r} is not a whole number >= 0.')
+        if not math.isfinite(decay):
+            raise UserError(f'GradualUnfreezingLR: decay={decay!r} is not a finite number; the paper uses 3.73.')
         if last_step != -1:
             raise UserError('GradualUnfreezingLR: last_step does not say what trains; resume with load_state_dict.')
         if end >= INF:

@@ -17,6 +17,7 @@ from torch.optim.sgd import sgd
 from torch.utils.hooks import RemovableHandle
 
 from ..utils.errors import UserError
+from ..utils.norms import has_non_finite, non_finite
 
 _NAME = "optim_wrapper.type='SGDInBackwardOptimWrapper'"
 
@@ -74,6 +75,8 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         super().__init__(optimizer)
         self.dtype = dtype
         self._observers: OrderedDict[int, Callable[[nn.Parameter, torch.Tensor], None]] = OrderedDict()
+        self.skip_non_finite = False  # set by FiniteUpdates: leave out updates with a gradient of NaN or Inf
+        self._non_finite: bool | torch.Tensor = False  # whether this backward pass has met such a gradient
         self._in_backward = False  # other optimizers on the same parameters call their hooks too
         # By index: loading a state replaces the groups.
         self._group_of = {param: i for i, group in enumerate(optimizer.param_groups) for param in group['params']}
@@ -110,6 +113,11 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         """Take the hooks off the parameters, as at the end of a training; the next backward pass puts them back."""
         _remove(self._hooks)
 
+    def take_non_finite(self) -> bool | torch.Tensor:
+        """Whether a gradient since the last call was not finite; on a GPU a scalar tensor there, without waiting."""
+        found, self._non_finite = self._non_finite, False
+        return found
+
     @torch.no_grad()
     def _update(self, param: nn.Parameter) -> None:
         if not self._in_backward:
@@ -118,9 +126,20 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         if world > 1:
             param.grad.div_(world)
             torch.distributed.all_reduce(param.grad)
+        on_device = self.skip_non_finite and self._answers_on_device(param)
+        if self.skip_non_finite and not on_device:
+            self._non_finite = self._non_finite or has_non_finite([param.grad])
+            if self._non_finite:
+                param.grad = None
+                return
         for callback in self._observers.values():
             callback(param, param.grad)
         group = self.optimizer.param_groups[self._group_of[param]]
+        if on_device:
+            self._non_finite = non_finite([param.grad]) | self._non_finite
+            self._masked_sgd(param, group)
+            param.grad = None
+            return
         sgd(
             [param],
             [param.grad],
@@ -134,6 +153,20 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
             maximize=group['maximize'],
         )
         param.grad = None
+
+    @staticmethod
+    def _answers_on_device(param: nn.Parameter) -> bool:
+        """Whether asking a gradient on the host would wait for the device."""
+        return param.device.type != 'cpu'
+
+    def _masked_sgd(self, param: nn.Parameter, group: dict) -> None:
+        """SGD without momentum in the order of ``torch.optim.SGD``, with a direction of zero if a gradient was bad."""
+        direction = param.grad
+        if group['maximize']:
+            direction.neg_()
+        if group['weight_decay']:
+            direction.add_(param, alpha=group['weight_decay'])
+        param.add_(direction.masked_fill_(self._non_finite, 0.0), alpha=-group['lr'])
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

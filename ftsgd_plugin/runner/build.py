@@ -16,8 +16,9 @@ from mmpretrain.engine.hooks import VisualizationHook
 
 from ..checkpoint.io import check_readable, checkpoint_to_resume
 from ..evaluation.group_accuracy import check_configured_splits
-from ..hooks import CheckpointFitHook, ReleaseModelHook
+from ..hooks import CheckpointFitHook, DivergenceHook, ReleaseModelHook
 from ..layers import unwrap
+from ..optim.finite import check_settings
 from ..records import LOADERS
 from ..utils.errors import UserError, one_line
 from ..utils.patching import replaced
@@ -122,6 +123,7 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
         UserError: The checkpoint cannot be read, an evaluated split is not in its data loader, or mixed precision has
             no GPU.
     """
+    check_settings(cfg)
     for name in ('val', 'test'):  # a test after training must not be the first to find it
         check_configured_splits(cfg, name)
     if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
@@ -142,6 +144,8 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
         if isinstance(hook, CheckpointFitHook):
             hook.resume_settings = resume_settings or hook.resume_settings
     runner.register_hook(ReleaseModelHook())
+    if not any(isinstance(hook, DivergenceHook) for hook in runner.hooks):
+        runner.register_hook(DivergenceHook())
     runner.register_hook(_ShortLogHook())
     for hook in runner.hooks:
         if isinstance(hook, VisualizationHook):

@@ -9,9 +9,10 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 from ..checkpoint.io import checkpoint_to_resume
+from ..hooks.divergence import record_divergence
 from ..hooks.stop import StopHook
 from ..utils.cli import launch_rank
-from ..utils.errors import UserError, check_parent
+from ..utils.errors import DivergedError, UserError, check_parent
 from ..utils.files import atomic_write
 from ..utils.locks import lock_directory
 from ..utils.signals import StopSignals
@@ -53,6 +54,7 @@ def train(
         Runner: MMEngine's runner after training.
 
     Raises:
+        DivergedError: The run has met a loss, gradient, weight or score that is not finite.
         UserError: The config, an option or a checkpoint does not fit, or another process trains in the directory.
         Interrupted: A signal has stopped it; a ``SystemExit`` with the code 128 + the signal's number.
 
@@ -83,7 +85,11 @@ def train(
             cfg.load_from = checkpoint or cfg.get('load_from')  # nothing to resume yet: start as the config says
         runner = build_runner(cfg, resume_settings)
         runner.register_hook(StopHook(signals))
-        runner.train()
+        try:
+            runner.train()
+        except DivergedError as error:
+            record_divergence(runner, str(error))
+            raise
     return runner
 
 

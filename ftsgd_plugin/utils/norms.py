@@ -1,7 +1,7 @@
-"""Accurate L2 norms on the device, of many groups of tensors at once."""
+"""Accurate L2 norms on the device, of many groups of tensors at once; tensors of NaN or Inf."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -46,3 +46,33 @@ def scaled_norms(norm: float, parameters: int, weight_norm: float) -> tuple[floa
         (``norm`` over ``weight_norm``; ``None`` where that is zero).
     """
     return norm / math.sqrt(parameters), norm / weight_norm if weight_norm else None
+
+
+def has_non_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether a tensor contains NaN or Inf; waits for the device once if none does."""
+    tensors = _dense(tensors)
+    if not tensors:
+        return False
+    # A finite norm has finite terms; an infinite one may have overflowed. It is the fastest pass over many tensors.
+    if bool(_stacked(torch._foreach_norm(tensors)).isfinite().all()):
+        return False
+    return not all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+def non_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """:func:`has_non_finite` as a scalar on the device of the tensors, without synchronising with it."""
+    largest = torch._foreach_norm(_dense(tensors), math.inf)  # of the absolute values: cannot overflow
+    return ~_stacked(largest).isfinite().all()
+
+
+def _stacked(scalars: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Scalars of any floating types and devices as one tensor, without overflow."""
+    wide = torch.float64 if any(scalar.dtype == torch.float64 for scalar in scalars) else torch.float32
+    return torch.stack([scalar.to(scalars[0].device, wide) for scalar in scalars])
+
+
+def _dense(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """This rank's values of sharded and sparse tensors; integers are always finite."""
+    local = [getattr(tensor, 'to_local', lambda tensor=tensor: tensor)().detach() for tensor in tensors]
+    values = [tensor.coalesce().values() if tensor.is_sparse else tensor for tensor in local]
+    return [tensor for tensor in values if tensor.is_floating_point() and tensor.numel()]
