@@ -4,9 +4,10 @@
     python benchmarks/finite_updates.py --batch 32 --steps 50              # on a GPU
     python benchmarks/finite_updates.py --model vit_tiny_patch16_224 --steps 20
 
-Random weights and images, SGD with momentum. Blocks of training steps with and without the check take turns, so that a
-busy moment affects both, and nobody waits for the device within a block. On a CPU a block is one step and its time is
-that of the process; the share is the median difference of neighbouring blocks over the median block without it.
+Random weights and images, SGD with momentum. On a GPU, blocks of training steps with and without the check take turns,
+and nobody waits for the device within a block. On a CPU, where differences of whole steps are noise, ``step`` is called
+on the same gradients with and without it in turn, and the time is that of the process. The share is the median
+difference of neighbours over the median step without the check.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from ftsgd_plugin.optim.finite import FiniteUpdates
 
 BLOCK = 10  # steps per block on a GPU
+UPDATES = 8  # updates without and with the check per backward pass on a CPU
 
 
 def main() -> None:
@@ -43,33 +45,54 @@ def main() -> None:
     for fused in (False, True) if device == 'cuda' else (False,):
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, fused=fused)
         wrapper = OptimWrapper(optimizer)
-        blocks: dict[bool, list[float]] = {False: [], True: []}
+        steps, differences = [], []
         for pair in range(args.steps + 1):
-            for checked in (False, True):
-                guard = FiniteUpdates(wrapper, model) if checked else None
-                seconds = block(model, wrapper, images, labels, BLOCK if device == 'cuda' else 1)
-                if guard:
-                    guard.remove()
-                if pair:  # the first warms up
-                    blocks[checked].append(1000 * seconds)
-        difference = statistics.median(b - a for a, b in zip(blocks[False], blocks[True]))
-        step = statistics.median(blocks[False])
+            plain = block(model, wrapper, images, labels)
+            if device == 'cuda':
+                guard = FiniteUpdates(wrapper, model)
+                added = [block(model, wrapper, images, labels) - plain]
+                guard.remove()
+            else:
+                added = compare_updates(model, wrapper, images, labels)
+            if pair:  # the first warms up
+                steps.append(1000 * plain)
+                differences += [1000 * seconds for seconds in added]
+        difference, step = statistics.median(differences), statistics.median(steps)
         kind = 'SGD, fused' if fused else 'SGD'
         row = (args.model, kind, args.batch, args.steps, f'{step:.1f}', f'{difference:.2f}', f'{difference / step:.2%}')
         print(f'| {" | ".join(map(str, row))} |')
 
 
-def block(model: torch.nn.Module, wrapper: OptimWrapper, images, labels, steps: int) -> float:
-    """Seconds per step of a block: of the device, or of the process on a CPU."""
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    clock = time.perf_counter if images.is_cuda else time.process_time
-    start = clock()
-    for _ in range(steps):
+def block(model: torch.nn.Module, wrapper: OptimWrapper, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Seconds per training step of a block on a GPU, or of one step of the process on a CPU."""
+    if not images.is_cuda:
+        start = time.process_time()
         wrapper.update_params(cross_entropy(model(images), labels))
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    return (clock() - start) / steps
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(BLOCK):
+        wrapper.update_params(cross_entropy(model(images), labels))
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / BLOCK
+
+
+def compare_updates(model: torch.nn.Module, wrapper: OptimWrapper, images, labels) -> list[float]:
+    """Seconds that the check adds to updates with the same gradients."""
+    wrapper.backward(cross_entropy(model(images), labels))
+    differences = []
+    for _ in range(UPDATES):
+        seconds = []
+        for checked in (False, True):
+            guard = FiniteUpdates(wrapper, model) if checked else None
+            start = time.process_time()
+            wrapper.step()
+            seconds.append(time.process_time() - start)
+            if guard:
+                guard.remove()
+        differences.append(seconds[1] - seconds[0])
+    wrapper.zero_grad()
+    return differences
 
 
 if __name__ == '__main__':
