@@ -17,14 +17,19 @@ from PIL import Image
 from ..utils.errors import one_line
 
 _DEEP_MODES = ('I', 'F')  # 16-bit and float images; PIL clips them at 255 when it converts
+_ONE_IMAGE = ('MPO', 'PSD')  # formats whose further frames are previews, depths or layers of the first
+
+
+class UnsupportedImageError(ValueError):
+    """An intact image of a kind that would be loaded wrongly; the text says which."""
 
 
 @TRANSFORMS.register_module()
 class LoadRGBImage(BaseTransform):
     """Load an image as RGB, with the pixels of torchvision's default loader (and the paper's code).
 
-    No EXIF rotation; CMYK and palettes converted by PIL. ``img`` stays a PIL image, which ``torchvision/...``
-    transforms take; end the pipeline with :class:`PackRGB`.
+    No EXIF rotation; CMYK and palettes converted by PIL; of a camera's MPO file the main image. ``img`` stays a PIL
+    image, which ``torchvision/...`` transforms take; end the pipeline with :class:`PackRGB`.
 
     Required keys: ``img_path``. Added keys: ``img`` (PIL.Image.Image), ``img_shape``, ``ori_shape`` (height, width).
 
@@ -34,7 +39,7 @@ class LoadRGBImage(BaseTransform):
             Defaults to ``None``: exact.
 
     Raises:
-        ValueError: The image has more than 8 bits per channel or more than one frame.
+        ValueError: The image has more than 8 bits per channel, is an animation or has several pages.
     """
 
     def __init__(self, draft: int | None = None) -> None:
@@ -42,12 +47,7 @@ class LoadRGBImage(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Load ``results['img_path']``."""
-        with Image.open(results['img_path']) as image:
-            _refuse(image)
-            if self.draft is not None:
-                image.draft('RGB', (self.draft, self.draft))
-            image.load()
-            results['img'] = image if image.mode == 'RGB' else image.convert('RGB')
+        results['img'] = _load(results['img_path'], self.draft)
         results['img_shape'] = results['ori_shape'] = results['img'].size[::-1]
         return results
 
@@ -71,11 +71,29 @@ class PackRGB(BaseTransform):
         return results
 
 
-def _refuse(image: Image.Image) -> None:
-    if getattr(image, 'n_frames', 1) > 1:
-        raise ValueError(f'has {image.n_frames} frames')
-    if image.mode.startswith(_DEEP_MODES):
-        raise ValueError(f'has more than 8 bits per channel (mode {image.mode})')
+def _load(path: str, draft: int | None = None) -> Image.Image:
+    """The RGB image in a file."""
+    with Image.open(path) as image:
+        if image.format not in _ONE_IMAGE and (frames := _count_frames(image)) > 1:
+            raise UnsupportedImageError(f'has {frames} frames')
+        if image.mode.startswith(_DEEP_MODES):
+            raise UnsupportedImageError(f'has more than 8 bits per channel (mode {image.mode})')
+        if draft is not None:
+            image.draft('RGB', (draft, draft))
+        image.load()
+        if image.mode == 'RGB':
+            return image
+        try:
+            return image.convert('RGB')
+        except ValueError:
+            raise UnsupportedImageError(f'has no conversion to RGB (mode {image.mode})') from None
+
+
+def _count_frames(image: Image.Image) -> int:
+    try:
+        return getattr(image, 'n_frames', 1)
+    except Exception:  # damaged behind the first frame, which is all that is read
+        return 1
 
 
 def why_unreadable(path: str) -> str | None:
@@ -83,10 +101,16 @@ def why_unreadable(path: str) -> str | None:
     if not osp.isfile(path):
         return 'image not found'
     try:
-        with Image.open(path) as image:
-            _refuse(image)
-            image.load()
+        _load(path)
+    except UnsupportedImageError as error:
+        return str(error)
+    except Image.DecompressionBombError as error:
+        return f'too large ({one_line(error)})'
+    except MemoryError:
+        return None  # not the image's fault
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            return f'cannot be read ({error.strerror})'
         reason = one_line(str(error).replace(repr(path), ''))
         return f'not a complete 8-bit image ({reason})'
     return None
