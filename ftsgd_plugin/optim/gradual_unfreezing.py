@@ -128,8 +128,9 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
             self._open_after_window()
 
     def state_dict(self) -> dict:
-        """All attributes except the optimizer and its replaced method."""
-        return {key: value for key, value in super().state_dict().items() if key != '_zero_grad'}
+        """All attributes except the optimizer and its replaced method; the factor only if a change of it waits."""
+        left_out = {'_zero_grad'} if self._waiting else {'_zero_grad', '_factor'}
+        return {key: value for key, value in super().state_dict().items() if key not in left_out}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load a state and let exactly those parameters train that train at its step.
@@ -143,7 +144,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
                 f'{self.blocks}; resume with the model it was written for.'
             )
         super().load_state_dict(state_dict)
-        if '_factor' not in state_dict:  # of version 0.1.0, whose rates did not wait
+        if '_factor' not in state_dict:  # nothing waits, or a state of version 0.1.0, whose rates did not
             self._factor = self._factor_now() if self._outer else None
         if self._waiting:
             self._apply_rates()

@@ -197,7 +197,7 @@ class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
     a ``run()`` must not skip batches when it resumes.
 
     Args:
-        Those of MMEngine's ``IterBasedTrainLoop``, and ``data_order`` as in :class:`ResumableEpochTrainLoop`.
+        Those of MMEngine's ``IterBasedTrainLoop``, and ``data_order`` as in ``ResumableEpochTrainLoop``.
 
     Raises:
         UserError: The sampler's order cannot be set, or the global batch has changed since the checkpoint.
