@@ -1,6 +1,7 @@
 """Stop a training when a signal asks for it, where it can be resumed bit by bit."""
 
 from pathlib import Path
+from signal import Signals
 from typing import Protocol
 
 from mmengine.dist import is_main_process
@@ -98,7 +99,7 @@ class StopHook(Hook):
             if isinstance(hook, RunRecordHook):
                 hook.remember(runner)
         what = self._save(runner, iteration, in_validation)
-        name = getattr(number, 'name', f'signal {number}')
+        name = Signals(number).name
         line = f'interrupted by {name} at iteration {iteration}: {what}; continue with the same command and --resume'
         for hook in runner.hooks:
             if isinstance(hook, RunRecordHook):

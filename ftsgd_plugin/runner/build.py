@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.model import BaseModule
 from mmengine.registry import RUNNERS
@@ -22,7 +23,7 @@ from ..optim.finite import check_settings
 from ..records import LOADERS
 from ..utils.errors import UserError, one_line
 from ..utils.patching import replaced
-from .process_group import init_cpu_group
+from .process_group import join_group
 
 
 def read_config(path: str) -> Config:
@@ -188,9 +189,9 @@ class _ShortLogHook(Hook):
 
 
 def _choose_model_wrapper(cfg: Config) -> None:
-    """Join the ranks if the machine has no GPU, and choose a model wrapper that suits the optimizer wrapper."""
-    if not torch.cuda.is_available():
-        init_cpu_group(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    """Join the ranks, and choose a model wrapper that suits the optimizer wrapper."""
+    if not is_distributed():
+        join_group(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
     if (
         cfg.get('model_wrapper_cfg') is None
         and (cfg.get('optim_wrapper') or {}).get('type') == 'SGDInBackwardOptimWrapper'

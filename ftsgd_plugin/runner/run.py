@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import mmengine
+from mmengine.dist import get_world_size
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
@@ -17,6 +18,9 @@ from ..utils.files import atomic_write
 from ..utils.locks import lock_directory
 from ..utils.signals import StopSignals
 from .build import build_runner, load_config
+from .failures import explain
+from .peers import Peers
+from .process_group import collective_timeout
 
 _COLLATE = dict(type='default_collate')
 
@@ -84,12 +88,20 @@ def train(
             cfg.resume = checkpoint is not None
             cfg.load_from = checkpoint or cfg.get('load_from')  # nothing to resume yet: start as the config says
         runner = build_runner(cfg, resume_settings)
-        runner.register_hook(StopHook(signals))
+        peers = None
+        if get_world_size() > 1:
+            timeout = collective_timeout(cfg.get('env_cfg', {}).get('dist_cfg', {}))
+            peers = stack.enter_context(Peers(signals, timeout))
+        runner.register_hook(StopHook(signals, peers))
         try:
             runner.train()
         except DivergedError as error:
             record_divergence(runner, str(error))
             raise
+        except Exception as error:
+            if (explained := explain(error, peers)) is None:
+                raise
+            raise explained from error
     return runner
 
 

@@ -64,18 +64,11 @@ class Cluster:
         else:
             _check_listening(address)
             self._start(address=address)
-        total = self.ray.cluster_resources()
-        all_gpus, all_cpus = total.get('GPU', 0), int(total.get('CPU', 1))
-        self.gpus = gpus if gpus is not None else float(all_gpus > 0)
-        if self.gpus > all_gpus:
+        try:
+            self.gpus, self.cpus, room = _fit(self.ray.nodes(), gpus, cpus)
+        except UserError:
             self.close()
-            raise UserError(f'--gpus-per-run {self.gpus:g}: Ray has {all_gpus:g} GPUs here; give less, or 0.')
-        at_once = int(all_gpus / self.gpus) if self.gpus else all_cpus
-        self.cpus = cpus or (max(1, min(CPUS_OF_A_GPU_RUN, all_cpus // at_once)) if self.gpus else 1)
-        if self.cpus > all_cpus:
-            self.close()
-            raise UserError(f'--cpus-per-run {self.cpus}: Ray has {all_cpus} CPU cores here; give less.')
-        room = min(at_once, all_cpus // self.cpus)
+            raise
         self.workers = workers or (min(room, 8) if address is None and not self.gpus else room)
 
     def _start(self, **options) -> None:
@@ -132,6 +125,45 @@ class Cluster:
     def close(self) -> None:
         """Leave the cluster; ends Ray if it was started here."""
         self.ray.shutdown()
+
+
+def _fit(nodes: Sequence[dict], gpus: float | None, cpus: int | None) -> tuple[float, int, int]:
+    """What a run takes, and for how many there is room. A run is on one machine: sums over the cluster say nothing.
+
+    Args:
+        nodes: As ``ray.nodes()`` lists them.
+        gpus, cpus: What the user wants; see :class:`Cluster`.
+
+    Returns:
+        tuple: GPUs and CPU cores of a run, and the number of runs at a time.
+
+    Raises:
+        UserError: No machine has room for one run, which would wait for ever.
+    """
+    machines = [
+        (node['Resources'].get('GPU', 0), int(node['Resources'].get('CPU', 0))) for node in nodes if node['Alive']
+    ]
+    most_gpus = max((have for have, _ in machines), default=0)
+    gpus = gpus if gpus is not None else float(most_gpus > 0)
+    if gpus > most_gpus:
+        raise UserError(f'--gpus-per-run {gpus:g}: no machine of Ray has more than {most_gpus:g}; give less, or 0.')
+    suitable = [(_times(have, gpus), cores) for have, cores in machines if have >= gpus]
+    most_cpus = max((cores for _, cores in suitable), default=0)
+    if cpus is None:
+        shares = [max(1, cores // times) for times, cores in suitable] if gpus else []
+        cpus = min(CPUS_OF_A_GPU_RUN, *shares) if shares else 1
+    if cpus > most_cpus:
+        where = 'no machine of Ray with enough GPUs' if gpus else 'no machine of Ray'
+        raise UserError(f'--cpus-per-run {cpus}: {where} has more than {most_cpus} CPU cores; give less.')
+    room = sum(min(times, cores // cpus) if gpus else cores // cpus for times, cores in suitable)
+    return gpus, cpus, room
+
+
+def _times(have: float, gpus: float) -> int:
+    """How many runs the GPUs of a machine take; a fraction of one does not reach across two."""
+    if not gpus:
+        return 0
+    return int(have) * int(1 / gpus) if gpus < 1 else int(have / gpus)
 
 
 def _import_ray():

@@ -17,9 +17,10 @@ _TEXT = """\
 #!/usr/bin/env bash
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}
+#SBATCH --signal=B:TERM@120
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task={cpus}
-{gpus}#SBATCH --output={logs}/%a.txt
+{gpus}#SBATCH --output={output}
 #SBATCH --open-mode=append
 # Written by tools/sweep.py: {count} runs, listed by index in {listing}.
 #
@@ -28,7 +29,8 @@ _TEXT = """\
 #     bash {script} 3                              # one of them, here
 #     OFFSET=1000 sbatch ... --array=0-{rest} {script}   # the rest, where Slurm's MaxArraySize is 1001
 #
-# Submit it again to continue: finished runs end at once, others are resumed from their checkpoint.
+# Submit it again to continue: finished runs end at once, others are resumed from their checkpoint. A run saves one two
+# minutes ahead of the time limit.
 set -euo pipefail
 index=$(( ${{SLURM_ARRAY_TASK_ID:-${{1:?give the index of a run}}}} + ${{OFFSET:-0}} ))
 export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{cpus}}}"
@@ -54,30 +56,44 @@ def write_script(
         Path: The script.
 
     Raises:
-        UserError: ``gpus`` is a fraction, or the directory cannot be written.
+        UserError: ``gpus`` is a fraction, the directory cannot be written, or ``#SBATCH`` lines cannot name it.
     """
     gpus = 1 if gpus is None else gpus
     if gpus != int(gpus):
         raise UserError(f'--gpus-per-run {gpus:g}: Slurm allocates whole GPUs; give 1 or 0, or use Ray.')
     directory = Path(directory).absolute()
+    if bad := [letter for letter in str(directory) if not letter.isprintable() or letter in '"\\']:
+        raise UserError(
+            f'--slurm {str(directory)!r}: #SBATCH lines cannot have {bad[0]!r} in a path; choose another directory.'
+        )
     script, listing, logs = directory / SCRIPT, directory / LISTING, directory / 'logs'
     logs.mkdir(parents=True, exist_ok=True)
     write_text(listing, ''.join(f'{i} {run.name}\n' for i, run in enumerate(runs)))
     write_text(
         script,
         _TEXT.format(
-            name=directory.name,
+            name=_directive(directory.name),
             last=len(runs) - 1,
             rest=max(len(runs) - 1001, 0),
             count=len(runs),
             cpus=cpus or 5,
             gpus=f'#SBATCH --gpus-per-task={int(gpus)}\n' if gpus else '',
-            logs=logs,
+            output=_directive(f'{_pattern(logs)}/%a.txt'),
             listing=listing,
-            script=script,
+            script=shlex.quote(str(script)),
             root=shlex.quote(str(_ROOT)),
             cwd=shlex.quote(os.getcwd()),
             command=shlex.join([sys.executable, *arguments]),
         ),
     )
     return script
+
+
+def _directive(value: str) -> str:
+    """A value of an ``#SBATCH`` line, which ends at the first blank unless it is quoted."""
+    return f'"{value}"'
+
+
+def _pattern(path: Path) -> str:
+    """A path in a file name pattern, in which ``%`` begins a replacement symbol and ``%%`` is the character."""
+    return str(path).replace('%', '%%')

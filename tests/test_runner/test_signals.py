@@ -11,46 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ROOT, unique_name
-from mmengine.hooks import Hook
-from mmpretrain.registry import HOOKS
+from helpers.send_signal import SENT
 
 from ftsgd_plugin.records import read_record
 from ftsgd_plugin.utils.signals import STOP_SIGNALS, ShieldedWorker, StopSignals, shield_workers
 
 PER_EPOCH, EPOCHS = 4, 2
-SENT: list[float] = []  # when
-
-
-@HOOKS.register_module()
-class SendSignal(Hook):
-    """Send this process signals at one moment of a run."""
-
-    priority = 'VERY_HIGH'
-
-    def __init__(self, numbers: list[str], moment: str, at: int) -> None:
-        self.numbers, self.moment, self.at = numbers, moment, at
-
-    def _send(self, moment: str, position: int = 0) -> None:
-        if self.moment == moment and self.at == position:
-            SENT.append(time.process_time())
-            for number in self.numbers:
-                signal.raise_signal(getattr(signal, number))
-
-    def before_run(self, runner):
-        self._send('start')
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self._send('training', runner.iter + 1)
-
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if batch_idx == 1:
-            self._send('validation', runner.iter)
-
-    def before_save_checkpoint(self, runner, checkpoint):
-        self._send('saving', checkpoint['meta']['iter'])
-
-    def after_train(self, runner):
-        self._send('end')
 
 
 @pytest.fixture(scope='module')

@@ -1,6 +1,7 @@
 """The Slurm script: valid bash, one task is one run, submitting it again continues."""
 
 import argparse
+import shlex
 import subprocess
 
 import pytest
@@ -77,3 +78,30 @@ def test_cfg_options_reach_the_tasks_unchanged(run_tool, tmp_path, monkeypatch):
     add_cfg_options(parser)
     again = parser.parse_args(words[words.index('--cfg-options') :]).cfg_options
     assert again == parser.parse_args(['--cfg-options', *options]).cfg_options
+
+
+def test_paths_with_blanks_and_percent_signs(run_tool, tmp_path):
+    """As Slurm reads ``#SBATCH`` lines: a blank ends an unquoted value, and ``%`` begins a symbol of a file name."""
+    directory = tmp_path / '100 %a of it'
+    assert run_tool('sweep', write_plan(tmp_path), '--out', tmp_path / 'my out', '--slurm', directory)[0] == 0
+    text = (directory / 'sweep.sh').read_text()
+    words = [word for line in text.splitlines() if line.startswith('#SBATCH ') for word in shlex.split(line)[1:]]
+    assert all(word.startswith('--') for word in words)
+    options = dict(word.split('=', 1) for word in words)
+    assert options['--job-name'] == '100 %a of it'
+    assert options['--output'] == str(directory / 'logs').replace('%', '%%') + '/%a.txt'
+    assert subprocess.run(['bash', '-n', str(directory / 'sweep.sh')]).returncode == 0
+    example = next(line for line in text.splitlines() if line.startswith('#     sbatch --partition'))
+    assert shlex.split(example.lstrip('#'))[-1] == str(directory / 'sweep.sh')
+
+
+@pytest.mark.parametrize('letter', ['"', '\\', '\n'])
+def test_a_path_that_a_directive_cannot_hold_is_one_line(run_tool, tmp_path, letter):
+    code, err = run_tool('sweep', write_plan(tmp_path), '--out', tmp_path / 'o', '--slurm', tmp_path / f'a{letter}b')
+    assert code == 2 and err.startswith('error: --slurm ') and err.count('\n') == 1
+    assert '#SBATCH lines cannot have' in err and not [*tmp_path.glob('a*')]
+
+
+def test_a_task_is_signalled_ahead_of_its_limit(written):
+    """The shell has replaced itself with the sweep, which ends the run with SIGTERM."""
+    assert '#SBATCH --signal=B:TERM@120\n' in written[2].read_text()

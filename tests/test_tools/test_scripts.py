@@ -379,3 +379,55 @@ def test_slurm_train_calls_srun(tmp_path):
     assert words[words.index('-u') + 1 :][:8] == [
         f'{ROOT}/tools/train.py', 'c.py', '--work-dir=runs', '--launcher=slurm', '--resume', '--cfg-options', 'a=1', '',
     ]  # fmt: skip
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Run ``slurm_train.sh`` with stand-ins: srun logs its words and ends with the next of ``codes``."""
+
+    def run(codes: list[int], **environment) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
+        log = tmp_path / 'calls'
+        (tmp_path / 'codes').write_text(''.join(f'{code}\n' for code in codes))
+        write_python(
+            tmp_path / 'srun',
+            f'#!/bin/bash\n(printf "%s\\x1f" srun "$@"; echo) >> {log}\ncode=$(head -n 1 {tmp_path}/codes)\n'
+            f'sed -i 1d {tmp_path}/codes\nexit $code\n',
+        )
+        write_python(tmp_path / 'scontrol', f'#!/bin/bash\n(printf "%s\\x1f" scontrol "$@"; echo) >> {log}\n')
+        result = run_process(
+            'bash', ROOT / 'tools/slurm_train.sh', 'gpu', 'job', 'my config.py', 'my runs', '--cfg-options', 'a=1',
+            cwd=tmp_path, PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='2', **environment,
+        )  # fmt: skip
+        return result, [line.split('\x1f')[:-1] for line in log.read_text().splitlines()]
+
+    return run
+
+
+def test_slurm_train_asks_for_a_signal_and_queues_again_with_resume(slurm):
+    result, calls = slurm([138, 138, 0], MIN_SECONDS='0')
+    assert result.returncode == 0 and result.stderr.count('queued again') == 2
+    first, second, third = calls
+    assert '--signal=USR1@120' in first and '--kill-on-bad-exit=1' in first
+    assert first[-5:] == ['my config.py', '--work-dir=my runs', '--launcher=slurm', '--cfg-options', 'a=1']
+    assert second == third == [*first, '--resume']
+
+
+@pytest.mark.parametrize('code', [0, 1, 2, 143, 130])
+def test_slurm_train_queues_nothing_else_again(slurm, code):
+    result, calls = slurm([code])
+    assert (result.returncode, len(calls), result.stderr) == (code, 1, '')
+
+
+def test_slurm_train_inside_a_batch_job_requeues_the_job(slurm):
+    result, calls = slurm([138], SLURM_JOB_ID='77', SIGNAL_SECONDS='300')
+    assert result.returncode == 0 and calls[1] == ['scontrol', 'requeue', '77']
+    assert '--signal=USR1@300' in calls[0] and '--resume' not in calls[0]
+    result, calls = slurm([0], SLURM_JOB_ID='77', SLURM_RESTART_COUNT='1')
+    assert result.returncode == 0 and calls[-1][-1] == '--resume'
+
+
+def test_slurm_train_may_be_left_stopped_and_does_not_run_in_circles(slurm):
+    result, calls = slurm([138], REQUEUE='0')
+    assert (result.returncode, len(calls)) == (138, 1)
+    result, calls = slurm([138])
+    assert result.returncode == 138 and 'ask for a longer time limit' in result.stderr

@@ -1,0 +1,245 @@
+"""What ranks know about each other, with two ranks in threads of this process; the slow tests have two processes."""
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from helpers import free_port
+from helpers.demo_run import CONFIG, write_child
+from torch.distributed import FileStore
+
+from ftsgd_plugin.records import read_record
+from ftsgd_plugin.runner import peers
+from ftsgd_plugin.runner.failures import explain
+from ftsgd_plugin.runner.peers import Peers
+from ftsgd_plugin.runner.process_group import collective_timeout
+from ftsgd_plugin.utils.errors import UserError
+from ftsgd_plugin.utils.signals import Interrupted, StopSignals
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """Two ranks over one store, with a short period: ``two(timeout)``; closed at the end of the test."""
+    monkeypatch.setattr(peers, 'PERIOD', 0.02)
+    monkeypatch.setattr(peers, 'LOST_SECONDS', 0.5)
+    groups = iter([0, 0])
+    monkeypatch.setattr(peers, '_groups', groups)
+    opened = []
+
+    def make(timeout: float = 60.0) -> list[Peers]:
+        store = FileStore(str(tmp_path / 'store'), 2)
+        opened.extend(Peers(StopSignals(), timeout, store, rank, 2) for rank in range(2))
+        for one in opened:
+            one.__enter__()
+        return opened
+
+    yield make
+    for one in opened:
+        one.__exit__(None, None, None)
+
+
+def updates_until_stop(ranks: list[Peers], signalled: dict[int, float], lag: float = 0.0) -> list[tuple[int, int]]:
+    """Train in threads; rank r gets SIGTERM after ``signalled[r]`` s. The update and the signal at which each stops.
+
+    A rank finishes an update only after both have begun it, as collectives have it; ``lag`` holds back rank 1.
+    """
+    barrier, stopped, start = threading.Barrier(2), [None, None], time.monotonic()
+
+    def train(rank: int) -> None:
+        for update in range(1, 10_000):
+            if rank in signalled and time.monotonic() - start > signalled[rank]:
+                ranks[rank].signals.received = signal.SIGTERM
+            time.sleep(0.001 + lag * rank)
+            barrier.wait(20)
+            if (number := ranks[rank].agree()) is not None:
+                stopped[rank] = (update, number)
+                return
+
+    threads = [threading.Thread(target=train, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return stopped
+
+
+@pytest.mark.parametrize(
+    'signalled, lag', [({0: 0.05}, 0), ({1: 0.05}, 0), ({0: 0.05, 1: 0.06}, 0), ({0: 0.03}, 0.004), ({1: 0.0}, 0.004)]
+)
+def test_ranks_stop_at_the_same_update_whoever_got_the_signal(two, signalled, lag):
+    one, other = updates_until_stop(two(), signalled, lag)
+    assert one == other and one[1] == signal.SIGTERM
+
+
+def test_without_a_signal_a_step_looks_at_an_attribute(two):
+    ranks = two()
+    start = time.process_time()
+    assert all(ranks[0].agree() is None for _ in range(10_000))
+    assert (time.process_time() - start) / 10_000 < 20e-6  # with the two threads that share the interpreter
+
+
+def test_the_others_hear_of_a_stop_and_wait_for_what_rank_0_saves(two):
+    ranks = two()
+    ranks[1].signals.received = signal.SIGUSR1
+    saved = []
+    waiting = threading.Thread(target=lambda: (ranks[1].wait_for_save(), saved.append(len(saved))))
+    waiting.start()
+    deadline = time.monotonic() + 10
+    while ranks[0].wanted() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert ranks[0].wanted() == signal.SIGUSR1 and not saved
+    ranks[0].wait_for_save()
+    waiting.join(10)
+    assert saved
+
+
+def test_a_rank_that_has_ended_is_named(two):
+    ranks = two()
+    time.sleep(0.2)
+    assert ranks[0].lost() is None
+    assert explain(ValueError('a bug'), ranks[0]) is None
+    ranks[1].__exit__(None, None, None)
+    error = explain(RuntimeError('Connection closed by peer'), ranks[0])
+    assert isinstance(error, UserError)
+    assert str(error).startswith(f'rank 1 (process {os.getpid()} on ') and str(error).endswith('--resume.')
+    assert explain(UserError('a.py: wrong; correct it.'), ranks[0]) is None
+
+
+def test_a_failed_collective_after_a_signal_is_the_stop(two, monkeypatch):
+    ranks = two()
+    ranks[0].signals.received = signal.SIGTERM
+    error = explain(RuntimeError('Connection closed by peer'), ranks[0])
+    assert isinstance(error, Interrupted) and error.code == 143 and 'SIGTERM' in error.message
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', '1')  # it reports
+    assert explain(RuntimeError('Connection closed by peer'), ranks[0]).message == ''
+
+
+def test_a_silent_rank_is_named_and_ends_the_run_at_the_time_out(two, monkeypatch, capsys):
+    codes = []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        raise RuntimeError  # ends the thread
+
+    monkeypatch.setattr(peers.os, '_exit', end)
+    monkeypatch.setattr(peers, 'SILENT_SECONDS', 0.3)
+    ranks = two(timeout=1.5)
+    time.sleep(0.2)
+    ranks[1].__exit__(None, None, None)
+    deadline = time.monotonic() + 20
+    while not codes and time.monotonic() < deadline:
+        time.sleep(0.05)
+    warning, error = capsys.readouterr().err.splitlines()
+    assert codes == [2]
+    assert warning.startswith('warning: rank 1 (process ') and 'no sign of life for 0.3 s' in warning
+    assert warning.endswith('the run ends after 1.5 s (env_cfg.dist_cfg.timeout)')
+    assert error.startswith('error: rank 1 (process ') and 'is lost: killed' in error
+
+
+def test_time_out_of_collectives():
+    assert collective_timeout({}) == 600 and collective_timeout({'timeout': 30}) == 30
+    for bad in ('30', 0, -1, True, float('inf'), float('nan'), None):
+        with pytest.raises(UserError, match=r'env_cfg\.dist_cfg\.timeout=.* is not a positive number of seconds'):
+            collective_timeout({'timeout': bad})
+
+
+SMALL = (
+    '--cfg-options', 'train_cfg.max_epochs=2', 'train_dataloader.dataset.indices=64', 'train_dataloader.batch_size=4',
+    'val_dataloader.dataset.datasets.0.indices=24', 'val_dataloader.dataset.datasets.1.indices=24',
+)  # fmt: skip
+
+
+def sending(directory, name: str, **options):
+    """The demo's config with ``SendSignal``."""
+    hooks = "[dict(type='ResourceHook'), dict(type='RunRecordHook'), "
+    return write_child(
+        directory,
+        f'{name}.py',
+        "custom_imports = dict(imports=['ftsgd_plugin', 'helpers.send_signal'])\n"
+        f"custom_hooks = {hooks}dict(type='SendSignal', **{options!r})]",
+    )
+
+
+@pytest.mark.parametrize(
+    'number, line',
+    [
+        (
+            'SIGKILL',
+            r'was killed by signal 9 \(SIGKILL\), usually because memory ran out; lower train_dataloader\.num_workers '
+            r'or batch_size; continue with the same command and --resume\.',
+        ),
+        ('SIGBUS', r'was killed by signal 7 \(SIGBUS\), usually because shared memory \(/dev/shm\) is full; '),
+    ],
+)
+def test_a_killed_data_worker_is_one_line(run_tool, digits_root, tmp_path, monkeypatch, number, line):
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/digits').symlink_to(digits_root)
+    monkeypatch.chdir(tmp_path)
+    config = sending(tmp_path, 'killed', numbers=[number], moment='training', at=1, worker=True)
+    options = [*SMALL, 'train_dataloader.num_workers=1', 'train_dataloader.persistent_workers=False']
+    code, err = run_tool('train', config, '--work-dir', 'work', *options)
+    errors = [text for text in err.splitlines() if text.startswith('error: ')]
+    assert code == 2 and len(errors) == 1 and 'Traceback' not in err, err
+    assert re.search(r'error: data worker \d+ ' + line, errors[0])
+
+
+@pytest.fixture
+def two_ranks(start_forked, tmp_path, digits_root):
+    """Start a training of two ranks; nobody ends one when the other fails: ``two_ranks(config, *words)``."""
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/digits').symlink_to(digits_root)
+
+    def start(config, *words):
+        shared = dict(WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+        return [
+            start_forked(
+                'tools/train.py', config, '--launcher', 'pytorch', *words, cwd=tmp_path,
+                output=tmp_path / f'{time.monotonic()}', RANK=rank, LOCAL_RANK=rank, **shared,
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+
+    return start
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_two_ranks_stop_for_a_signal_to_one_and_resume_bit_by_bit(two_ranks, tmp_path):
+    for rank in range(2):
+        config = sending(tmp_path, f'rank{rank}', numbers=['SIGTERM'], moment='training', at=3, rank=rank)
+        results = [one.result() for one in two_ranks(config, '--work-dir', f'rank{rank}', *SMALL)]
+        assert [result.returncode for result in results] == [143, 143], results
+        lines = ''.join(result.stderr for result in results).splitlines()
+        (line,) = [line for line in lines if 'interrupted' in line or 'rror' in line]
+        assert 'interrupted by SIGTERM at iteration ' in line
+        assert read_record(tmp_path / f'rank{rank}').status == 'interrupted'
+        results = [one.result() for one in two_ranks(CONFIG, '--work-dir', f'rank{rank}', '--resume', *SMALL)]
+        assert [result.returncode for result in results] == [0, 0], results
+    assert all(one.result().returncode == 0 for one in two_ranks(CONFIG, '--work-dir', 'straight', *SMALL))
+    straight, *stopped = (
+        torch.load(tmp_path / name / 'epoch_2.pth', weights_only=True) for name in ('straight', 'rank0', 'rank1')
+    )
+    for other in stopped:
+        assert other['meta']['iter'] == straight['meta']['iter'] == 16
+        for key, value in straight['state_dict'].items():
+            assert torch.equal(other['state_dict'][key], value), key
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize('rank', [0, 1])
+@pytest.mark.parametrize('number', ['SIGKILL', 'SIGSTOP'])
+def test_a_lost_rank_is_one_line(two_ranks, tmp_path, rank, number):
+    config = sending(tmp_path, 'lost', numbers=[number], moment='training', at=3, rank=rank)
+    ranks = two_ranks(config, '--work-dir', 'lost', *SMALL, 'env_cfg.dist_cfg.timeout=10')
+    result = ranks[1 - rank].result()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(ranks[rank].pid, signal.SIGKILL)
+    errors = [line for line in result.stderr.splitlines() if 'rror' in line]
+    assert result.returncode == 2 and len(errors) == 1, result.stderr
+    assert 'is lost' in errors[0] or 'rank 0 or the launcher' in errors[0]
