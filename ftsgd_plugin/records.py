@@ -96,7 +96,8 @@ def write_record(record: RunRecord, directory: str | os.PathLike) -> Path:
 def read_record(path: str | os.PathLike) -> RunRecord:
     """Read a record and validate every field.
 
-    Keys that this version does not know are ignored; optional ones that are missing take their defaults.
+    Keys that this version does not know are ignored; optional ones that are missing take their defaults. A run with a
+    metric of NaN or Inf, as earlier versions called finished, is read as diverged, with the epochs before it.
 
     Args:
         path: The file, or the run's directory.
@@ -119,9 +120,21 @@ def read_record(path: str | os.PathLike) -> RunRecord:
         found = data.get('schema') if isinstance(data, dict) else None
         raise UserError(f'{path}: schema {_short(found)} instead of {SCHEMA}; read it with the version that wrote it.')
     known = {one.name: data[one.name] for one in fields(RunRecord) if one.name in data}
+    known = _as_diverged(known)
     if fault := _fault(known):
         raise UserError(f'{path}: {fault}; run it again or remove it.')
     return RunRecord(**known)
+
+
+def _as_diverged(values: dict) -> dict:
+    """The values of a record, as those of a diverged run if a metric of an epoch is not finite."""
+    epochs = values.get('epochs')
+    for i, metrics in enumerate(epochs if isinstance(epochs, list) else ()):
+        for key, value in metrics.items() if isinstance(metrics, dict) else ():
+            if isinstance(value, float) and not math.isfinite(value):
+                error = f'epochs[{i}][{key!r}]={value!r} is not a finite number'
+                return {**values, 'status': 'diverged', 'epochs': epochs[:i], 'selected_epoch': None, 'error': error}
+    return values
 
 
 def find_records(paths: Iterable[str | os.PathLike]) -> list[Path]:

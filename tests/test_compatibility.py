@@ -129,6 +129,11 @@ def test_tables_are_equal_in_every_digit(runs, run_tool, name, rule):
     found, expected = rows(run_tool.stdout), rows((MADE_BY_0_1_0 / f'tables/{name}_{rule}.csv').read_text())
     assert len(found) == len(expected) > 100
     for one, other in zip(found, expected):
-        assert {column: value(one[column]) for column in other} == {
-            column: value(cell) for column, cell in other.items()
+        # The interval of a difference is Student's now. That of the normal quantile was narrower.
+        normal = [column for column in other if column.endswith('_interval')]
+        assert {column: value(one[column]) for column in other if column not in normal} == {
+            column: value(cell) for column, cell in other.items() if column not in normal
         }
+        assert all(
+            one[column] == other[column] == '' or float(one[column]) >= float(other[column]) for column in normal
+        )

@@ -1,5 +1,6 @@
 """Write the record of a run, which tables and figures read."""
 
+import math
 import shlex
 import sys
 import time
@@ -74,7 +75,10 @@ class RunRecordHook(Hook):
         """Add the metrics of an evaluation during training."""
         if not hasattr(self, '_fixed'):
             return  # a validation without training
-        self._epochs.append({key: float(value) for key, value in (metrics or {}).items()})
+        values = {key: float(value) for key, value in (metrics or {}).items()}
+        if unknown := [key for key, value in values.items() if not math.isfinite(value)]:
+            runner.logger.warning(f'not in the record, as their values are NaN or Inf: {", ".join(unknown)}')
+        self._epochs.append({key: value for key, value in values.items() if key not in unknown})
         self._write(runner, 'running')
         self.remember(runner)
 

@@ -1,7 +1,9 @@
 """The one path from run records to numbers: select, average over seeds, compare with the paper.
 
-Every ``ci90`` is the half-width of a 90 % interval of a mean over seeds, 1.645 sd / sqrt(n), as in the paper. A single
-seed has none (NaN).
+Every ``ci90`` is the authors' half-width of a 90 % interval of a mean over seeds, 1.645 sd / sqrt(n). A single seed has
+none (NaN). Verdicts use Student's t instead, see :func:`compare`.
+
+A learning rate at which a run has diverged is in no number: the mean over the seeds that survived would be too good.
 """
 
 import math
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ..evaluation.selection import Z90, mean_and_ci90, select_epoch, select_lr
+from ..evaluation.selection import Z90, difference_ci90, mean_and_ci90, select_epoch, select_lr
 from ..paper.published import PaperResult, ood_metric, paper_results
 from ..records import RunRecord
 from ..utils.metrics import ID_METRIC, METRIC_LABELS, OOD_METRIC, WORST_GROUP
@@ -26,9 +28,11 @@ MEASURES = {
     'ood_worst': METRIC_LABELS[WORST_GROUP],
 }
 _SELECTED = ['lr', 'n_seeds', 'n_lrs', 'at_edge', 'uneven']
+_DIVERGED = [*CELL, 'lr', 'seed']
 # The columns of a cell in the comparison with the paper and in its CSV file.
-_COMPARED = [*CELL, *_SELECTED, 'id', 'id_ci90', 'ood', 'ood_ci90', 'peak_bytes']
+_COMPARED = [*CELL, *_SELECTED, 'id', 'id_ci90', 'ood', 'ood_ci90', 'peak_bytes', 'diverged']
 WITHIN, OUTSIDE, UNKNOWN, NO_RUN = 'within the interval', 'outside', 'no interval known', 'no run yet'
+DIVERGED = 'diverged'  # at every learning rate
 UNPUBLISHED, OTHER_RULE = 'not published', 'other rule than the paper'
 _ROUNDING = 5e-5  # the published numbers have four decimals, in percent
 
@@ -40,7 +44,7 @@ class Results:
     Attributes:
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
         found: The records, and which were left out.
-        runs: Output of :func:`runs_frame`.
+        runs: Output of :func:`runs_frame`, without the learning rates at which a run has diverged.
         cells: Output of :func:`cells_frame`.
         compared: Output of :func:`compare`.
     """
@@ -63,8 +67,9 @@ def read_results(paths: Iterable[str | os.PathLike], rule: str = 'id') -> Result
         UserError: A path does not exist, or there is no record in any of them.
     """
     found = collect(paths)
-    runs = runs_frame((record for _, record in found.runs), rule)
-    cells = cells_frame(runs, rule)
+    diverged = diverged_frame(record for _, record in found.diverged)
+    runs = without_diverged(runs_frame((record for _, record in found.runs), rule), diverged)
+    cells = cells_frame(runs, rule, diverged)
     return Results(rule, found, runs, cells, compare(cells, rule))
 
 
@@ -106,75 +111,109 @@ def runs_frame(records: Iterable[RunRecord], rule: str = 'id') -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*CELL, 'lr', 'seed', 'epoch', *MEASURES, *_RESOURCES, 'device'])
 
 
-def cells_frame(runs: pd.DataFrame, rule: str = 'id') -> pd.DataFrame:
+def diverged_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per diverged run: ``model, method, dataset, lr, seed``. It has no numbers."""
+    rows = [(record.model, record.method, record.dataset, float(record.lr), record.seed) for record in records]
+    return pd.DataFrame(rows, columns=_DIVERGED)
+
+
+def without_diverged(runs: pd.DataFrame, diverged: pd.DataFrame) -> pd.DataFrame:
+    """The runs whose cell has no diverged run at the same learning rate.
+
+    Args:
+        runs: Output of :func:`runs_frame`.
+        diverged: Output of :func:`diverged_frame`.
+    """
+    if diverged.empty:
+        return runs
+    unstable = set(diverged[[*CELL, 'lr']].itertuples(index=False, name=None))
+    return runs[[key not in unstable for key in runs[[*CELL, 'lr']].itertuples(index=False, name=None)]]
+
+
+def cells_frame(runs: pd.DataFrame, rule: str = 'id', diverged: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row per cell: the learning rate that the rule selects, averaged over seeds.
 
     Args:
         runs: Output of :func:`runs_frame` under the same rule.
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
+        diverged: Output of :func:`diverged_frame`; the learning rates of these runs are never selected.
 
     Returns:
         pandas.DataFrame: ``model, method, dataset, lr, n_seeds, n_lrs, at_edge`` (the selected rate is the smallest or
         the largest of several), ``uneven`` (the rates have different numbers of seeds); in percent ``id, ood,
         ood_worst``, each with its ``*_ci90``; ``peak_bytes, state_bytes_per_param`` (means over seeds at the selected
-        rate), ``seconds`` (mean of a run at any rate).
+        rate), ``seconds`` (mean of a run at any rate); ``diverged`` (number of diverged runs). A cell whose every rate
+        diverged has no other number.
     """
+    diverged = diverged_frame([]) if diverged is None else diverged
+    lost = {cell: part['lr'] for cell, part in diverged.groupby(CELL, sort=False)}
     rows = []
-    for cell, group in runs.groupby(CELL, sort=False):
+    for cell, group in without_diverged(runs, diverged).groupby(CELL, sort=False):
         row = dict(zip(CELL, cell))
+        bad = lost.pop(cell, ())
         by_lr = dict(list(group.groupby('lr')))
         metric = ood_metric(row['dataset'])
         metrics = {
             lr: [{ID_METRIC: i, metric: o} for i, o in zip(part['id'], part['ood'])] for lr, part in by_lr.items()
         }
         lr = select_lr(metrics, rule, metric)
-        chosen = by_lr[lr]
+        chosen, tried = by_lr[lr], {*by_lr, *bad}
         row |= {
             'lr': lr,
             'n_seeds': len(chosen),
-            'n_lrs': len(by_lr),
-            'at_edge': len(by_lr) > 1 and lr in (min(by_lr), max(by_lr)),
+            'n_lrs': len(tried),
+            'at_edge': len(tried) > 1 and lr in (min(tried), max(tried)),
             'uneven': len({len(part) for part in by_lr.values()}) > 1,
             'peak_bytes': chosen['peak_bytes'].mean(),
             'seconds': group['seconds'].mean(),
             'state_bytes_per_param': chosen['state_bytes_per_param'].mean(),
+            'diverged': len(bad),
         }
         for key in MEASURES:
             row[key], row[f'{key}_ci90'] = mean_and_ci90(chosen[key].tolist())
         rows.append(row)
+    for cell, bad in lost.items():
+        unknown = dict.fromkeys([*MEASURES, *(f'{key}_ci90' for key in MEASURES), *_RESOURCES, 'lr'], math.nan)
+        counts = {'n_seeds': 0, 'n_lrs': bad.nunique(), 'at_edge': False, 'uneven': False, 'diverged': len(bad)}
+        rows.append({**dict(zip(CELL, cell)), **unknown, **counts})
     means = [column for key in MEASURES for column in (key, f'{key}_ci90')]
-    return pd.DataFrame(rows, columns=[*CELL, *_SELECTED, *means, *_RESOURCES])
+    return pd.DataFrame(rows, columns=[*CELL, *_SELECTED, *means, *_RESOURCES, 'diverged'])
 
 
 def method_summary(records: Iterable[RunRecord]) -> list[dict]:
     """Compare the methods of a sweep over one model and one dataset, under the paper's rule.
 
     Args:
-        records: Finished runs.
+        records: Finished and diverged runs.
 
     Returns:
         list[dict]: JSON data per method, in order of appearance: ``method``, ``lrs``, ``seeds``, ``lr`` (the selected
         one); ``id, ood, ood_worst`` as ``[mean, ci90]`` in fractions; ``state_bytes_per_param`` and ``seconds`` as in
-        :func:`cells_frame`. Unknown numbers, e.g. the interval of a single seed, are ``None``.
+        :func:`cells_frame`; ``diverged`` (number of diverged runs). Unknown numbers, e.g. the interval of a single
+        seed or everything of a method that diverged at every rate, are ``None``.
 
     Raises:
         ValueError: The runs are of several models or datasets.
     """
-    runs = runs_frame(records)
-    if len(runs[['model', 'dataset']].drop_duplicates()) > 1:
+    records = list(records)
+    diverged = diverged_frame(record for record in records if record.status == 'diverged')
+    runs = runs_frame(record for record in records if record.status != 'diverged')
+    started = pd.concat([runs[_DIVERGED], diverged]) if len(diverged) else runs
+    if len(started[['model', 'dataset']].drop_duplicates()) > 1:
         raise ValueError('the runs are of several models or datasets; summarise each of them separately.')
     summary = []
-    for cell in cells_frame(runs).to_dict('records'):
-        own = runs[runs['method'] == cell['method']]
+    for cell in cells_frame(runs, diverged=diverged).to_dict('records'):
+        own = started[started['method'] == cell['method']]
         summary.append(
             {
                 'method': cell['method'],
                 'lrs': sorted(own['lr'].unique().tolist()),
                 'seeds': sorted(own['seed'].unique().tolist()),
-                'lr': cell['lr'],
+                'lr': _known(cell['lr']),
                 **{key: [_known(cell[key] / 100), _known(cell[f'{key}_ci90'] / 100)] for key in MEASURES},
                 'state_bytes_per_param': _known(cell['state_bytes_per_param']),
                 'seconds': _known(cell['seconds']),
+                'diverged': cell['diverged'],
             }
         )
     return summary
@@ -198,9 +237,9 @@ def _paper_row(result: PaperResult) -> tuple:
 def compare(cells: pd.DataFrame, rule: str = 'id') -> pd.DataFrame:
     """Put our cells beside the published ones: every cell that has a run or was published.
 
-    The interval is that of the difference of two means, 1.645 sqrt(s1^2/n1 + s2^2/n2) with the standard deviations over
-    seeds; a side with a single run uses the deviation of the other side. If both are single runs, the interval is
-    unknown.
+    The interval is that of the difference of two means, by Student's t with Welch's degrees of freedom
+    (:func:`ftsgd_plugin.evaluation.selection.difference_ci90`); a side with a single run uses the deviation of the
+    other side. If both are single runs, the interval is unknown.
 
     Args:
         cells: Output of :func:`cells_frame`.
@@ -220,21 +259,15 @@ def compare(cells: pd.DataFrame, rule: str = 'id') -> pd.DataFrame:
 
 
 def _interval(row: dict, key: str) -> float:
-    pairs = [
-        (row[f'{key}_ci90'], row['n_seeds']),
-        (row[f'paper_{key}_ci90'], row['paper_n_seeds']),
-    ]
-    variances = [(ci / Z90) ** 2 * n for ci, n in pairs]  # of a single run
-    known = [variance for variance in variances if not math.isnan(variance)]
-    if not known or any(math.isnan(n) for _, n in pairs):
+    if math.isnan(row[key]):
         return math.nan
-    filled = [known[0] if math.isnan(variance) else variance for variance in variances]
-    return Z90 * math.sqrt(sum(variance / n for variance, (_, n) in zip(filled, pairs)))
+    sides = [(row[f'{key}_ci90'], row['n_seeds']), (row[f'paper_{key}_ci90'], row['paper_n_seeds'])]
+    return difference_ci90(*((ci / Z90 * math.sqrt(n), n) for ci, n in sides))
 
 
 def _verdict(row: dict, key: str, rule: str) -> str:
     if math.isnan(row[key]):
-        return NO_RUN
+        return DIVERGED if row['diverged'] > 0 else NO_RUN
     if math.isnan(row[f'paper_{key}']):
         return UNPUBLISHED
     if rule != 'id':

@@ -19,12 +19,14 @@ class Collection:
 
     Attributes:
         runs: Finished, valid records with their paths, one per cell, learning rate and seed.
+        diverged: Records of runs whose numbers were no longer finite, likewise.
         unfinished: Records of runs that are running or have failed, with their paths.
         unreadable: Path -> why it was left out: truncated, of another schema, an invalid value.
         warnings: One line each: other code versions, repeated runs.
     """
 
     runs: list[tuple[Path, RunRecord]] = field(default_factory=list)
+    diverged: list[tuple[Path, RunRecord]] = field(default_factory=list)
     unfinished: list[tuple[Path, RunRecord]] = field(default_factory=list)
     unreadable: dict[Path, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -32,9 +34,11 @@ class Collection:
     def notes(self) -> list[str]:
         """How many records were used and left out, and the warnings; a line each."""
         failed = sum(record.status == 'failed' for _, record in self.unfinished)
+        others = len(self.unfinished) - failed
+        diverged = f'{len(self.diverged)} diverged, ' if self.diverged else ''
         counts = (
-            f'{len(self.runs)} finished runs used; left out: {failed} failed, {len(self.unfinished) - failed} '
-            f'unfinished, {len(self.unreadable)} unreadable.'
+            f'{len(self.runs)} finished runs used; left out: {diverged}{failed} failed, {others} unfinished, '
+            f'{len(self.unreadable)} unreadable.'
         )
         return [counts, *(f'warning: {line}' for line in self.warnings)]
 
@@ -43,7 +47,7 @@ class Collection:
         return [
             *(
                 f'{record.status}: {path.parent}: {one_line(record.error) or "unknown error"}'
-                for path, record in self.unfinished
+                for path, record in [*self.diverged, *self.unfinished]
             ),
             *(f'unreadable: {line}' for line in self.unreadable.values()),
         ]
@@ -74,8 +78,10 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
         except UserError as error:
             found.unreadable[path] = str(error)
         else:
-            (found.runs if record.status == 'finished' else found.unfinished).append((path, record))
+            kinds = {'finished': found.runs, 'diverged': found.diverged}
+            kinds.get(record.status, found.unfinished).append((path, record))
     _drop_repeated(found)
+    _warn_of_diverged(found)
     _warn_of_versions(found)
     return found
 
@@ -95,17 +101,28 @@ def _drop_repeated(found: Collection) -> None:
     """Keep the run that finished last for each cell, learning rate and seed: repeating a run adds no seed."""
     latest: dict[tuple, tuple[Path, RunRecord]] = {}
     repeated = Counter()
-    for path, record in sorted(found.runs, key=lambda run: (run[1].finished, str(run[0]))):
+    ended = [*found.runs, *found.diverged]
+    for path, record in sorted(ended, key=lambda run: (run[1].finished, str(run[0]))):
         key = (record.model, record.method, record.dataset, float(record.lr), record.seed)
         repeated[key] += key in latest
         latest[key] = (path, record)
-    order = {path: i for i, (path, _) in enumerate(found.runs)}
-    found.runs = sorted(latest.values(), key=lambda run: order[run[0]])
+    kept = {path for path, _ in latest.values()}
+    found.runs = [run for run in found.runs if run[0] in kept]
+    found.diverged = [run for run in found.diverged if run[0] in kept]
     if dropped := sum(repeated.values()):
         model, method, dataset, lr, seed = next(key for key, count in repeated.items() if count)
         found.warnings.append(
             f'{dropped} runs repeat the settings of others (e.g. {model} {method} {dataset} lr={lr:g} seed={seed}); '
             'the one that finished last counts.'
+        )
+
+
+def _warn_of_diverged(found: Collection) -> None:
+    rates = list(dict.fromkeys(f'{r.model} {r.method} {r.dataset} lr={r.lr:g}' for _, r in found.diverged))
+    if rates:
+        more = f' and {len(rates) - 4} more' if len(rates) > 4 else ''
+        found.warnings.append(
+            f'{len(found.diverged)} runs diverged; no number is of these learning rates: {", ".join(rates[:4])}{more}.'
         )
 
 

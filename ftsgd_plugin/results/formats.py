@@ -13,15 +13,25 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from ..utils.format import format_mean
-from .aggregate import MEASURES, NO_RUN, OTHER_RULE, OUTSIDE, UNKNOWN, UNPUBLISHED, WITHIN
+from .aggregate import DIVERGED, MEASURES, NO_RUN, OTHER_RULE, OUTSIDE, UNKNOWN, UNPUBLISHED, WITHIN
 
 MEAN = 'mean ± 90 % interval'  # in the header of every table
 _NOTHING = '\N{EN DASH}'
-MARKS = {WITHIN: '✓', OUTSIDE: '✗', UNKNOWN: '?', NO_RUN: _NOTHING, UNPUBLISHED: '', OTHER_RULE: '', '': ''}
-_CLASSES = {WITHIN: 'within', OUTSIDE: 'outside', UNKNOWN: 'unknown', NO_RUN: 'missing'}
+MARKS = {
+    WITHIN: '✓',
+    OUTSIDE: '✗',
+    UNKNOWN: '?',
+    NO_RUN: _NOTHING,
+    UNPUBLISHED: '',
+    OTHER_RULE: '',
+    DIVERGED: '',
+    '': '',
+}
+_CLASSES = {WITHIN: 'within', OUTSIDE: 'outside', UNKNOWN: 'unknown', NO_RUN: 'missing', DIVERGED: 'missing'}
 LEGEND = (
-    "A cell: our mean ± 90 % interval over seeds (1.645 sd/√n); below it the paper's mean, our difference in points, "
-    'and ✓ within the interval of the difference, ✗ outside, ? no interval known (single runs), '
+    "A cell: our mean ± 90 % interval over seeds (the authors' 1.645 sd/√n); below it the paper's mean, our difference "
+    "in points, and ✓ within the 90 % interval of the difference (Student's t), ✗ outside, ? no interval known (single "
+    'runs), '
     f'{_NOTHING} no run yet.'
 )
 
@@ -63,9 +73,9 @@ class Table:
 
 
 def our_text(cell: Comparison) -> str:
-    """``84.1 ± 0.9``; a dash if there is no run."""
+    """``84.1 ± 0.9``; ``diverged`` if every learning rate did; a dash if there is no run."""
     if math.isnan(cell.ours):
-        return _NOTHING
+        return DIVERGED if cell.verdict == DIVERGED else _NOTHING
     return format_mean(cell.ours, cell.ci90)
 
 
@@ -218,7 +228,7 @@ def method_table(summary: Sequence[dict]) -> str:
     rows = [
         [
             line['method'],
-            f'{line["lr"]:g}',
+            DIVERGED if line['lr'] is None else f'{line["lr"]:g}',
             *(_percent(*line[key]) for key in MEASURES),
             _number(line['state_bytes_per_param'], 2),
             _number(line['seconds'], 1),

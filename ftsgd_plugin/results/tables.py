@@ -20,7 +20,7 @@ from ..paper.names import (
 )
 from ..utils.files import write_text
 from . import FORMATS
-from .aggregate import common_averages, read_results
+from .aggregate import DIVERGED, common_averages, read_results
 from .formats import RENDERERS, Comparison, Table
 from .plots import draw_results
 from .sensitivity import compare_sgd, lr_curves, lr_sensitivity
@@ -42,7 +42,7 @@ def build_tables(compared: pd.DataFrame, rule: str) -> tuple[list[Table], list[s
     Returns:
         tuple: The tables, and notes in one line each.
     """
-    run = compared[compared['id'].notna()]
+    run = compared[compared['id'].notna() | (compared['diverged'] > 0)]
     inside = run['model'].isin(MODELS) & run['dataset'].isin(DATASETS)
     tables, notes = [], []
     if inside.any():
@@ -88,7 +88,7 @@ def _grid(
     for model in models:
         for method in methods:
             entries = [_comparison(cells.get((model, method, dataset)), key) for dataset in datasets]
-            if all(math.isnan(e.ours) and math.isnan(e.paper) for e in entries):
+            if all(math.isnan(e.ours) and math.isnan(e.paper) and e.verdict != DIVERGED for e in entries):
                 continue  # neither run nor published
             if averaged:
                 ours, paper = ([getattr(e, side) for e in entries] for side in ('ours', 'paper'))

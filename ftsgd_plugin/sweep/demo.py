@@ -1,6 +1,7 @@
 """The demo: the built-in ViT on digits with the paper's six methods, compared; the logic of ``tools/demo.py``."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -111,6 +112,12 @@ def _write_pages(out: Path, data: str, command: str) -> list[Path]:
     return pages
 
 
+def _legend_of(line: dict) -> str:
+    if line['lr'] is None:
+        return f'{method_label(line["method"])}: diverged'
+    return f'{method_label(line["method"])}, {line["state_bytes_per_param"]:.1f} state bytes/param'
+
+
 def draw_comparison(summary: Sequence[dict], profile: GradientProfile, path: str | os.PathLike) -> None:
     """Draw accuracies by method beside the gradient norm of every layer; the file is written atomically.
 
@@ -127,12 +134,12 @@ def draw_comparison(summary: Sequence[dict], profile: GradientProfile, path: str
         means, intervals = zip(*(line[key] for key in MEASURES))
         bars = left.bar(
             positions,
-            [100 * mean for mean in means],
+            [math.nan if mean is None else 100 * mean for mean in means],
             width * 0.92,
             yerr=None if None in intervals else [100 * interval for interval in intervals],
             capsize=3,
             color=COLOURS.get(line['method']),
-            label=f'{method_label(line["method"])}, {line["state_bytes_per_param"]:.1f} state bytes/param',
+            label=_legend_of(line),
         )
         left.bar_label(bars, fmt='%.0f' if len(summary) > 4 else '%.1f', fontsize=8, padding=2)
     seeds = len(summary[0]['seeds'])

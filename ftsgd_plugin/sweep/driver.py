@@ -17,7 +17,18 @@ from .forecast import describe, flop_weights, predict_costs
 from .plan import Plan, claim_directory, read_plan
 from .progress import SweepProgress
 from .ray_backend import LOG, Cluster, hold_lock, run_process
-from .runs import CONFIG, Task, delete_weights, is_finished, mark_failed, prepare, survey, task_of
+from .runs import (
+    CONFIG,
+    SETTLED,
+    Task,
+    delete_weights,
+    has_diverged,
+    is_finished,
+    mark_failed,
+    prepare,
+    survey,
+    task_of,
+)
 from .slurm import write_script
 
 Failures = list[tuple[str, str]]  # name of the run and last line
@@ -86,7 +97,7 @@ def sweep(
     if index is not None:
         task = task_of(content, runs[index], out, cfg_options)
         failure = run_one(task, keep_checkpoints)
-        print(f'{task.run.name}: {failure or "finished"}')
+        print(f'{task.run.name}: {failure or ("diverged" if has_diverged(task) else "finished")}')
         return [(task.run.name, failure)] if failure else []
     failures = run_sweep(content, out, cfg_options, address, gpus, cpus, workers, keep_checkpoints)
     if failures:
@@ -136,13 +147,14 @@ def run_sweep(
     failures: Failures = []
     with _locked(out):
         tasks = survey(plan, out, cfg_options)
-        to_do = [i for i, task in enumerate(tasks) if task.state != 'finished']
+        to_do = [i for i, task in enumerate(tasks) if task.state not in SETTLED]
         for task in tasks:
             if task.state == 'finished' and not keep_checkpoints:
                 delete_weights(task.directory)
         _warn_of_other_code(tasks)
         if not to_do:
             print(f'all {len(tasks)} runs are finished')
+            _name_diverged(tasks)
             return failures
         flops = flop_weights(predict_costs(tasks))
         finished = sorted(set(range(len(tasks))) - set(to_do))
@@ -168,6 +180,7 @@ def run_sweep(
                     progress.ended(to_do[job], task.run.name, failure, '' if failure else _note(task))
         finally:
             cluster.close()
+        _name_diverged(tasks)
     return failures
 
 
@@ -180,6 +193,8 @@ def run_one(task: Task, keep_checkpoints: bool = False, command: Command = train
     if task.state == 'finished':
         if not keep_checkpoints:
             delete_weights(task.directory)
+        return ''
+    if task.state == 'diverged':
         return ''
     if moved := prepare(task):
         print(_moved(task, moved))
@@ -194,6 +209,8 @@ def conclude(task: Task, status: int, line: str, keep_checkpoints: bool) -> str:
         if not keep_checkpoints:
             delete_weights(task.directory)
         return ''
+    if has_diverged(task):
+        return ''  # a result, not a failure: the same settings diverge again
     failure = line or 'ended without a finished record'
     # On a full disk the failure is still reported and the record stays as it was.
     with contextlib.suppress(UserError, OSError):
@@ -205,8 +222,17 @@ def _moved(task: Task, where: Path) -> str:
     return f'{task.run.name}: its config has changed; the old directory is now {where}'
 
 
+def _name_diverged(tasks: Sequence[Task]) -> None:
+    names = [task.run.name for task in tasks if has_diverged(task)]
+    if names:
+        more = f' and {len(names) - 4} more' if len(names) > 4 else ''
+        print(f'{len(names)} diverged, without a result: {", ".join(names[:4])}{more}; to try again, remove their runs')
+
+
 def _note(task: Task) -> str:
     record = read_record(task.directory)
+    if record.status == 'diverged':
+        return f'diverged: {record.error}'
     selected = (record.selected or {}).get(record.selected_by)
     accuracy = '' if selected is None else f'ID {selected:6.1%}  '
     return f'{accuracy}{record.resources.get("seconds", 0):6.1f} s'

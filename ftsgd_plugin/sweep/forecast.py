@@ -11,7 +11,7 @@ from ..utils.errors import one_line
 from ..utils.format import format_bytes
 from ..utils.options import TFLOPS
 from .cost_cache import CostCache
-from .runs import Task
+from .runs import SETTLED, Task
 
 
 def describe(tasks: Sequence[Task], out: str | os.PathLike, tflops: float = TFLOPS) -> str:
@@ -21,12 +21,12 @@ def describe(tasks: Sequence[Task], out: str | os.PathLike, tflops: float = TFLO
         reason = f': {task.record.error}' if task.record and task.record.status in ('failed', 'interrupted') else ''
         time = '–' if cost is None else f'{cost.hours(tflops):.3f}'
         lines.append(f'{task.run.name:<60} {task.state + reason:<12} {time:>9} h')
-        left += task.state != 'finished'
+        left += task.state not in SETTLED
         if cost is None:
             unknown += 1
             continue
         kept += cost.kept_bytes
-        if task.state != 'finished':
+        if task.state not in SETTLED:
             hours += cost.hours(tflops)
             largest = max(largest, cost.running_bytes)
     existing = next(parent for parent in [Path(out).absolute(), *Path(out).absolute().parents] if parent.is_dir())

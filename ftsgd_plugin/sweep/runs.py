@@ -18,6 +18,7 @@ from ..utils.paths import config_path
 from .plan import Plan, Run
 
 CONFIG = 'config.py'
+SETTLED = ('finished', 'diverged')  # states of a task that is not run again
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Task:
         directory: Directory of all its files.
         config: Its full config.
         hash: ``config_hash`` of that.
-        state: ``'new'``, ``'unfinished'`` (started, failed or killed: it will be resumed), ``'finished'`` or
-            ``'changed'`` (the directory belongs to another config: it will be moved aside).
+        state: ``'new'``, ``'unfinished'`` (started, failed or killed: it will be resumed), ``'finished'``,
+            ``'diverged'`` (it would diverge again) or ``'changed'`` (the directory belongs to another config: it will
+            be moved aside).
         record: Its record, if there is one.
         former_hash: ``former_hash`` of the config; records of version 0.1.0 have it.
     """
@@ -101,7 +103,7 @@ def task_of(plan: Plan, run: Run, out: str | os.PathLike, cfg_options: dict | No
     elif not task.owns(record) and not _was_equivalent(record, task):
         state = 'changed'
     else:
-        state = 'finished' if record.status == 'finished' else 'unfinished'
+        state = record.status if record.status in SETTLED else 'unfinished'
     return replace(task, state=state)
 
 
@@ -165,6 +167,12 @@ def is_finished(task: Task) -> bool:
     """Whether the directory now holds the finished record of this config."""
     record = _record_of(task.directory)
     return task.owns(record) and record.status == 'finished'
+
+
+def has_diverged(task: Task) -> bool:
+    """Whether the directory now holds the record of this config, and it says that the run has diverged."""
+    record = _record_of(task.directory)
+    return task.owns(record) and record.status == 'diverged'
 
 
 def delete_weights(directory: Path) -> None:

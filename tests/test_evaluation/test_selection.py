@@ -1,10 +1,21 @@
 """The selection rule: ID accuracy only, first on ties."""
 
 import math
+import statistics
 
+import numpy as np
 import pytest
+import scipy.stats
 
-from ftsgd_plugin.evaluation.selection import RULES, mean_and_ci90, mean_and_error, select_epoch, select_lr
+from ftsgd_plugin.evaluation.selection import (
+    RULES,
+    Z90,
+    difference_ci90,
+    mean_and_ci90,
+    mean_and_error,
+    select_epoch,
+    select_lr,
+)
 
 
 def epoch(id_accuracy: float, ood: float = 0.0) -> dict[str, float]:
@@ -59,3 +70,37 @@ def test_interval_is_the_authors():
     mean, half = mean_and_ci90([81.4118, 78.7647, 79.7059])  # SGD on Living-17, CLIP ViT-B/16
     assert f'{mean:.4f} {half:.4f}' == '79.9608 1.2744'
     assert math.isnan(mean_and_ci90([1.0])[1])
+
+
+def test_nan_is_never_selected():
+    assert select_epoch([epoch(math.nan), epoch(0.1), epoch(math.inf)]) == 1
+    assert select_lr({1e-3: [epoch(math.nan), epoch(0.9)], 1e-2: [epoch(0.1)]}) == 1e-2
+
+
+@pytest.mark.parametrize('ours, ratio', [(3, 1.0), (3, 4.0), (2, 1.0), (5, 2.0), (1, 1.0)])
+def test_interval_of_a_difference_covers_90_percent(ours, ratio):
+    """Simulated: means of few seeds with equal or different deviations; the normal quantile covers too few."""
+    draws, generator = 4000, np.random.default_rng(0)
+    first = generator.normal(0.0, ratio, (draws, ours))
+    second = generator.normal(0.0, 1.0, (draws, 3))
+    covered = {'t': 0, 'normal': 0}
+    for one, two in zip(first, second):
+        known = statistics.stdev(one) if ours > 1 else math.nan
+        other = statistics.stdev(two)
+        difference = abs(one.mean() - two.mean())
+        covered['t'] += difference <= difference_ci90((known, ours), (other, 3))
+        filled = other if math.isnan(known) else known
+        covered['normal'] += difference <= Z90 * math.sqrt(filled**2 / ours + other**2 / 3)
+    assert 0.88 < covered['t'] / draws < 0.95
+    assert covered['normal'] / draws < 0.87
+
+
+def test_interval_of_a_difference_is_scipys():
+    one, two = [0.81, 0.83, 0.86], [0.79, 0.795, 0.80, 0.80]
+    expected = scipy.stats.ttest_ind(one, two, equal_var=False).confidence_interval(0.9)
+    sides = [(statistics.stdev(values), len(values)) for values in (one, two)]
+    assert 2 * difference_ci90(*sides) == pytest.approx(expected.high - expected.low)
+    assert math.isnan(difference_ci90((math.nan, 1), (math.nan, 1))) and math.isnan(
+        difference_ci90(sides[0], (1, math.nan))
+    )
+    assert difference_ci90((0.0, 3), (0.0, 3)) == 0

@@ -30,6 +30,7 @@ def test_bad_records_are_left_out_counted_and_listed(tmp_path):
     damage(tmp_path, 'half', text='{"model": "vit-t')
     damage(tmp_path, 'schema', schema=99)
     damage(tmp_path, 'nan', epochs=[{'id/accuracy': math.nan, 'ood/accuracy': 0.5}])
+    write(tmp_path, 'diverged', record(status='diverged', error='iteration 5: the loss is nan', seed=3))
     damage(tmp_path, 'text', epochs=[{'id/accuracy': 'high', 'ood/accuracy': 0.5}])
     damage(tmp_path, 'list', epochs=[0.5])
     damage(tmp_path, 'empty', epochs=[])
@@ -38,12 +39,15 @@ def test_bad_records_are_left_out_counted_and_listed(tmp_path):
     damage(tmp_path, 'method', method=None)
     found = collect([tmp_path])
     assert [path.parent.name for path, _ in found.runs] == ['good']
-    assert len(found.unfinished) == 2 and len(found.unreadable) == 9
+    assert len(found.unfinished) == 2 and len(found.diverged) == 2 and len(found.unreadable) == 8
     notes = found.problems()
-    assert len(notes) == 11 and all('\n' not in note for note in notes)
-    assert found.notes()[0] == '1 finished runs used; left out: 1 failed, 1 unfinished, 9 unreadable.'
+    assert len(notes) == 12 and all('\n' not in note for note in notes)
+    assert found.notes()[0] == '1 finished runs used; left out: 2 diverged, 1 failed, 1 unfinished, 8 unreadable.'
     assert any('RuntimeError: out of memory' in note for note in notes)
-    for name in ('half', 'schema', 'nan', 'text', 'list', 'empty', 'no-ood', 'lr', 'method'):
+    assert f"diverged: {tmp_path / 'nan'}: epochs[0]['id/accuracy']=nan is not a finite number" in notes
+    assert f'diverged: {tmp_path / "diverged"}: iteration 5: the loss is nan' in notes
+    assert found.warnings == ['2 runs diverged; no number is of these learning rates: vit-tiny sgd digits lr=0.001.']
+    for name in ('half', 'schema', 'text', 'list', 'empty', 'no-ood', 'lr', 'method'):
         (line,) = [note for note in notes if note.startswith(f'unreadable: {tmp_path / name}')]
         assert '\n' not in line and line.endswith('.'), line
 
@@ -59,6 +63,16 @@ def test_a_repeated_run_does_not_count_as_another_seed(tmp_path):
     found = collect([tmp_path])
     assert [path.parent.name for path, _ in found.runs] == ['new']
     assert '1 runs repeat the settings of others' in found.warnings[0]
+
+
+def test_of_a_diverged_and_a_later_finished_run_the_later_counts(tmp_path):
+    write(tmp_path, 'old', record(status='diverged', finished='2026-01-01'))
+    write(tmp_path, 'new', record(finished='2026-02-01'))
+    found = collect([tmp_path])
+    assert (len(found.runs), len(found.diverged)) == (1, 0)
+    write(tmp_path, 'newest', record(status='diverged', finished='2026-03-01'))
+    found = collect([tmp_path])
+    assert (len(found.runs), len(found.diverged)) == (0, 1)
 
 
 def test_other_code_versions_give_warnings(tmp_path):

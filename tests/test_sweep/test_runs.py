@@ -9,7 +9,7 @@ from ftsgd_plugin.profiling.run_costs import RunCost
 from ftsgd_plugin.records import RunRecord, config_hash, find_records, read_record, run_names, write_record
 from ftsgd_plugin.runner.build import read_config
 from ftsgd_plugin.sweep.cost_cache import CostCache, cache_file
-from ftsgd_plugin.sweep.driver import conclude, run_sweep
+from ftsgd_plugin.sweep.driver import conclude, run_one, run_sweep
 from ftsgd_plugin.sweep.forecast import describe, flop_weights, predict_costs
 from ftsgd_plugin.sweep.plan import Plan, read_plan
 from ftsgd_plugin.sweep.runs import CONFIG, delete_weights, is_finished, mark_failed, prepare, survey
@@ -135,6 +135,26 @@ def test_an_interrupted_run_is_not_a_failed_one(plan, tmp_path):
     record = read_record(task.directory)
     assert (record.status, record.error) == ('interrupted', 'saved iter_15.pth')
     assert states(plan, tmp_path)[0] == 'unfinished'
+
+
+def test_a_diverged_run_is_a_result_and_is_not_run_again(plan, tmp_path, capsys):
+    task = survey(plan, tmp_path)[0]
+    (task.directory).mkdir(parents=True)
+    for one in survey(plan, tmp_path):
+        write_record(record_of(one), one.directory)
+    write_record(record_of(task, status='diverged', error='iteration 7: the loss is nan'), task.directory)
+    (task.directory / 'epoch_1.pth').touch()
+    assert conclude(task, 2, 'error: iteration 7: the loss is nan', keep_checkpoints=False) == ''
+    assert read_record(task.directory).status == 'diverged' and (task.directory / 'epoch_1.pth').exists()
+    assert states(plan, tmp_path)[0] == 'diverged'
+
+    def command(directory):
+        raise AssertionError(f'{directory} is run again')
+
+    assert run_sweep(plan, tmp_path, command=command) == []
+    assert run_one(survey(plan, tmp_path)[0], command=command) == ''
+    assert f'1 diverged, without a result: {task.run.name}; to try again' in capsys.readouterr().out
+    assert (task.directory / 'epoch_1.pth').exists()
 
 
 def test_weights_are_deleted_when_the_run_is_finished_and_not_before(plan, tmp_path):
