@@ -12,7 +12,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
@@ -23,6 +23,7 @@ from .utils.config_hash import config_hash as config_hash
 from .utils.config_hash import former_hash as former_hash
 from .utils.errors import UserError
 from .utils.files import write_text
+from .utils.names import type_name
 from .utils.paths import config_path
 from .utils.version import __version__
 
@@ -222,10 +223,16 @@ def run_names(cfg: Config) -> dict[str, str]:
     if len(parts) == 3 and _is_method(parts[1]):
         return dict(zip(('model', 'method', 'dataset'), parts))
     return {
-        'model': str(cfg.model.get('backbone', cfg.model).get('type')),
-        'method': str(cfg.optim_wrapper.optimizer.type),
-        'dataset': str(cfg.train_dataloader.dataset.type),
+        'model': _type_of(cfg.model.get('backbone', cfg.model)),
+        'method': _type_of(cfg.optim_wrapper.optimizer),
+        'dataset': _type_of(cfg.train_dataloader.dataset),
     }
+
+
+def _type_of(cfg: Mapping) -> str:
+    """The ``type`` as it is written; of a class, or of the import path that it is dumped as, the bare name."""
+    kind = cfg.get('type')
+    return kind if isinstance(kind, str) and kind.count('.') < 2 else type_name(kind)
 
 
 def _is_method(name: str) -> bool:

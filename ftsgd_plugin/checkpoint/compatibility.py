@@ -10,6 +10,7 @@ from torch import nn
 
 from ..layers import in_backbone
 from ..utils.errors import UserError
+from ..utils.names import type_name
 from .io import read_weights
 
 
@@ -106,7 +107,7 @@ def check_pretrained(model: nn.Module) -> None:
     for name, module in model.named_modules():
         cfgs = getattr(module, 'init_cfg', None) or []
         for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs:
-            if cfg.get('type') != 'Pretrained':
+            if type_name(cfg) not in ('Pretrained', 'PretrainedInit'):  # registered name, name of the class
                 continue
             path, prefix = cfg['checkpoint'], cfg.get('prefix')
             key = f'{name}.init_cfg' if name else 'model.init_cfg'

@@ -14,6 +14,7 @@ from mmpretrain.registry import METRICS
 from ..datasets.base import META_KEYS, SUBSET_KEYS
 from ..utils.errors import DivergedError, UserError
 from ..utils.metrics import ID_METRIC, OOD_METRIC, WORST_GROUP
+from ..utils.names import type_name
 
 Subset = str | Mapping
 
@@ -183,7 +184,7 @@ def check_evaluated_splits(loop: BaseLoop, name: str) -> None:
     Raises:
         UserError: The ID or OOD split is not among those that the loop reads.
     """
-    splits = [getattr(dataset, 'split', None) for dataset in _leaves(loop.dataloader.dataset)]
+    splits = [getattr(dataset, 'split', None) for dataset in leaves(loop.dataloader.dataset)]
     if None in splits:
         return
     for metric in loop.evaluator.metrics:
@@ -204,12 +205,13 @@ def check_configured_splits(cfg: Mapping, name: str) -> None:
     loader, evaluators = cfg.get(f'{name}_dataloader'), cfg.get(f'{name}_evaluator')
     if not isinstance(loader, Mapping) or not isinstance(loader.get('dataset'), Mapping):
         return
-    splits = [dataset.get('split') for dataset in _leaves(loader['dataset'], Mapping.get)]
+    splits = [dataset.get('split') for dataset in leaves(loader['dataset'], Mapping.get)]
     if None in splits:
         return
+    if isinstance(evaluators, Mapping) and 'metrics' in evaluators:
+        evaluators = evaluators['metrics']
     for evaluator in evaluators if isinstance(evaluators, Sequence) else [evaluators]:
-        kind = evaluator.get('type') if isinstance(evaluator, Mapping) else None
-        if kind in ('GroupAccuracy', 'mmpretrain.GroupAccuracy', GroupAccuracy):
+        if isinstance(evaluator, Mapping) and type_name(evaluator) == GroupAccuracy.__name__:
             ours = (subset_of(option, evaluator.get(option)) for option in ('id', 'ood'))
             _check_splits(*ours, splits, name)
 
@@ -223,10 +225,10 @@ def _check_splits(id: Mapping, ood: Mapping, splits: Sequence[str], name: str) -
             )
 
 
-def _leaves(dataset: Any, get: Callable[[Any, str, None], Any] = getattr) -> list:
+def leaves(dataset: Any, get: Callable[[Any, str, None], Any] = getattr) -> list:
     """The datasets, or their configs, inside concatenations and wrappers."""
     inner = get(dataset, 'datasets', None) or [get(dataset, 'dataset', None)]
-    return [dataset] if None in inner else [leaf for one in inner for leaf in _leaves(one, get)]
+    return [dataset] if None in inner else [leaf for one in inner for leaf in leaves(one, get)]
 
 
 def subset_of(option: str, value: Subset | None) -> dict:

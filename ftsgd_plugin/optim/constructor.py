@@ -1,32 +1,24 @@
 """The optimizer wrapper constructor of freeze-embed."""
 
 import logging
+from collections.abc import Iterable
 
 from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from ..freezing import freeze_layers, select_layers
+from ..freezing import Freeze, freeze_layers, select_layers
 from ..layers import Layer, list_layers, unwrap
 from ..utils.errors import UserError
 from ..utils.patching import replaced
 from .checkpointing import use_non_reentrant_checkpointing
 from .finite import check_groups
 from .model_hooks import ModelHooks
+from .paramwise import IGNORED_KEYS, check_custom_keys, check_paramwise
 from .report import FreezeReport
 from .sgd_in_backward import SGDInBackwardOptimWrapper, refuse_reducer
 
-_DEFAULT_KEYS = {
-    'bias_decay_mult',
-    'bias_lr_mult',
-    'bypass_duplicate',
-    'custom_keys',
-    'dcn_offset_lr_mult',
-    'dwconv_decay_mult',
-    'flat_decay_mult',
-    'norm_decay_mult',
-}
 LARGE_EMBEDDING = 0.02  # share of the parameters; of the paper's seven models the largest is 0.0095 (BiT ResNet-50)
 _NEED_WEIGHT_DECAY = {'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult'}
 
@@ -53,8 +45,9 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
               globs as printed by ``list_layers``.
 
     Raises:
-        UserError: ``freeze`` matches nothing or leaves nothing to train, the backbone has no layer list, a learning
-            rate, momentum or weight decay is NaN, infinite or out of range, a decay multiplier is given without the
+        UserError: ``paramwise_cfg`` has an unknown key or a custom key that matches no parameter, ``freeze`` matches
+            nothing or leaves nothing to train, the backbone has no layer list, a learning rate, momentum or weight
+            decay is NaN, infinite or out of range, a decay multiplier is given without the
             optimizer's ``weight_decay``, activation checkpointing is re-entrant, or the optimizer wrapper and the model
             wrapper cannot be combined.
 
@@ -69,12 +62,13 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if isinstance(paramwise_cfg, dict) or paramwise_cfg is None:
             paramwise_cfg = dict(paramwise_cfg or {})
             paramwise_cfg.setdefault('freeze', 'embed')
+        if _is_dict_of_dicts(paramwise_cfg):  # other kinds are MMEngine's to refuse, as in its own constructor
+            check_paramwise(paramwise_cfg, type(self))
         _require_weight_decay(optim_wrapper_cfg, paramwise_cfg)
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         self.freeze = self.paramwise_cfg['freeze']
         self.layers: list[Layer] = []
-        ignored = sorted(self.paramwise_cfg.keys() - _DEFAULT_KEYS - {'freeze'})
-        if ignored:
+        if ignored := sorted(IGNORED_KEYS & self.paramwise_cfg.keys()):
             print_log(
                 f'paramwise_cfg: {type(self).__name__} does not know {", ".join(ignored)}; ignored.',
                 logger='current',
@@ -91,7 +85,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             OptimWrapper: The wrapper; the optimizer's groups hold the trained parameters only.
         """
         inner = unwrap(model)
-        self.layers = list_layers(inner)
+        check_custom_keys(inner, self.paramwise_cfg)
+        self.layers = _layers_to_freeze(inner, self.freeze)
         frozen = select_layers(self.layers, self.freeze)
         use_non_reentrant_checkpointing(inner)
         _warn_of_large_embedding(self.layers, frozen)
@@ -103,8 +98,9 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self._check(inner, optim_wrapper)
         if isinstance(optim_wrapper, SGDInBackwardOptimWrapper):
             refuse_reducer(model)
-        ModelHooks(model, inner).belong_to(optim_wrapper)
-        report = FreezeReport.of(self.layers, self.freeze, frozen, optim_wrapper.optimizer)
+        ModelHooks(model, inner, listed=bool(self.layers)).belong_to(optim_wrapper)
+        listed = self.layers or [Layer('model', 'head', None, 'model', dict(inner.named_parameters()), {})]
+        report = FreezeReport.of(listed, self.freeze, frozen, optim_wrapper.optimizer)
         print_log(str(report), logger='current')
         return optim_wrapper
 
@@ -133,15 +129,19 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             (param,) = group['params']
             options.setdefault(id(param), {key: value for key, value in group.items() if key != 'params'})
         merged = {}
+
+        def add(params: Iterable[nn.Parameter], stage: dict) -> None:
+            for param in params:
+                if id(param) in options:
+                    own = options[id(param)]
+                    key = (stage.get('role'), stage.get('block'), repr(sorted(own.items())))
+                    merged.setdefault(key, {'params': [], **stage, **own})['params'].append(param)
+
         for layer in self.layers:
-            for param in layer.params.values():
-                if id(param) not in options:
-                    continue
-                own = options[id(param)]
-                key = (layer.role, layer.block, repr(sorted(own.items())))
-                name = layer.name if layer.block is None else f'blocks.{layer.block}'
-                stage = {'name': name, 'role': layer.role, 'block': layer.block}
-                merged.setdefault(key, {'params': [], **stage, **own})['params'].append(param)
+            name = layer.name if layer.block is None else f'blocks.{layer.block}'
+            add(layer.params.values(), {'name': name, 'role': layer.role, 'block': layer.block})
+        if not self.layers:
+            add({id(param): param for group in groups for param in group['params']}.values(), {})
         return list(merged.values())
 
     def _check(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
@@ -154,6 +154,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 def _warn_of_large_embedding(layers: list[Layer], frozen: list[Layer]) -> None:
     """Warn if the embedding that is frozen is more than the first few filters that the paper freezes."""
     embedding = [layer for layer in frozen if layer.role == 'embed']
+    if not embedding:
+        return
     share = sum(layer.num_params for layer in embedding) / sum(layer.num_params for layer in layers)
     if share > LARGE_EMBEDDING:
         print_log(
@@ -163,6 +165,20 @@ def _warn_of_large_embedding(layers: list[Layer], frozen: list[Layer]) -> None:
             logger='current',
             level=logging.WARNING,
         )
+
+
+def _is_dict_of_dicts(paramwise_cfg: dict | None) -> bool:
+    return isinstance(paramwise_cfg, dict) and isinstance(paramwise_cfg.get('custom_keys', {}), dict)
+
+
+def _layers_to_freeze(model: nn.Module, freeze: Freeze) -> list[Layer]:
+    """The layers of a model; none if nothing is to be frozen and its architecture is not known."""
+    try:
+        return list_layers(model)
+    except UserError:
+        if freeze != 'none':
+            raise
+        return []
 
 
 def _require_weight_decay(optim_wrapper_cfg: dict, paramwise_cfg: dict | None) -> None:

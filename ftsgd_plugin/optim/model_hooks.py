@@ -20,12 +20,14 @@ class ModelHooks:
     Args:
         wrapped: The model as the runner holds it; may be ``model`` itself.
         model: The model inside.
+        listed: Whether the model has a layer list, so that frozen layers can be kept in eval mode. Defaults to True.
 
     Raises:
         UserError: The reduction of the model's wrapper cannot follow, see :func:`follow_trained_parameters`.
     """
 
-    def __init__(self, wrapped: nn.Module, model: nn.Module) -> None:
+    def __init__(self, wrapped: nn.Module, model: nn.Module, listed: bool = True) -> None:
+        self._listed = listed
         self._models = weakref.ref(wrapped), weakref.ref(model)
         self._handles: list[RemovableHandle] = []
         self.attach()
@@ -46,7 +48,8 @@ class ModelHooks:
         if self._handles or model is None or wrapped is None:
             return
         self._handles = follow_trained_parameters(wrapped, model)
-        self._handles.append(keep_eval_mode(model))
+        if self._listed:
+            self._handles.append(keep_eval_mode(model))
 
     def detach(self) -> None:
         """Remove the hooks from the model; a second call does nothing."""

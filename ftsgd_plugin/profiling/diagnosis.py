@@ -12,6 +12,7 @@ from mmengine.device import get_device
 from mmengine.model import BaseModel
 
 from ..utils.format import format_bytes
+from ..utils.names import type_name
 from .evidence import Correlation, PaperPoint, correlation, mean_ood, nearest, paper_points
 from .gradients import GradientProfile, measure_gradients
 from .predict import MethodPrediction, predict_methods
@@ -120,8 +121,8 @@ def diagnose(
     report('loading the model and the data')
     model, loader = pretrained_model(cfg, device), training_loader(cfg)
     batches = min(batches, len(loader))
-    wrapper = cfg.get('optim_wrapper', {})
-    autocast = wrapper.get('dtype') or ('float16' if wrapper.get('type') == 'AmpOptimWrapper' else None)
+    wrapper = cfg.get('optim_wrapper') or {}
+    autocast = wrapper.get('dtype') or ('float16' if type_name(wrapper) == 'AmpOptimWrapper' else None)
 
     def measure() -> tuple[GradientProfile, float]:
         profile = measure_gradients(

@@ -18,8 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from ..models.image_size import built_for
 from ..optim.state import meta_optimizer, optimizer_state_bytes, state_tensors
 from ..utils.errors import UserError, one_line
+from ..utils.names import type_name
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,9 @@ def image_size(cfg: Config, model: nn.Module) -> int:
         dataset = dataset['dataset']
     for step in reversed(dataset.get('pipeline') or []):
         size = next((step[key] for key in ('crop_size', 'scale', 'size') if step.get(key)), None)
-        if size is not None and ('Crop' in step['type'] or 'Resize' in step['type']):
+        if size is not None and any(word in type_name(step) for word in ('Crop', 'Resize')):
             return size if isinstance(size, int) else max(size)
-    for module in (model.backbone, getattr(model.backbone, 'net', None)):
-        for owner in (module, getattr(module, 'patch_embed', None)):
-            size = getattr(owner, 'img_size', None) or getattr(owner, 'image_size', None)
-            if size is not None:
-                return size if isinstance(size, int) else max(size)
-    return 224
+    return built_for(model.backbone) or 224
 
 
 def fake_batch(classes: int, size: int, batch_size: int, device: str) -> dict:

@@ -131,7 +131,7 @@ def measure_methods(
     chosen = [load_method(name) for name in methods]
     for method in list(chosen):
         wrapper = method.optim_wrapper.get('type', 'OptimWrapper')
-        if OPTIM_WRAPPERS.get(wrapper) is None:
+        if isinstance(wrapper, str) and OPTIM_WRAPPERS.get(wrapper) is None:
             report(f'{method.name}: left out, {wrapper} is not registered.')
             chosen.remove(method)
     for turn in range(rounds):

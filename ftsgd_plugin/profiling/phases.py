@@ -10,6 +10,7 @@ from ..freezing import select_layers
 from ..layers import Layer
 from ..optim.schedule import open_blocks, trains
 from ..utils.errors import UserError
+from ..utils.names import type_name
 from ..utils.paths import config_path
 
 COMPARED_METHODS = (
@@ -21,6 +22,7 @@ COMPARED_METHODS = (
     'sgd-in-backward',
     'gradual-unfreezing',
 )
+_GRADUAL = 'GradualUnfreezingLR'
 DEFAULT_EPOCHS = 20  # the paper's on Living-17 and Waterbirds; for configs that are only a model part
 
 
@@ -31,7 +33,7 @@ class Method:
     Attributes:
         name: As in the config's name.
         optim_wrapper: Config of the optimizer wrapper.
-        scheduler: Config of its (first) parameter scheduler.
+        scheduler: Config of its parameter scheduler; of several, of the one that opens blocks, else of the first.
     """
 
     name: str
@@ -46,12 +48,12 @@ class Method:
     @property
     def in_backward(self) -> bool:
         """Whether a gradient is applied and freed as soon as it is complete."""
-        return self.optim_wrapper.get('type') == 'SGDInBackwardOptimWrapper'
+        return type_name(self.optim_wrapper) == 'SGDInBackwardOptimWrapper'
 
     @property
     def gradual(self) -> bool:
         """Whether blocks open one after another."""
-        return self.scheduler.get('type') == 'GradualUnfreezingLR'
+        return type_name(self.scheduler) == _GRADUAL
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,10 @@ def method_of(cfg: Config, name: str) -> Method:
         name: Name of the method.
     """
     schedulers = cfg.get('param_scheduler') or {}
-    scheduler = schedulers[0] if isinstance(schedulers, list) else schedulers
-    return Method(name, cfg.optim_wrapper.to_dict(), dict(scheduler))
+    if isinstance(schedulers, list):
+        opening = [scheduler for scheduler in schedulers if type_name(scheduler) == _GRADUAL]
+        schedulers = (opening or schedulers or [{}])[0]
+    return Method(name, cfg.optim_wrapper.to_dict(), dict(schedulers))
 
 
 def run_length(cfg: Config) -> int:

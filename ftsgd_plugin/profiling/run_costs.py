@@ -119,6 +119,7 @@ def _split_size(name: str, dataset: dict) -> int:
     if name == 'digits':  # written in the layout of Waterbirds and read by its class
         size = DIGITS_PER_SPLIT[dataset['split']] * IMAGES_PER_DIGIT
     else:
-        size = DATASETS.get(dataset['type']).PUBLISHED[dataset['split']]
+        kind = dataset['type']  # a name, or the class in a config of the newer style
+        size = (DATASETS.get(kind) if isinstance(kind, str) else kind).PUBLISHED[dataset['split']]
     indices = dataset.get('indices')
     return min(size, indices) if isinstance(indices, int) and indices > 0 else size

@@ -22,7 +22,11 @@ from ..layers import unwrap
 from ..optim.finite import check_settings
 from ..records import LOADERS
 from ..utils.errors import UserError, one_line
+from ..utils.names import type_name
 from ..utils.patching import replaced
+from .config_check import check_config, check_counting, check_dicts, check_keys, check_options, check_parts
+from .fit_check import FitHook
+from .inheritance import inheritance_failure
 from .process_group import join_group
 
 
@@ -39,6 +43,8 @@ def read_config(path: str) -> Config:
     except UserError:
         raise
     except Exception as error:
+        if (reason := inheritance_failure(error)) is not None:
+            raise UserError(f'{path}: {reason}.') from error
         reason = one_line(error)
         raise UserError(f'{path}: not a readable config ({type(error).__name__}: {reason}); correct it.') from error
 
@@ -56,6 +62,7 @@ def merge_cfg_options(cfg: Config, path: str, options: dict | None) -> None:
     """
     if options is None:
         return
+    check_options(cfg, options)
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, IndexError) as error:
@@ -96,10 +103,12 @@ def load_config(
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = os.path.join('./work_dirs', Path(path).stem)
+    check_dicts(cfg)
     for name in LOADERS:
         if cfg.get(name) is not None:
             cfg[name] = {**deepcopy(dataloader_defaults), **cfg[name]}
     merge_cfg_options(cfg, path, cfg_options)
+    check_dicts(cfg)
     for name in LOADERS:
         if cfg.get(name) is None:
             continue
@@ -121,13 +130,17 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
         resume_settings: As in :class:`ftsgd_plugin.CheckpointFitHook`, for a run that resumes.
 
     Raises:
-        UserError: The checkpoint cannot be read, an evaluated split is not in its data loader, or mixed precision has
-            no GPU.
+        UserError: A key, a type or a value of the config is wrong, the checkpoint cannot be read, an evaluated split is
+            not in its data loader, or mixed precision has no GPU.
     """
+    check_keys(cfg)
+    check_parts(cfg, cfg.filename or 'the config')
+    check_counting(cfg)
+    check_config(cfg)
     check_settings(cfg)
     for name in ('val', 'test'):  # a test after training must not be the first to find it
         check_configured_splits(cfg, name)
-    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+    if type_name(cfg.get('optim_wrapper')) == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise UserError(
             'optim_wrapper.type: AmpOptimWrapper (--amp) needs a GPU and this machine has none; '
             "use type='OptimWrapper' (leave out --amp)."
@@ -139,6 +152,7 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
     if cfg.launcher != 'none':
         _choose_model_wrapper(cfg)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    runner.register_hook(FitHook())
     if not any(isinstance(hook, CheckpointFitHook) for hook in runner.hooks):
         runner.register_hook(CheckpointFitHook())
     for hook in runner.hooks:
@@ -192,13 +206,11 @@ def _choose_model_wrapper(cfg: Config) -> None:
     """Join the ranks, and choose a model wrapper that suits the optimizer wrapper."""
     if not is_distributed():
         join_group(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
-    if (
-        cfg.get('model_wrapper_cfg') is None
-        and (cfg.get('optim_wrapper') or {}).get('type') == 'SGDInBackwardOptimWrapper'
-    ):
+    in_backward = type_name(cfg.get('optim_wrapper')) == 'SGDInBackwardOptimWrapper'
+    if cfg.get('model_wrapper_cfg') is None and in_backward:
         cfg.model_wrapper_cfg = {'type': 'InBackwardDataParallel'}
     wrapper = cfg.get('model_wrapper_cfg') or {}
-    if not torch.cuda.is_available() and wrapper.get('type') != 'InBackwardDataParallel':
+    if not torch.cuda.is_available() and type_name(wrapper) != 'InBackwardDataParallel':
         cfg.model_wrapper_cfg = {
             'type': 'MMDistributedDataParallel',
             'broadcast_buffers': False,

@@ -16,8 +16,11 @@ from ..utils.cli import launch_rank
 from ..utils.errors import DivergedError, UserError, check_parent
 from ..utils.files import atomic_write
 from ..utils.locks import lock_directory
+from ..utils.names import type_name
 from ..utils.signals import StopSignals
 from .build import build_runner, load_config
+from .config_check import check_keys, check_parts
+from .data_check import check_data
 from .failures import explain
 from .peers import Peers
 from .process_group import collective_timeout
@@ -67,16 +70,19 @@ def train(
     """
     defaults = dict(pin_memory=True, persistent_workers=persistent_workers, collate_fn=_COLLATE)
     cfg = load_config(config, defaults, persistent_workers=persistent_workers, **options)
+    check_keys(cfg)
+    check_parts(cfg, config, needed=('train_dataloader', 'train_cfg', 'optim_wrapper'))
+    check_data(cfg, ('train_dataloader', 'val_dataloader') if validate else ('train_dataloader',))
     if not validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-        cfg.default_hooks.checkpoint.pop('save_best', None)
+        ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).pop('save_best', None)
     if amp:
-        if cfg.optim_wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise UserError(f'--amp cannot be combined with optim_wrapper.type={cfg.optim_wrapper.type!r}; drop one.')
+        if (kind := type_name(cfg.optim_wrapper)) not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
+            raise UserError(f'--amp cannot be combined with optim_wrapper.type={kind!r}; drop one.')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if auto_scale_lr:
-        if 'auto_scale_lr' not in cfg:
+        if cfg.get('auto_scale_lr') is None:
             raise UserError(f'{config}: --auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config.')
         cfg.auto_scale_lr.enable = True
     with contextlib.ExitStack() as stack:
@@ -137,6 +143,9 @@ def test(
     if out is not None:
         _check_output(out, out_item)
     cfg = load_config(config, dict(pin_memory=True, collate_fn=_COLLATE), **options)
+    check_keys(cfg)
+    check_parts(cfg, config, needed=('test_dataloader', 'test_cfg', 'test_evaluator'))
+    check_data(cfg, ('test_dataloader',))
     cfg.load_from = checkpoint
     if amp:
         cfg.test_cfg.fp16 = True

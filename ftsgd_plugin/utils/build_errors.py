@@ -2,6 +2,8 @@
 
 import inspect
 import sys
+import traceback
+from types import CodeType
 
 from .errors import one_line
 
@@ -21,8 +23,9 @@ def build_failure(error: BaseException) -> str | None:
     build_functions = sys.modules.get('mmengine.registry.build_functions')
     if build_functions is None:
         return None
-    building, raised_here, trace = None, False, error.__traceback__
+    building, raised_here, trace, innermost = None, False, error.__traceback__, None
     while trace is not None:
+        innermost = trace
         if trace.tb_frame.f_code is build_functions.build_from_cfg.__code__:
             building, raised_here = trace.tb_frame.f_locals, trace.tb_next is None
         trace = trace.tb_next
@@ -42,7 +45,16 @@ def build_failure(error: BaseException) -> str | None:
         return f'type={cls.__name__!r}: {mismatch}; correct the keys of that dict in the config.'
     if isinstance(error, ValueError) and _is_optimizer(cls):
         return f'optim_wrapper.optimizer: {one_line(error)}; correct the value.'
+    if isinstance(error, ValueError | AssertionError) and _is_own_code(cls, innermost.tb_frame.f_code):
+        reason = one_line(error) if str(error) else traceback.extract_tb(innermost)[-1].line  # a bare assert
+        return f'type={cls.__name__!r}: {reason}; correct the values of that dict in the config.'
     return None
+
+
+def _is_own_code(cls: type, code: CodeType) -> bool:
+    """Whether code is that of a method of a class or of its bases: a check of its arguments, not a bug below it."""
+    methods = (inspect.unwrap(value) for owner in cls.__mro__ for value in vars(owner).values() if callable(value))
+    return any(getattr(method, '__code__', None) is code for method in methods)
 
 
 def _mismatch(cls: type, arguments: dict, error: TypeError, raised_by_call: bool) -> str | None:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from ftsgd_plugin.runner import run
 
@@ -13,10 +14,10 @@ from ftsgd_plugin.runner import run
 def test_checkpoint_to_resume_from(digits_config, tmp_path, monkeypatch, resume, expected):
     path = tmp_path / 'config.py'
     digits_config(load_from=None).dump(path)
-    (tmp_path / 'epoch_2.pth').touch()
+    torch.save({}, tmp_path / 'epoch_2.pth')
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
-    built = []
-    monkeypatch.setattr(run, 'build_runner', lambda cfg: built.append(cfg) or SimpleNamespace(train=lambda: None))
+    built, ready = [], SimpleNamespace(train=lambda: None, register_hook=lambda hook: None)
+    monkeypatch.setattr(run, 'build_runner', lambda cfg, settings: built.append(cfg) or ready)
     run.train(str(path), resume=resume, work_dir=str(tmp_path))
     assert bool(built[0].get('resume')) == bool(resume)
     found = built[0].load_from

@@ -47,13 +47,16 @@ def test_freeze_can_be_set_on_the_command_line(inside, tmp_path, run_tool):
             'backbone.init_cfg: ftsgd://vit-tiny does not fit VisionTransformer: layers.6.ln1.weight is missing',
         ),
         ('model = dict(backbone=dict(arch=dict(num_layers=5)))', 'layers.5.attn.proj.bias belongs to another model'),
-        ('model = dict(backbone=dict(arch=dict(embed_dims=32)))', 'cls_token is (1, 1, 64) instead of (1, 1, 32)'),
+        (
+            'model = dict(backbone=dict(arch=dict(embed_dims=32)), head=dict(in_channels=32))',
+            'cls_token is (1, 1, 64) instead of (1, 1, 32)',
+        ),
         ("model = dict(backbone=dict(init_cfg=dict(checkpoint='no.pth')))", 'no.pth: no such checkpoint'),
         ("optim_wrapper = dict(type='AmpOptimWrapper')", 'AmpOptimWrapper (--amp) needs a GPU'),
         ('optim_wrapper = dict(optimizer=dict(betas=(0.9, 0.9)))', "got an unexpected keyword argument 'betas'"),
         ('optim_wrapper = dict(optimizer=dict(momentum=-1))', 'optim_wrapper.optimizer: Invalid momentum value: -1'),
         ('train_dataloader = dict(dataset=dict(splitt=1))', "got an unexpected keyword argument 'splitt'"),
-        ("train_dataloader = dict(dataset=dict(ann_file='val'))", 'val: Is a directory'),
+        ("train_dataloader = dict(dataset=dict(ann_file='val'))", 'val: cannot be read (Is a directory)'),
         ("work_dir = '/dev/null/runs'", '/dev/null/runs: Not a directory'),
         (
             'model = dict(backbone=dict(frozen_stages=6), head=dict(init_cfg=None))\n'

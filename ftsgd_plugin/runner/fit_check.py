@@ -1,0 +1,229 @@
+"""Find parts of a run that do not fit each other, once they are built and before the first step."""
+
+import copy
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric, DumpResults
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
+from mmengine.logging import print_log
+from mmengine.optim.scheduler import ReduceOnPlateauParamScheduler
+from mmengine.runner import BaseLoop, Runner
+from mmpretrain.structures import DataSample
+from torch import nn
+
+from ..evaluation.group_accuracy import GroupAccuracy, leaves
+from ..layers import unwrap
+from ..models.image_size import built_for
+from ..optim.composition import check_composition
+from ..optim.constructor import FreezeEmbedOptimWrapperConstructor as OURS
+from ..optim.paramwise import check_custom_keys
+from ..utils.errors import UserError
+from ..utils.metrics import ID_METRIC, OOD_METRIC, WORST_GROUP
+from ..utils.names import did_you_mean, type_name
+
+_MOST_LABELS = 200_000  # labels of a data set without named classes are read one by one
+
+
+class FitHook(Hook):
+    """Check a training run before its first step; :func:`ftsgd_plugin.runner.build.build_runner` registers it.
+
+    Raises:
+        UserError: The head has fewer classes than the training data, it takes other features than the backbone's, a
+            watched metric is never reported, a scheduler cannot be composed with gradual unfreezing, or a custom key
+            matches no parameter.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_run(self, runner: Runner) -> None:
+        """Check what this run has built. Private names: the public properties would build what it does not use."""
+        if not isinstance(runner._train_loop, BaseLoop):
+            return
+        model = unwrap(runner.model)
+        check_classes(model, runner._train_loop.dataloader.dataset)
+        check_features(model)
+        wrapper = runner.cfg.get('optim_wrapper')
+        if isinstance(wrapper, Mapping) and type_name(wrapper.get('constructor')) != OURS.__name__:  # it has looked
+            check_custom_keys(model, wrapper.get('paramwise_cfg'))
+        schedulers = runner.param_schedulers or []
+        for several in schedulers.values() if isinstance(schedulers, dict) else [schedulers]:
+            check_composition(several)
+        if isinstance(runner._val_loop, BaseLoop):
+            check_watched_metrics(runner, runner._val_loop)
+
+
+def check_classes(model: nn.Module, dataset) -> None:
+    """Find a head that has no output for some class of the training data. More outputs than classes are a warning.
+
+    Raises:
+        UserError: There are fewer.
+    """
+    outputs = getattr(getattr(model, 'head', None), 'num_classes', None)
+    if not isinstance(outputs, int):
+        return
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if classes is not None:
+        count, what = len(classes), f'the training data has {len(classes)} classes'
+    else:
+        if not hasattr(dataset, 'get_gt_labels') or len(dataset) > _MOST_LABELS:
+            return
+        labels = np.asarray(dataset.get_gt_labels())
+        if labels.ndim != 1 or not labels.size:
+            return
+        count, what = int(labels.max()) + 1, f'the training data has labels up to {int(labels.max())}'
+    if outputs < count:
+        raise UserError(f'model.head.num_classes={outputs}: {what}; set model.head.num_classes={count}.')
+    if classes is not None and outputs > count:
+        print_log(
+            f'model.head.num_classes={outputs}: {what}; the other outputs are never right.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+class _Mismatch(Exception):
+    pass
+
+
+def check_features(model: nn.Module) -> None:
+    """Find a head whose first linear layer takes another number of features than backbone and neck yield.
+
+    If an attribute of the backbone says the number that the head takes, that is enough. Else the shapes come from a
+    forward pass on the meta device, which computes nothing (a second for a large model). A model that cannot run there
+    is not checked.
+
+    Raises:
+        UserError: They differ.
+    """
+    backbone, neck, head = (getattr(model, name, None) for name in ('backbone', 'neck', 'head'))
+    if not isinstance(backbone, nn.Module) or not isinstance(head, nn.Module):
+        return
+    if _says(backbone, getattr(head, 'in_channels', None)):
+        return
+    size = built_for(backbone) or 224
+
+    def compare(module: nn.Linear, args: tuple) -> None:
+        if args and isinstance(args[0], torch.Tensor) and args[0].shape[-1] != module.in_features:
+            raise _Mismatch(module.in_features, tuple(args[0].shape[1:]))
+
+    handles = [module.register_forward_pre_hook(compare) for module in head.modules() if isinstance(module, nn.Linear)]
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            features = torch.empty(2, 3, size, size, device='meta')
+            for part in (backbone, neck, head):
+                if isinstance(part, nn.Module):
+                    features = torch.func.functional_call(part, _on_meta(part), (features,))
+    except _Mismatch as mismatch:
+        wanted, shape = mismatch.args
+    except Exception:  # an operator without a meta kernel, a head with other arguments
+        return
+    else:
+        return
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for handle in handles:
+            handle.remove()
+    if len(shape) > 1 and neck is None:
+        remedy = "add neck=dict(type='GlobalAveragePooling') to the model"
+    else:
+        remedy = f'set model.head.in_channels={shape[-1]}'
+    raise UserError(
+        f'model.head.in_channels={wanted}: backbone and neck yield {" x ".join(map(str, shape))} features; {remedy}.'
+    )
+
+
+def _says(backbone: nn.Module, features: int | None) -> bool:
+    owners = (backbone, getattr(backbone, 'net', None))
+    stated = [getattr(owner, name, None) for owner in owners for name in ('num_features', 'embed_dims', 'feat_dim')]
+    channels = getattr(backbone, 'channels', None)
+    return features in [*stated, *(channels[-1:] if isinstance(channels, list | tuple) else ())]
+
+
+def _on_meta(module: nn.Module) -> dict[str, torch.Tensor]:
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {name: torch.empty_like(tensor, device='meta') for name, tensor in tensors.items()}
+
+
+def check_watched_metrics(runner: Runner, loop: BaseLoop) -> None:
+    """Find a ``save_best``, an early stop or a plateau schedule that waits for a metric which is never reported.
+
+    Args:
+        runner: The runner, with its hooks and schedulers.
+        loop: Its validation loop.
+
+    Raises:
+        UserError: There is one; the metrics that are reported are named.
+    """
+    watched = list(_watched(runner))
+    if not watched:
+        return
+    metrics = getattr(loop.evaluator, 'metrics', [])
+    reported = [_reported_keys(metric, loop, [key for _, key in watched]) for metric in metrics]
+    if None in reported:
+        return
+    known = set().union(*reported)
+    for option, key in watched:
+        if key not in known:
+            raise UserError(
+                f'{option}={key!r}: the validation reports no such metric; set it to one of val_evaluator: '
+                f'{did_you_mean(key, known)}'
+            )
+
+
+def _watched(runner: Runner) -> Iterator[tuple[str, str]]:
+    """``(option, metric key)`` of whatever reads a metric after a validation."""
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.save_best is not None:
+            keys = [hook.save_best] if isinstance(hook.save_best, str) else hook.save_best
+            yield from (('default_hooks.checkpoint.save_best', key) for key in keys if key != 'auto')
+        elif isinstance(hook, EarlyStoppingHook):
+            yield 'custom_hooks: EarlyStoppingHook.monitor', hook.monitor
+    schedulers = runner.param_schedulers or []
+    for scheduler in schedulers if isinstance(schedulers, list) else ():
+        if isinstance(scheduler, ReduceOnPlateauParamScheduler):
+            yield f'param_scheduler: {type(scheduler).__name__}.monitor', scheduler.monitor
+
+
+def _reported_keys(metric: BaseMetric, loop: BaseLoop, asked: list[str]) -> set[str] | None:
+    """The keys of a metric, from its answer to two made-up samples; ``None`` if it does not take them."""
+    if isinstance(metric, DumpResults):
+        return set()
+    if isinstance(metric, GroupAccuracy):
+        return _grouped_keys(metric, leaves(loop.dataloader.dataset), asked)
+    classes = getattr(getattr(unwrap(loop.runner.model), 'head', None), 'num_classes', None) or 2
+    samples = []
+    for label in (0, classes - 1):
+        score = torch.zeros(classes)
+        score[label] = 1.0
+        sample = DataSample().set_gt_label(label).set_pred_label(label).set_pred_score(score)
+        samples.append(sample.to_dict())
+    try:
+        twin = copy.deepcopy(metric)
+        twin.results = []
+        twin.process(None, samples)
+        found = twin.compute_metrics(twin.results)
+    except Exception:  # a metric of another task
+        return None
+    prefix = f'{metric.prefix}/' if metric.prefix else ''
+    return {f'{prefix}{key}' for key in found}
+
+
+def _grouped_keys(metric: GroupAccuracy, datasets: Sequence, asked: Sequence[str]) -> set[str] | None:
+    """The keys of ``GroupAccuracy``; the records are read only for a key that names a group."""
+    splits = {getattr(dataset, 'split', None) for dataset in datasets}
+    if None in splits:
+        return None
+    keys = {ID_METRIC, OOD_METRIC, WORST_GROUP, *(f'ood/worst_{field}' for field in metric.by)}
+    keys |= {f'split/{split}' for split in splits}
+    for field in ('group', *metric.by):
+        if any(key.startswith(f'{field}/') for key in asked):
+            for dataset in datasets:
+                if dataset.split == metric.ood['split']:
+                    keys |= {f'{field}/{dataset.get_data_info(i).get(field)}' for i in range(len(dataset))}
+    return keys
