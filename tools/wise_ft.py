@@ -3,8 +3,9 @@
     python tools/wise_ft.py work_dirs/vit-tiny_freeze-embed_digits
     python tools/wise_ft.py RUN --checkpoint RUN/epoch_8.pth --out wise --alphas 0 0.25 0.5 0.75 1
 
-The weights are (1 - alpha) pretrained + alpha fine-tuned, always with the run's head, evaluated by the run's own
-validation (val_dataloader, val_evaluator of the config in RUN). alpha is selected by ID accuracy, the smallest on ties.
+The weights are (1 - alpha) pretrained + alpha fine-tuned, in float32. The head is the run's, unless training started
+from a head (after a probe): then it is averaged too. They are evaluated by the run's own validation (val_dataloader,
+val_evaluator of the config in RUN). alpha is selected by ID accuracy, the smallest on ties.
 Writes wise_ft.json, wise_ft.csv and wise_ft.png into --out.
 """
 

@@ -2,16 +2,19 @@
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from logging import WARNING
 
 import torch
+from mmengine.logging import print_log
 from torch import nn
 
-from ..layers import in_backbone
+from ..layers import in_backbone, in_head, list_layers
 from ..utils.errors import UserError
 from ..utils.names import type_name
-from .io import read_weights
+from .io import read_content, weights_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ def misfits(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> list[Misfi
     for module in twin.modules():  # behind the hooks of the model
         module._register_load_state_dict_pre_hook(compare_shapes, with_module=True)
     missing, unexpected = twin.load_state_dict(tensors, strict=False, assign=True)
-    # What get_extra_state returns need not be a tensor: then it only has to exist.
+    # What get_extra_state returns need not be a tensor: then it only has to exist. What the model's own load hook took
+    # out of the file (the position index of a resized Swin) is made by the model.
+    missing = [name for name in missing if name not in tensors]
     found = [Misfit(name, None, own.get(name)) for name in missing if name in own or name not in state_dict]
     found += [Misfit(name, tuple(tensors[name].shape) if name in tensors else (), None) for name in unexpected]
     return found + misshapen
@@ -91,35 +96,152 @@ def _on_meta(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def check_pretrained(model: nn.Module) -> None:
-    """Find what ``init_cfg=dict(type='Pretrained', ...)`` would leave at random values.
+def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, str]]:
+    """Find the modules that ``init_cfg=dict(type='Pretrained', ...)`` fills.
 
-    MMEngine loads what fits and logs the rest. Here every tensor of the module must be filled. The checkpoint may hold
-    more, such as a head or a decoder, but not more of what the module has (the 7th block of a 6-block model). On a
-    classifier the head may differ.
-
-    Args:
-        model: The model, before ``init_weights``.
-
-    Raises:
-        UserError: The file cannot be read or does not fit.
+    Yields:
+        tuple: Name and module, the file's path, and the prefix of the module's tensors in the file (may be empty).
     """
     for name, module in model.named_modules():
         cfgs = getattr(module, 'init_cfg', None) or []
         for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs:
-            if type_name(cfg) not in ('Pretrained', 'PretrainedInit'):  # registered name, name of the class
-                continue
-            path, prefix = cfg['checkpoint'], cfg.get('prefix')
-            key = f'{name}.init_cfg' if name else 'model.init_cfg'
-            found = _unfilled(module, read_weights(path), prefix)
-            if found:
-                raise UserError(
-                    f'{key}: {path} does not fit {type(module).__name__}: {summarise(found)}; '
-                    'correct the arguments of the model, the checkpoint or its prefix.'
-                )
+            if type_name(cfg) in ('Pretrained', 'PretrainedInit'):  # registered name, name of the class
+                yield name, module, cfg['checkpoint'], cfg.get('prefix') or ''
 
 
-def _unfilled(module: nn.Module, weights: dict, prefix: str | None) -> list[Misfit]:
+def check_pretrained(
+    model: nn.Module, new_parameters: Sequence[str] = (), classes: Sequence[str] | None = None
+) -> None:
+    """Find what ``init_cfg=dict(type='Pretrained', ...)`` would leave at random values.
+
+    MMEngine loads what fits and logs the rest. Here every tensor of the module must be filled, except what
+    :func:`accept_new` lets start again. The checkpoint may hold more, such as a head or a decoder, but not more of what
+    the module has (the 7th block of a 6-block model). On a classifier the head may differ.
+
+    Args:
+        model: The model, before ``init_weights``.
+        new_parameters: As in :func:`accept_new`.
+        classes: Names of the classes to train, for :func:`warn_of_other_classes`.
+
+    Raises:
+        UserError: The file cannot be read or does not fit.
+    """
+    for name, module, path, prefix in pretrained_parts(model):
+        key = f'{name}.init_cfg' if name else 'model.init_cfg'
+        content = read_content(path)
+        found = accept_new(model, _unfilled(module, weights_of(content), prefix), path, new_parameters, name)
+        if found:
+            raise UserError(
+                f'{key}: {path} does not fit {type(module).__name__}: {summarise(found)}; correct the arguments of the '
+                f'model, the checkpoint or its prefix{_hint(found)}.'
+            )
+        if module is model:
+            warn_of_other_classes(path, content, classes)
+
+
+def accept_new(
+    model: nn.Module, found: Sequence[Misfit], path: str, new_parameters: Sequence[str] = (), inside: str = ''
+) -> list[Misfit]:
+    """Take out what a file need not have: a norm after the last block, and parameters that may start again by name.
+
+    Fine-tuning of self-supervised weights adds such parts. A norm gets a warning. Integer buffers, such as the indices
+    of a position table, are made by the model.
+
+    Args:
+        model: The classifier.
+        found: Misfits of one of its modules.
+        path: The file, for the messages.
+        new_parameters: Names of parameters or modules of the classifier, or globs.
+        inside: Name of the module.
+
+    Returns:
+        list[Misfit]: The misfits that remain.
+
+    Raises:
+        UserError: A name of ``new_parameters`` matches no parameter of the model.
+    """
+    if isinstance(new_parameters, str):
+        new_parameters = [new_parameters]
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in new_parameters:
+        if not any(_matches(name, pattern) for name in names):
+            raise UserError(f'new_parameters: {pattern!r} matches no parameter of the model, such as {names[0]!r}.')
+    norms = _final_norms(model)
+    made = {name for name, buffer in model.named_buffers() if not buffer.is_floating_point()}  # e.g. position indices
+    new, norm, remaining = [], [], []
+    for misfit in found:
+        name = f'{inside}.{misfit.name}' if inside else misfit.name
+        if misfit.found is None and any(_matches(name, pattern) for pattern in new_parameters):
+            new.append(name)
+        elif misfit.found is None and name in norms:
+            norm.append(misfit)
+        elif misfit.found is not None or name not in made:
+            remaining.append(misfit)
+    replaced = [misfit for misfit in remaining if any(_takes_the_place_of(new_norm, misfit) for new_norm in norm)]
+    if len(remaining) > len(replaced):
+        return [misfit for misfit in found if misfit in norm or misfit in remaining]
+    if norm:
+        names = ', '.join(f'{inside}.{misfit.name}' if inside else misfit.name for misfit in norm)
+        print_log(f'{path}: has no {names}: this norm after the last block starts at one and zero.', 'current', WARNING)
+    if new:
+        print_log(f'{path}: has no {", ".join(new)}, which may start again (new_parameters).', 'current')
+    return []
+
+
+def _takes_the_place_of(norm: Misfit, other: Misfit) -> bool:
+    """Whether a missing norm's tensor replaces one of the file that the model does not have (``ln2`` for ``ln1``)."""
+    ours, theirs = norm.name.split('.'), other.name.split('.')
+    same_place = ours[:-2] == theirs[:-2] and ours[-1] == theirs[-1]
+    return other.expected is None and other.found == norm.expected and same_place
+
+
+def _hint(found: Sequence[Misfit]) -> str:
+    """How to let parameters start again, if nothing else is wrong."""
+    if len(found) > 8 or any(misfit.found is not None for misfit in found):
+        return ''
+    return "; or list what may start again in the config's new_parameters, e.g. new_parameters=['backbone.NAME']"
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or name.startswith(f'{pattern}.')
+
+
+def _final_norms(model: nn.Module) -> set[str]:
+    try:
+        return {name for layer in list_layers(model) if layer.role == 'norm' for name in layer.params}
+    except UserError:  # a model without a layer list
+        return set()
+
+
+def warn_of_other_classes(path: str, checkpoint: dict, classes: Sequence[str] | None) -> None:
+    """Warn if a checkpoint brings a head for other classes of the same number, which loads without a word.
+
+    Args:
+        path: The file, for the message.
+        checkpoint: Its content; MMEngine stores the classes in ``meta``.
+        classes: Names of the classes of this run's data; ``None`` if they have none.
+    """
+    meta = checkpoint.get('meta') or {}
+    saved = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
+    if not saved or not classes or list(saved) == list(classes) or len(saved) != len(classes):
+        return
+    if not any(in_head(name) for name in weights_of(checkpoint)):
+        return
+    start = next(i for i, (one, other) in enumerate(zip(saved, classes)) if one != other)
+    print_log(
+        f'{path}: its head was trained for {_shortened(saved, start)}, and is used here for '
+        f'{_shortened(classes, start)}; check the checkpoint and the classes of the data.',
+        'current',
+        WARNING,
+    )
+
+
+def _shortened(classes: Sequence[str], start: int) -> str:
+    shown = ', '.join(map(str, classes[start : start + 4]))
+    return f'{"..., " if start else ""}{shown}{", ..." if start + 4 < len(classes) else ""} ({len(classes)} classes)'
+
+
+def _unfilled(module: nn.Module, weights: dict, prefix: str) -> list[Misfit]:
     if prefix:
         inside = prefix if prefix.endswith('.') else f'{prefix}.'
         weights = {name.removeprefix(inside): value for name, value in weights.items() if name.startswith(inside)}

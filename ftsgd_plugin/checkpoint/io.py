@@ -4,6 +4,7 @@ From torch 2.6 on, ``torch.load`` refuses what MMEngine 0.10 writes beside the w
 module allows exactly those classes; ``weights_only`` stays on.
 """
 
+import functools
 import pickle
 import re
 import zipfile
@@ -21,9 +22,10 @@ from mmengine.utils import digit_version
 
 from ..layers import unwrap_state_dict
 from ..utils.errors import UserError
+from ..utils.paths import PREVIOUS
 from .integrity import check_whole, damage
 
-PREVIOUS = 'previous'  # directory in a work_dir: the checkpoint before the last, where only one is kept
+STARTED_FROM = 'ftsgd_started_from'  # message hub: the load_from of a run before it was resumed; empty without one
 _PACKAGED = Path(__file__).parents[1] / 'models/weights'
 
 
@@ -172,8 +174,8 @@ def weights_of(checkpoint: Mapping) -> dict[str, torch.Tensor]:
     return unwrap_state_dict(checkpoint.get('state_dict', checkpoint))
 
 
-def read_weights(path: str) -> dict[str, torch.Tensor]:
-    """Read the state dict of a checkpoint file, a URL or packaged weights, without a model wrapper's prefix.
+def read_content(path: str) -> dict:
+    """Read a checkpoint file, a URL or packaged weights.
 
     Args:
         path: Value of ``load_from`` or of an ``init_cfg``.
@@ -182,7 +184,12 @@ def read_weights(path: str) -> dict[str, torch.Tensor]:
         UserError: As :func:`check_readable`.
     """
     content = check_readable(path)
-    return weights_of(CheckpointLoader.load_checkpoint(path, map_location='cpu') if content is None else content)
+    return CheckpointLoader.load_checkpoint(path, map_location='cpu') if content is None else content
+
+
+def read_weights(path: str) -> dict[str, torch.Tensor]:
+    """The state dict in :func:`read_content`, without a model wrapper's prefix."""
+    return weights_of(read_content(path))
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
@@ -238,7 +245,8 @@ def checkpoint_to_resume(work_dir: str) -> str | None:
     newest = latest_checkpoint(work_dir)
     if newest is None or '://' in newest or not (reason := damage(newest)):
         return newest
-    for older in sorted(_numbered(work_dir), key=lambda file: file.stat().st_mtime_ns, reverse=True):
+    by_age = functools.cmp_to_key(lambda one, other: -1 if _is_older(other, one) else 1)
+    for older in sorted(_numbered(work_dir), key=by_age):
         if _is_older(older, Path(newest)) and not damage(older):
             print_log(f'{newest}: {reason}; resuming from the newest whole checkpoint, {older}.', 'current', WARNING)
             return str(older)

@@ -1,6 +1,8 @@
 """Checkpoints that a kill, a full disk or an accumulation window cannot damage."""
 
+import os
 from collections.abc import Callable
+from logging import WARNING
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -10,8 +12,9 @@ from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 
 from ..optim.accumulation import at_update_boundary
-from ..utils.files import write_bytes
+from ..utils.files import sync_directory, write_bytes
 from ..utils.patching import replaced
+from ..utils.paths import PREVIOUS
 
 VALIDATED = 'ftsgd_validated'  # message hub: the iteration whose validation is in the log
 _REPLACED = 'ftsgd_replaced'  # message hub: the checkpoint to remove once the one with this entry is written
@@ -45,9 +48,10 @@ class _RemoveLater:
     def remove(self, path: str) -> None:
         self._waiting.append(path)
 
-    def flush(self, keep: set[str]) -> None:
+    def flush(self, keep: set[str], before: Callable[[str], None]) -> None:
         for path in self._waiting:
             if path not in keep and self._backend.isfile(path):
+                before(path)
                 self._backend.remove(path)
         self._waiting.clear()
 
@@ -60,6 +64,9 @@ class SafeCheckpointHook(CheckpointHook):
     - It is taken at an update boundary: inside an accumulation window it waits for the window's update, because no
       checkpoint contains accumulated gradients. It keeps the name of the epoch (iteration) it was due at.
     - It is written again after the validation that follows it, so that it contains the best score and the log.
+    - One that waits when training stops is written then, with a warning: what its open window has accumulated is lost.
+    - With ``max_keep_ckpts=1`` the checkpoint before the last moves to the directory ``previous``: resuming falls back
+      to it if the last one is damaged.
 
     Only for local directories; elsewhere (``backend_args``, ``s3://``) MMEngine writes and removes as usual.
     """
@@ -68,6 +75,8 @@ class SafeCheckpointHook(CheckpointHook):
         super().__init__(*args, **kwargs)
         self._config_text: str | None = None
         self._due: int | None = None  # epoch or iteration of a checkpoint that waits for its update boundary
+        self._in_best = False  # MMEngine writes the last checkpoint again while it writes the best one
+        self._rewrite = False  # and this is to be done after it
         self._written: int | None = None  # epoch or iteration of the checkpoint written or resumed last
         self.saved_iteration: int | None = None  # position of the checkpoint that this process wrote last
 
@@ -101,27 +110,46 @@ class SafeCheckpointHook(CheckpointHook):
             return
         step = runner.epoch if self.by_epoch else runner.iter
         runner.message_hub.update_info(VALIDATED, runner.iter)
+        self._rewrite = self._written == step
         super().after_val_epoch(runner, metrics)
-        if self._written == step and self._due is None:
+        if self._rewrite and self._due is None:
             self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter))
 
+    def after_train(self, runner: Runner) -> None:
+        """Save what still waits: training was stopped within an accumulation window."""
+        if self._due is not None:
+            runner.logger.log(
+                WARNING,
+                f'{self.filename_tmpl.format(self._due)}: written within an accumulation window, where training stops; '
+                'the gradients accumulated since the last update are not in it.',
+            )
+            self._write(runner, self._due, dict(epoch=runner.epoch, iter=runner.iter))
+        super().after_train(runner)
+
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        last, self.last_ckpt = self.last_ckpt, None  # the parent would write the last one too; after_val_epoch does
+        last, self._in_best = self.last_ckpt, True
+        self.last_ckpt = last or runner.message_hub.runtime_info.get('last_ckpt')  # a resumed run has written one
         try:
             with self.config_formatted_once(runner):
                 super()._save_best_checkpoint(runner, metrics)
         finally:
-            self.last_ckpt = last
+            self.last_ckpt, self._in_best = last, False
         self._remove_outdated()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        if not at_update_boundary(runner.optim_wrapper):
+        if self._in_best:
+            self._rewrite = True
+        elif at_update_boundary(runner.optim_wrapper):
+            self._write(runner, step, meta)
+        else:
             self._due = step
-            return
+
+    def _write(self, runner: Runner, step: int, meta: dict) -> None:
         self._due, self._written = None, step
         kept = list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
         if kept and len(kept) == self.max_keep_ckpts and kept[-1] != step:
             runner.message_hub.update_info(_REPLACED, self.filename_tmpl.format(kept[0]))
+            self._empty_previous(kept[0])
         with self.config_formatted_once(runner):
             super()._save_checkpoint_with_step(runner, step, meta)
         self.saved_iteration = meta['iter']
@@ -136,4 +164,25 @@ class SafeCheckpointHook(CheckpointHook):
     def _remove_outdated(self) -> None:
         if is_main_process() and isinstance(getattr(self, 'file_backend', None), _RemoveLater):
             best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
-            self.file_backend.flush(keep={self.last_ckpt, *best})
+            self.file_backend.flush(keep={self.last_ckpt, *best}, before=self._keep_as_previous)
+
+    def _keep_as_previous(self, path: str) -> None:
+        """Give the last checkpoint but one, which is about to be removed, a second name."""
+        name = os.path.basename(path)
+        if self.max_keep_ckpts != 1 or name.startswith('best_'):
+            return
+        directory = Path(self.out_dir, PREVIOUS)
+        directory.mkdir(exist_ok=True)
+        (directory / name).unlink(missing_ok=True)
+        try:
+            os.link(path, directory / name)
+        except OSError:  # a file system without hard links
+            return
+        sync_directory(directory)
+
+    def _empty_previous(self, last: int) -> None:
+        """Make room before a checkpoint is written, if the last one exists: at most two and the best at a time."""
+        local = isinstance(self.file_backend, _RemoveLater) and self.max_keep_ckpts == 1
+        if is_main_process() and local and Path(self.out_dir, self.filename_tmpl.format(last)).is_file():
+            for path in Path(self.out_dir, PREVIOUS).glob('*.pth'):
+                path.unlink(missing_ok=True)

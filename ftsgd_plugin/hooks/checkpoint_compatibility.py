@@ -1,6 +1,8 @@
 """Refuse a checkpoint that does not fit the run, instead of a warning in the log."""
 
+from collections.abc import Sequence
 from logging import WARNING
+from os.path import abspath
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -8,8 +10,15 @@ from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 
 from ..checkpoint.adoption import adopt_settings
-from ..checkpoint.compatibility import check_pretrained, misfits, of_backbone, summarise
-from ..checkpoint.io import weights_of
+from ..checkpoint.compatibility import (
+    accept_new,
+    check_pretrained,
+    misfits,
+    of_backbone,
+    summarise,
+    warn_of_other_classes,
+)
+from ..checkpoint.io import STARTED_FROM, weights_of
 from ..checkpoint.settings import (
     SETTINGS,
     Difference,
@@ -32,11 +41,15 @@ class CheckpointFitHook(Hook):
     weights; resuming also requires the same training state (optimizer, parameters of every group, schedulers) and the
     same settings (hyperparameters, schedules, seed), because MMEngine would silently train with those of the
     checkpoint. When training starts from ``load_from``, the head may differ (another number of classes), the backbone
-    may not. Weights named by ``init_cfg=dict(type='Pretrained')`` must fill their module.
+    may not. Weights named by ``init_cfg=dict(type='Pretrained')`` must fill their module. A head that was trained for
+    other classes of the same number gets a warning.
 
     Args:
         resume_settings (str): What happens if hyperparameters or schedules differ from the checkpoint's: ``'same'``
             (default) refuses, ``'config'`` continues with the config's, at the position of the checkpoint.
+        new_parameters (Sequence[str]): Parameters or modules, by name or glob, that the file of ``load_from`` or
+            ``init_cfg`` need not have; ``build_runner`` takes them from the config's ``new_parameters``. A norm after
+            the last block may always start again, with a warning. Defaults to ().
 
     Raises:
         UserError: The checkpoint does not fit; the message names the file and the first tensors or settings.
@@ -44,15 +57,22 @@ class CheckpointFitHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, resume_settings: str = 'same') -> None:
+    def __init__(self, resume_settings: str = 'same', new_parameters: Sequence[str] = ()) -> None:
         if resume_settings not in RESUME_SETTINGS:
             raise UserError(f'resume_settings={resume_settings!r}: choose {" or ".join(RESUME_SETTINGS)}.')
         self.resume_settings = resume_settings
+        self.new_parameters = [new_parameters] if isinstance(new_parameters, str) else list(new_parameters)
 
     def before_run(self, runner: Runner) -> None:
         """Check what ``init_weights`` is about to load."""
         if _trains(runner):
-            check_pretrained(unwrap(runner.model))
+            check_pretrained(unwrap(runner.model), self.new_parameters, _classes(runner))
+
+    def before_train(self, runner: Runner) -> None:
+        """Remember the file that training started from: a resumed run's config names another."""
+        if not runner._resume:
+            start = runner._load_from or ''
+            runner.message_hub.update_info(STARTED_FROM, start if '://' in start or not start else abspath(start))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check a checkpoint before any of it is copied into the model."""
@@ -68,12 +88,13 @@ class CheckpointFitHook(Hook):
                 )
         found = misfits(model, weights_of(checkpoint))
         if _trains(runner) and not resuming:
-            found = of_backbone(found)
+            found = accept_new(model, of_backbone(found), path, self.new_parameters)
         if found:
             raise UserError(
                 f'{path}: does not fit the model of this config: {summarise(found)}; '
                 'use the config the checkpoint was trained with.'
             )
+        warn_of_other_classes(path, checkpoint, _classes(runner))
         if resuming:
             self._compare_settings(runner, checkpoint, path, restart)
 
@@ -110,3 +131,11 @@ class CheckpointFitHook(Hook):
 def _trains(runner: Runner) -> bool:
     """Whether the run trains: MMEngine builds the training loop when training starts and keeps its config for tests."""
     return isinstance(runner._train_loop, BaseLoop)
+
+
+def _classes(runner: Runner) -> Sequence[str] | None:
+    """The classes of the data that the run trains or evaluates on, if they have names."""
+    for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+        if isinstance(loop, BaseLoop) and hasattr(loop, 'dataloader'):
+            return (getattr(loop.dataloader.dataset, 'metainfo', None) or {}).get('classes')
+    return None

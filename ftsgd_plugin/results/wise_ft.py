@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -12,8 +12,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from ..checkpoint.compatibility import misfits
-from ..checkpoint.io import read_weights
+from ..checkpoint.compatibility import misfits, pretrained_parts, warn_of_other_classes
+from ..checkpoint.io import STARTED_FROM, read_content, read_weights, weights_of
 from ..evaluation.selection import select_epoch
 from ..layers import in_backbone, in_head, unwrap
 from ..records import FILE, read_record
@@ -153,10 +153,12 @@ def evaluation_runner(cfg: Config, work_dir: str | Path) -> Runner:
 
 
 def end_points(runner: Runner, cfg: Config, checkpoint: str | Path) -> tuple[State, State]:
-    """Read the weights at alpha 0 and 1.
+    """Read the weights at alpha 0 and 1, in float32.
 
-    Tensors without a pretrained value, i.e. the head and those that the model initialises at random, have the run's
-    value at alpha 0 too.
+    Alpha 0 is what training started from: the file of ``load_from``, also if the run was resumed later, over what the
+    model's own initialisation gives. Tensors that no file gave and that are drawn at random, usually the head, have the
+    run's value at alpha 0 too. After a probe (``load_from`` of a checkpoint with a head that fits) alpha 0 has the
+    probe's head.
 
     Args:
         runner: Output of :func:`evaluation_runner`; its model is initialised here.
@@ -169,14 +171,24 @@ def end_points(runner: Runner, cfg: Config, checkpoint: str | Path) -> tuple[Sta
     Raises:
         UserError: The checkpoint does not fit the model, or its backbone starts from random weights.
     """
-    tuned = read_weights(str(checkpoint))
+    content = read_content(str(checkpoint))
+    tuned = _float32(weights_of(content))
     wrong = misfits(runner.model, tuned)
     if wrong:
         raise UserError(
             f'{checkpoint}: does not fit the config of the run: {wrong[0]}; name another with --checkpoint.'
         )
-    first, second = (_initial_state(runner, cfg, seed) for seed in (0, 1))
-    own = {name for name in first if in_head(name) or not torch.equal(first[name], second[name])}
+    dataset = runner.val_loop.dataloader.dataset
+    warn_of_other_classes(str(checkpoint), content, (getattr(dataset, 'metainfo', None) or {}).get('classes'))
+    start = _start_of(cfg, content)
+    (first, given), (second, _) = (_initial_state(runner, cfg, start, seed) for seed in (0, 1))
+    head = [name for name in first if in_head(name)]
+    started_with_head = set(head) <= given
+    own = {
+        name
+        for name in first
+        if (in_head(name) and not started_with_head) or not torch.equal(first[name], second[name])
+    }
     total, drawn = (
         sum(first[name].numel() for name in first if in_backbone(name) and (all_ or name in own))
         for all_ in (True, False)
@@ -189,16 +201,36 @@ def end_points(runner: Runner, cfg: Config, checkpoint: str | Path) -> tuple[Sta
     return {name: tuned[name] if name in own else value for name, value in first.items()}, tuned
 
 
-def _initial_state(runner: Runner, cfg: Config, seed: int) -> State:
-    """The state that training started from; the seed determines what is random in it."""
+def _start_of(cfg: Config, content: dict) -> str | None:
+    """The ``load_from`` of the run when it was new: the config of a resumed run names its own checkpoint."""
+    if not cfg.get('resume'):
+        return cfg.get('load_from')
+    return (content.get('message_hub') or {}).get('runtime_info', {}).get(STARTED_FROM)
+
+
+def _initial_state(runner: Runner, cfg: Config, start: str | None, seed: int) -> tuple[State, set[str]]:
+    """The state that training started from, and the names that a file gave; the seed determines what is random."""
     torch.manual_seed(seed)
     model = runner.build_model(deepcopy(cfg.model))
     model.init_weights()
-    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    if cfg.get('load_from') and not cfg.get('resume'):
-        loaded = read_weights(cfg.load_from)
-        state.update({name: value for name, value in loaded.items() if name in state})
-    return state
+    state = _float32({name: value.detach().cpu().clone() for name, value in model.state_dict().items()})
+    given = set()
+    for name, _, path, prefix in pretrained_parts(model):
+        inside, outside = (f'{part.rstrip(".")}.' if part else '' for part in (name, prefix))
+        own = {f'{inside}{key.removeprefix(outside)}': value for key, value in read_weights(path).items()
+               if key.startswith(outside)}  # fmt: skip
+        given |= {key for key in own.keys() & state.keys() if own[key].shape == state[key].shape}
+    if start:
+        loaded = _float32(read_weights(start))
+        fitting = {key for key in loaded.keys() & state.keys() if loaded[key].shape == state[key].shape}
+        state.update({key: loaded[key] for key in fitting})
+        given |= fitting
+    return state, given
+
+
+def _float32(weights: Mapping[str, torch.Tensor]) -> State:
+    """Weights as the model computes with them; a checkpoint may hold them in half precision."""
+    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def interpolate(pretrained: State, tuned: State, alpha: float) -> State:

@@ -158,6 +158,7 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
     for hook in runner.hooks:
         if isinstance(hook, CheckpointFitHook):
             hook.resume_settings = resume_settings or hook.resume_settings
+            hook.new_parameters = cfg.get('new_parameters') or hook.new_parameters
     runner.register_hook(ReleaseModelHook())
     if not any(isinstance(hook, DivergenceHook) for hook in runner.hooks):
         runner.register_hook(DivergenceHook())

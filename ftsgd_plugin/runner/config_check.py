@@ -29,12 +29,18 @@ _BESIDE_THE_RUNNER = frozenset(
     {
         *('runner_type', 'model_wrapper_cfg', 'find_unused_parameters', 'sync_bn', 'compile', 'custom_imports'),
         *('activation_checkpointing', 'efficient_conv_bn_eval', 'strategy', 'tta_model', 'tta_pipeline', 'tta_cfg'),
-        *('run', 'vis_backends'),
+        *('run', 'vis_backends', 'new_parameters'),
     }
 )
 RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
 # A variable of a config file is taken for a misspelling only of these: 'train_pipeline' is near 'tta_pipeline'.
-_NEAR_KEYS = RUNNER_KEYS | {'model_wrapper_cfg', 'find_unused_parameters', 'custom_imports', 'runner_type'}
+_NEAR_KEYS = RUNNER_KEYS | {
+    'model_wrapper_cfg',
+    'find_unused_parameters',
+    'custom_imports',
+    'runner_type',
+    'new_parameters',
+}
 _HOOK_NAMES = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint', 'visualization')
 _DICTS = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg')
 _TRAINING = ('train_dataloader', 'train_cfg', 'optim_wrapper')

@@ -21,6 +21,7 @@ from .runs import (
     CONFIG,
     SETTLED,
     Task,
+    delete_previous,
     delete_weights,
     has_diverged,
     is_finished,
@@ -206,8 +207,7 @@ def run_one(task: Task, keep_checkpoints: bool = False, command: Command = train
 def conclude(task: Task, status: int, line: str, keep_checkpoints: bool) -> str:
     """After a run has ended, delete its weights, or mark its record as failed and return the failure."""
     if status == 0 and is_finished(task):
-        if not keep_checkpoints:
-            delete_weights(task.directory)
+        (delete_previous if keep_checkpoints else delete_weights)(task.directory)
         return ''
     if has_diverged(task):
         return ''  # a result, not a failure: the same settings diverge again

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -14,7 +15,7 @@ from ..records import FILE, LOADERS, RunRecord, code_version, config_hash, forme
 from ..runner.build import merge_cfg_options, read_config
 from ..utils.errors import UserError
 from ..utils.files import temporary_name, write_text
-from ..utils.paths import config_path
+from ..utils.paths import PREVIOUS, config_path
 from .plan import Plan, Run
 
 CONFIG = 'config.py'
@@ -177,5 +178,11 @@ def has_diverged(task: Task) -> bool:
 
 def delete_weights(directory: Path) -> None:
     """Remove the checkpoints of a finished run."""
+    delete_previous(directory)
     for path in (directory / 'last_checkpoint', *directory.glob('*.pth'), *directory.glob(temporary_name('*.pth'))):
         path.unlink(missing_ok=True)
+
+
+def delete_previous(directory: Path) -> None:
+    """Remove what only an unfinished run may need: the checkpoint before the last."""
+    shutil.rmtree(directory / PREVIOUS, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Writing files atomically: a reader sees the old file or the new one, never a part of it."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ from .errors import UserError
 def atomic_write(path: str | os.PathLike, remedy: str = 'make room or choose another directory') -> Iterator[Path]:
     """Write a file under a temporary name in the same directory and rename it at the end.
 
-    If the block fails, or the process is killed, an earlier file of that name is untouched. The temporary file
-    (``.NAME.tmp``) is removed on failure; one that a kill leaves behind is overwritten by the next attempt.
+    If the block fails, the process is killed, or the power goes, an earlier file of that name is untouched. The
+    temporary file (``.NAME.tmp``) is removed on failure; one that a kill leaves behind is overwritten by the next
+    attempt.
 
     Args:
         path: The file. Its directory is created if it is missing.
@@ -37,11 +39,30 @@ def atomic_write(path: str | os.PathLike, remedy: str = 'make room or choose ano
         with open(temporary, 'rb') as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_directory(path.parent)
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror or error}); {remedy}.') from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def sync_directory(path: str | os.PathLike) -> None:
+    """Write a directory's entries to the disk: before that a rename can be lost with the power.
+
+    Does nothing where directories cannot be opened (Windows) or synchronised (some network file systems).
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str | os.PathLike, text: str, **options) -> Path:

@@ -7,6 +7,8 @@ from .errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
+PREVIOUS = 'previous'  # directory in a work_dir: the checkpoint before the last, where only one is kept
+
 
 def config_path(name: str) -> str:
     """Absolute path of a config of this project, for use in other projects.

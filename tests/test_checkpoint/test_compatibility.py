@@ -5,6 +5,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 from mmpretrain.registry import MODELS
 
+from ftsgd_plugin.checkpoint import compatibility
 from ftsgd_plugin.checkpoint.compatibility import Misfit, check_pretrained, misfits
 from ftsgd_plugin.utils.errors import UserError
 
@@ -152,3 +153,114 @@ def test_block_that_the_backbone_does_not_have_is_named(vit, whole):
     model.backbone.init_cfg = pretrained(whole, prefix='backbone')
     with pytest.raises(UserError, match=r'layers\.1\.ln1\.weight belongs to another model'):
         check_pretrained(model)
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    """What is logged about checkpoints."""
+    lines = []
+    monkeypatch.setattr(compatibility, 'print_log', lambda text, *args: lines.append(text))
+    return lines
+
+
+def test_norm_after_the_last_block_starts_again_with_a_warning(vit, whole, said):
+    """MMPretrain's fine-tuning of MAE weights: a norm over the averaged features in place of the final one."""
+    model = vit(out_type='avg_featmap', final_norm=False)
+    model.backbone.init_cfg = pretrained(whole, prefix='backbone')
+    check_pretrained(model)
+    assert len(said) == 1 and 'has no backbone.ln2.weight, backbone.ln2.bias: this norm after the last' in said[0]
+    model.backbone.init_weights()
+    assert model.backbone.ln2.weight.eq(1).all()
+    model.init_cfg, model.backbone.init_cfg = pretrained(whole), None
+    check_pretrained(model)
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize('name', ['backbone.extra', 'backbone.ext*', '*.extra'])
+def test_parameters_named_in_the_config_may_start_again(vit, whole, said, name):
+    model = vit()
+    model.backbone.register_parameter('extra', torch.nn.Parameter(torch.zeros(1)))
+    model.backbone.init_cfg = pretrained(whole, prefix='backbone')
+    with pytest.raises(UserError, match=r"extra is missing; .*new_parameters, e\.g\. new_parameters=\['backbone"):
+        check_pretrained(model)
+    check_pretrained(model, [name])
+    assert len(said) == 1 and 'has no backbone.extra, which may start again' in said[0]
+
+
+def test_only_what_is_missing_may_start_again_and_names_must_exist(vit, whole):
+    model = vit(img_size=64, patch_size=16)
+    model.backbone.init_cfg = pretrained(whole, prefix='backbone')
+    with pytest.raises(UserError, match=r'patch_embed\.projection\.weight is \(16, 3, 8, 8\) instead of'):
+        check_pretrained(model, ['backbone.patch_embed'])
+    with pytest.raises(UserError, match=r"new_parameters: 'backbone\.ln9' matches no parameter of the model"):
+        check_pretrained(model, ['backbone.ln9'])
+
+
+def test_training_takes_new_parameters_from_the_config(vit, digits_config, tmp_path, said):
+    """By ``load_from`` and by ``init_cfg``."""
+    from ftsgd_plugin.runner.build import build_runner
+
+    weights = CheckpointLoader.load_checkpoint('ftsgd://vit-tiny')
+    weights = {f'backbone.{name}': value for name, value in weights.items() if name != 'cls_token'}
+    torch.save({'state_dict': weights}, tmp_path / 'headless.pth')
+    options = {'launcher': 'none', 'load_from': str(tmp_path / 'headless.pth'), 'train_cfg.max_epochs': 1}
+    with pytest.raises(UserError, match=r'backbone\.cls_token is missing'):
+        build_runner(digits_config('freeze-embed', 32, **options)).train()
+    options['new_parameters'] = ['backbone.cls_token']
+    build_runner(digits_config('freeze-embed', 32, **options)).train()
+    assert any('has no backbone.cls_token, which may start again' in line for line in said)
+
+
+CLASSES = [f'class {k}' for k in range(6)]
+
+
+@pytest.mark.parametrize(
+    'saved, ours, expected',
+    [
+        (CLASSES, CLASSES, ''),
+        (CLASSES, tuple(CLASSES), ''),
+        (CLASSES, CLASSES[:5], ''),  # the head does not fit either
+        (None, CLASSES, ''),
+        (CLASSES, None, ''),
+        (
+            CLASSES[::-1],
+            CLASSES,
+            'trained for class 5, class 4, class 3, class 2, ... (6 classes), and is used here for',
+        ),
+        ([*CLASSES[:5], 'x'], CLASSES, 'for ..., x (6 classes), and is used here for ..., class 5 (6 classes)'),
+    ],
+)
+def test_head_for_other_classes_is_named_with_both_lists(said, saved, ours, expected):
+    checkpoint = {'state_dict': {'head.fc.weight': torch.zeros(1)}, 'meta': {'dataset_meta': {'classes': saved}}}
+    compatibility.warn_of_other_classes('a.pth', checkpoint, ours)
+    assert len(said) == bool(expected)
+    assert not expected or (said[0].startswith('a.pth: its head was trained for ') and expected in said[0])
+    older = {**checkpoint, 'meta': {'CLASSES': saved}}  # MMClassification's files
+    compatibility.warn_of_other_classes('a.pth', older, ours)
+    backbone = {**checkpoint, 'state_dict': {'backbone.w': torch.zeros(1)}}
+    compatibility.warn_of_other_classes('a.pth', backbone, ours)
+    assert len(said) == 2 * bool(expected)
+
+
+def test_testing_and_starting_from_a_head_for_other_classes_warn(trained_for_others, digits_config, said):
+    from ftsgd_plugin.runner.build import build_runner
+
+    options = {'launcher': 'none', 'load_from': str(trained_for_others), 'train_cfg.max_epochs': 1}
+    build_runner(digits_config('freeze-embed', 32, **options)).test()
+    build_runner(digits_config('freeze-embed', 32, **options)).train()
+    cfg = digits_config('freeze-embed', 32, **{**options, 'load_from': None})
+    cfg.model.init_cfg = pretrained(str(trained_for_others))
+    build_runner(cfg).train()
+    assert len(said) == 3 and all(
+        'trained for cat, dog (2 classes), and is used here for digit-0-4, digit-5-9 (2 classes)' in line
+        for line in said
+    )
+
+
+@pytest.fixture
+def trained_for_others(digits_config, tmp_path):
+    """A checkpoint of the demo's model whose two classes have other names."""
+    model = MODELS.build(digits_config().model)
+    content = {'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': ('cat', 'dog')}}}
+    torch.save(content, tmp_path / 'cats.pth')
+    return tmp_path / 'cats.pth'

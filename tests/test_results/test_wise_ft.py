@@ -102,12 +102,72 @@ def test_backbone_that_starts_from_random_weights_is_refused(run, tmp_path):
         end_points(evaluation_runner(cfg, tmp_path), cfg, checkpoint)
 
 
+def ends(run, tmp_path, checkpoint=None, **changes):
+    """The weights at alpha 0 and 1 of a run whose config has these entries."""
+    cfg, best = find_run(run[0])
+    cfg.merge_from_dict(changes)
+    return end_points(evaluation_runner(cfg, tmp_path), cfg, checkpoint or best)
+
+
+def test_after_a_probe_alpha_0_has_the_probes_head(run, tmp_path):
+    """Training started from a whole classifier: by ``load_from``, or by the model's own ``init_cfg``."""
+    saved = torch.load(find_run(run[0])[1], weights_only=True)['state_dict']
+    probe = {name: value + 1 for name, value in saved.items()}
+    torch.save({'state_dict': probe}, tmp_path / 'probe.pth')
+    by_init = {'model.init_cfg': dict(type='Pretrained', checkpoint=str(tmp_path / 'probe.pth'))}
+    for changes in ({'load_from': str(tmp_path / 'probe.pth')}, {**by_init, 'model.backbone.init_cfg': None}):
+        pretrained, tuned = ends(run, tmp_path, **changes)
+        for name, value in saved.items():
+            assert torch.equal(pretrained[name], probe[name]) and torch.equal(tuned[name], value), name
+
+
+def test_head_of_another_size_is_no_start_for_the_runs_head(run, tmp_path):
+    saved = torch.load(find_run(run[0])[1], weights_only=True)['state_dict']
+    start = {**saved, 'head.fc.weight': torch.zeros(7, 64), 'head.fc.bias': torch.zeros(7)}
+    torch.save({'state_dict': start}, tmp_path / 'start.pth')
+    pretrained, _ = ends(run, tmp_path, load_from=str(tmp_path / 'start.pth'))
+    for name, value in saved.items():
+        assert torch.equal(pretrained[name], value), name
+
+
+def test_a_resumed_run_starts_from_what_it_was_started_from(run, tmp_path):
+    """Its config names its own checkpoint; the start is in the checkpoint."""
+    best = find_run(run[0])[1]
+    content = torch.load(best, weights_only=True)
+    assert content['message_hub']['runtime_info']['ftsgd_started_from'] == ''
+    probe = {name: value + 1 for name, value in content['state_dict'].items()}
+    torch.save({'state_dict': probe}, tmp_path / 'probe.pth')
+    content['message_hub']['runtime_info']['ftsgd_started_from'] = str(tmp_path / 'probe.pth')
+    torch.save(content, tmp_path / 'best.pth')
+    pretrained, _ = ends(run, tmp_path, tmp_path / 'best.pth', load_from=str(best), resume=True)
+    assert all(torch.equal(pretrained[name], value) for name, value in probe.items())
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float64])
+def test_checkpoints_of_another_precision_are_averaged_in_float32(run, tmp_path, dtype):
+    """On either side."""
+    saved = torch.load(find_run(run[0])[1], weights_only=True)['state_dict']
+    for name, offset in (('start', 1), ('tuned', 0)):
+        torch.save({'state_dict': {k: (v + offset).to(dtype) for k, v in saved.items()}}, tmp_path / f'{name}.pth')
+    for changes in (
+        {'load_from': str(tmp_path / 'start.pth')},
+        {'load_from': str(tmp_path / 'start.pth'), 'checkpoint': tmp_path / 'tuned.pth'},
+    ):
+        pretrained, tuned = ends(run, tmp_path, **changes)
+        for alpha in (0, 0.3, 1):
+            for name, value in interpolate(pretrained, tuned, alpha).items():
+                assert value.dtype == torch.float32, name
+                expected = torch.lerp(pretrained[name], tuned[name], alpha)
+                torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-6)
+                torch.testing.assert_close(tuned[name], saved[name], atol=2e-2, rtol=2e-2)
+
+
 def test_weights_that_training_loaded_are_the_pretrained_ones(run, tmp_path):
     cfg, checkpoint = find_run(run[0])
     cfg.model.backbone.init_cfg = None
     cfg.load_from = str(tmp_path / 'start.pth')
     saved = torch.load(checkpoint, weights_only=True)['state_dict']
-    start = {name: value + 1 for name, value in saved.items()}
+    start = {name: value + 1 for name, value in saved.items() if not name.startswith('head.')}
     torch.save({'state_dict': start}, cfg.load_from)
     pretrained, _ = end_points(evaluation_runner(cfg, tmp_path), cfg, checkpoint)
     for name, value in pretrained.items():

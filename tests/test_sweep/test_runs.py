@@ -163,11 +163,15 @@ def test_weights_are_deleted_when_the_run_is_finished_and_not_before(plan, tmp_p
     names = ['best_id_accuracy_epoch_1.pth', 'epoch_1.pth', 'last_checkpoint']
     for name in names:
         (task.directory / name).write_bytes(b'weights')
+    (task.directory / 'previous').mkdir()  # of the last but one: only an unfinished run may need it
+    (task.directory / 'previous/epoch_0.pth').write_bytes(b'weights')
     write_record(record_of(task, status='running'), task.directory)
     assert conclude(task, 0, '', keep_checkpoints=False) == 'ended without a finished record'
     assert all((task.directory / name).exists() for name in names)
     write_record(record_of(task), task.directory)
+    assert (task.directory / 'previous/epoch_0.pth').exists()
     assert conclude(task, 0, '', keep_checkpoints=True) == ''
+    assert not (task.directory / 'previous').exists()
     assert all((task.directory / name).exists() for name in names)
     assert conclude(task, 0, '', keep_checkpoints=False) == ''
     assert sorted(path.name for path in task.directory.iterdir()) == [CONFIG, 'record.json']
