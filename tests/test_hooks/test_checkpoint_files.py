@@ -12,7 +12,7 @@ import torch
 from helpers import unique_name
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MessageHub, MMLogger
-from mmengine.runner import save_checkpoint
+from mmengine.runner import BaseLoop, save_checkpoint
 
 from ftsgd_plugin.hooks import SafeCheckpointHook
 from ftsgd_plugin.utils import files
@@ -27,6 +27,16 @@ class Config:
     pretty_text = 'a = 1\n'
 
 
+class Loop(BaseLoop):
+    """A training loop that exists."""
+
+    def __init__(self) -> None:
+        pass
+
+    def run(self) -> None:
+        pass
+
+
 class Run:
     """A runner's attributes and the order of its hook calls, without a model."""
 
@@ -38,7 +48,7 @@ class Run:
         self.max_epochs = self._max_epochs = EPOCHS
         self.max_iters = self._max_iters = EPOCHS * PER_EPOCH
         self.optim_wrapper = SimpleNamespace()
-        self.hooks = [hook]
+        self.hooks, self._train_loop = [hook], Loop()
 
     def save_checkpoint(
         self, out_dir, filename, file_client_args=None, meta=None, backend_args=None, **options
@@ -89,9 +99,9 @@ COMBINATIONS = list(itertools.product(*OPTIONS.values(), SCORES, (1, 2)))
 
 
 def test_the_same_files_as_mmengine_writes_under_many_options(tmp_path, monkeypatch):
-    """60 combinations: names, positions and parts after every validation and at the end."""
+    """40 combinations: names, positions and parts after every validation and at the end."""
     monkeypatch.setattr(files.os, 'fsync', lambda descriptor: None)
-    chosen = random.Random(0).sample(COMBINATIONS, 60)
+    chosen = random.Random(0).sample(COMBINATIONS, 40)
     chosen.append((2, True, -1, True, 'acc', 0, None, None, 'rising', 1))  # the best falls between two periodic ones
     extra = 0
     for k, (*values, scores, val_interval) in enumerate(chosen):
@@ -105,7 +115,7 @@ def test_the_same_files_as_mmengine_writes_under_many_options(tmp_path, monkeypa
         for expected, found in zip(*runs, strict=True):
             assert found == expected, (options, scores, val_interval)
             extra += len(found)
-    assert extra > 500
+    assert extra > 300
 
 
 def test_the_periodic_file_is_written_when_the_best_falls_on_an_epoch_without_one(tmp_path):
