@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 FILE = 'record.json'
 SCHEMA = 1
 
+_LONGEST_NAME = 200
+_MOST = 1e18  # of a resource: bytes, seconds, parameters
+_SURROGATE = re.compile('[\ud800-\udfff]')  # JSON can hold halves of characters, UTF-8 cannot
 _STACK = ('torch', 'torchvision', 'mmengine', 'mmpretrain', 'timm', 'open_clip_torch', 'numpy')
 
 
@@ -110,7 +114,9 @@ def read_record(path: str | os.PathLike) -> RunRecord:
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     try:
-        data = json.loads(path.read_text('utf-8'))
+        if not path.is_file():  # a directory, a pipe
+            raise FileNotFoundError
+        data = json.loads(path.read_text('utf-8-sig'))
     except FileNotFoundError:
         raise UserError(f'{path}: no such record; name a directory of runs.') from None
     except OSError as error:
@@ -142,7 +148,8 @@ def find_records(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """The record files below directories (or named themselves), sorted."""
     found = []
     for path in map(Path, paths):
-        found += sorted(path.rglob(FILE)) if path.is_dir() else [path]
+        inside = (Path(root, FILE) for root, names, files in os.walk(path) if FILE in files or FILE in names)
+        found += sorted(inside) if path.is_dir() else [path]
     return found
 
 
@@ -155,6 +162,12 @@ def _fault(values: dict) -> str | None:
     for name, value in values.items():
         if fault := _type_fault(name, value, kinds[name]):
             return fault
+    for name in ('model', 'method', 'dataset'):
+        if not values[name].strip() or len(values[name]) > _LONGEST_NAME:
+            return f'{name}={_short(values[name])} is empty or longer than {_LONGEST_NAME} characters'
+    for key, value in values.get('resources', {}).items():
+        if not 0 <= value < _MOST:
+            return f'resources[{_short(key)}]={value:g} is negative or too large'
     if values['lr'] <= 0:
         return f'lr={values["lr"]!r} is not a positive number'
     selected = values.get('selected_epoch')
@@ -185,11 +198,12 @@ def _type_fault(name: str, value: object, kind: object) -> str | None:
         item_kind = get_args(kind)[1]
         if item_kind is float and all(map(_is_finite, value.values())):
             return None  # metrics are most of a record: without a message and a recursion for each
-        return _first(_type_fault(f'{name}[{key!r}]', item, item_kind) for key, item in value.items())
+        keys = (_type_fault(f'a key of {name}', key, str) for key in value)
+        return _first(keys) or _first(_type_fault(f'{name}[{key!r}]', item, item_kind) for key, item in value.items())
     if kind is float:
         return None if _is_finite(value) else f'{name}={_short(value)} is not a finite number'
     if isinstance(value, kind) and not isinstance(value, bool):
-        return None
+        return f'{name} is not Unicode' if isinstance(value, str) and _SURROGATE.search(value) else None
     return f'{name}={_short(value)} is not of type {kind.__name__}'
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..paper.published import ood_metric
 from ..records import RunRecord, find_records, read_record
-from ..utils.errors import UserError, one_line
-from ..utils.metrics import ID_METRIC, OOD_METRIC
+from ..utils.errors import UserError
+from ..utils.format import printable
+from ..utils.metrics import ID_METRIC, OOD_METRIC, WORST_GROUP
 from ..utils.version import __version__
 
 
@@ -40,17 +41,13 @@ class Collection:
             f'{len(self.runs)} finished runs used; left out: {diverged}{failed} failed, {others} unfinished, '
             f'{len(self.unreadable)} unreadable.'
         )
-        return [counts, *(f'warning: {line}' for line in self.warnings)]
+        return [counts, *(printable(f'warning: {line}') for line in self.warnings)]
 
     def problems(self) -> list[str]:
         """Every record that was left out, with the reason; a line each."""
-        return [
-            *(
-                f'{record.status}: {path.parent}: {one_line(record.error) or "unknown error"}'
-                for path, record in [*self.diverged, *self.unfinished]
-            ),
-            *(f'unreadable: {line}' for line in self.unreadable.values()),
-        ]
+        left_out = [*self.diverged, *self.unfinished]
+        reasons = (f'{record.status}: {path.parent}: {record.error or "unknown error"}' for path, record in left_out)
+        return [*map(printable, reasons), *(printable(f'unreadable: {line}') for line in self.unreadable.values())]
 
 
 def collect(paths: Iterable[str | os.PathLike]) -> Collection:
@@ -66,7 +63,7 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
     for path in paths:
         if not path.exists():
             raise UserError(f'{path}: no such directory; name a directory of runs.')
-    files = {path.resolve(): path for path in find_records(paths)}
+    files = {os.path.realpath(path): path for path in find_records(paths)}
     if not files:
         raise UserError(f'{", ".join(map(str, paths))}: no record.json below; name the directory that a sweep wrote.')
     found = Collection()
@@ -87,14 +84,20 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
 
 
 def _missing(record: RunRecord) -> str | None:
-    """Name the data that a table needs and a finished run lacks; ``None`` if it is complete."""
+    """What a table needs and a finished run lacks, or has out of range; ``None`` if it is complete."""
     if record.status != 'finished':
         return None
     if not record.epochs:
         return 'finished without an evaluation'
     needed = {ID_METRIC, OOD_METRIC, ood_metric(record.dataset)}
     missing = sorted(key for key in needed if any(key not in metrics for metrics in record.epochs))
-    return f'no {missing[0]} in some epoch' if missing else None
+    if missing:
+        return f'no {missing[0]} in some epoch'
+    for key in sorted(needed | {WORST_GROUP}):
+        for number, metrics in enumerate(record.epochs):
+            if not 0 <= metrics.get(key, 0) <= 1:
+                return f'epochs[{number}][{key!r}]={metrics[key]!r} is not a fraction from 0 to 1'
+    return None
 
 
 def _drop_repeated(found: Collection) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from ..utils.format import format_mean
-from .aggregate import DIVERGED, MEASURES, NO_RUN, OTHER_RULE, OUTSIDE, UNKNOWN, UNPUBLISHED, WITHIN
+from ..utils.format import format_mean, printable
+from .aggregate import CELL, DIVERGED, MEASURES, NO_RUN, OTHER_RULE, OUTSIDE, UNKNOWN, UNPUBLISHED, WITHIN
 
 MEAN = 'mean ± 90 % interval'  # in the header of every table
 _NOTHING = '\N{EN DASH}'
@@ -95,10 +95,10 @@ def text_frame(
 
     Args:
         table: The table.
-        escape: Applied to every string; by default it joins lines.
+        escape: Applied to every string; by default :func:`ftsgd_plugin.utils.format.printable`.
         small: Applied to the cells of the rows ``paper`` after that.
     """
-    escape = escape or _one_line
+    escape = escape or printable
     index, rows = [], []
     for model, method, cells in table.rows:
         index.append((escape(model), escape(method), 'ours'))
@@ -115,14 +115,10 @@ def _is_published(cells: Sequence[Comparison]) -> bool:
     return any(not math.isnan(cell.paper) for cell in cells)
 
 
-def _one_line(text: str) -> str:
-    return ' '.join(text.split())
-
-
 def as_text(tables: Sequence[Table], notes: Sequence[str], compared: pd.DataFrame) -> str:
     """For a terminal."""
-    blocks = [f'{_one_line(table.title)}\n{text_frame(table).to_string()}' for table in tables]
-    return '\n\n'.join([*blocks, '\n'.join([LEGEND, *map(_one_line, notes)])]) + '\n'
+    blocks = [f'{printable(table.title)}\n{text_frame(table).to_string()}' for table in tables]
+    return '\n\n'.join([*blocks, '\n'.join([LEGEND, *map(printable, notes)])]) + '\n'
 
 
 def as_markdown(tables: Sequence[Table], notes: Sequence[str], compared: pd.DataFrame) -> str:
@@ -146,12 +142,12 @@ def _pipe_table(header: list[str], rows: list[list[str]], left: int) -> str:
 
 def _md(text: str) -> str:
     """Text that Markdown prints literally, also within a table."""
-    return re.sub(r'([\\`*_\[\]|])', r'\\\1', html.escape(_one_line(text), quote=False))
+    return re.sub(r'([\\`*_~$\[\]|])', r'\\\1', html.escape(printable(text), quote=False))
 
 
 def as_latex(tables: Sequence[Table], notes: Sequence[str], compared: pd.DataFrame) -> str:
     """For a paper: ``booktabs`` tables with the published numbers in small print below ours."""
-    blocks = ['\n'.join(f'% {_one_line(note)}' for note in (r'\usepackage{booktabs,amssymb}', LEGEND, *notes))]
+    blocks = ['\n'.join(f'% {printable(note)}' for note in (r'\usepackage{booktabs,amssymb}', LEGEND, *notes))]
     for table in tables:
         frame = text_frame(table, _tex, lambda text: rf'\footnotesize {text}')
         columns = 'l' * frame.index.nlevels + 'r' * frame.shape[1]
@@ -179,12 +175,13 @@ _LATEX = str.maketrans(
 
 def _tex(text: str) -> str:
     """Text that LaTeX prints literally."""
-    return _one_line(text).translate(_LATEX)
+    return printable(text).translate(_LATEX)
 
 
 def as_csv(tables: Sequence[Table], notes: Sequence[str], compared: pd.DataFrame) -> str:
     """Every cell in one row with all digits; the notes are lines that begin with ``#``."""
-    return ''.join(f'# {_one_line(note)}\n' for note in notes) + compared.to_csv(index=False)
+    compared = compared.assign(**{column: [printable(name) for name in compared[column]] for column in CELL})
+    return ''.join(f'# {printable(note)}\n' for note in notes) + compared.to_csv(index=False)
 
 
 def as_html(table: Table) -> str:
@@ -227,7 +224,7 @@ def method_table(summary: Sequence[dict]) -> str:
     ]
     rows = [
         [
-            line['method'],
+            _md(line['method']),
             DIVERGED if line['lr'] is None else f'{line["lr"]:g}',
             *(_percent(*line[key]) for key in MEASURES),
             _number(line['state_bytes_per_param'], 2),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..evaluation.selection import RULES
 from ..paper.names import DATASETS, METHODS, MODELS, dataset_label, method_label, model_label, sort_names
-from ..utils.format import byte_unit
+from ..utils.format import byte_unit, printable
 from ..utils.metrics import METRIC_LABELS
 from ..utils.plotting import COLOURS, DARK_GREY, DPI, GREY, METRIC_COLOURS, import_pyplot, save_figure, style_axes
 from .aggregate import Results
@@ -49,6 +49,7 @@ def _legend(figure, handles: list, columns: int) -> None:
 
 def _plain(text: str) -> str:
     """A name that Matplotlib prints literally: ``$`` would start a formula, a leading ``_`` hides it in a legend."""
+    text = printable(text)
     return (' ' if text.startswith('_') else '') + text.replace('$', r'\$')
 
 

@@ -14,7 +14,7 @@ from ..evaluation.selection import RULES
 from ..paper.names import method_label
 from ..utils.errors import check_parent
 from ..utils.files import write_text
-from ..utils.format import format_bytes
+from ..utils.format import format_bytes, printable
 from ..utils.pages import render_page
 from ..utils.version import __version__
 from .aggregate import Results, read_results
@@ -63,7 +63,7 @@ def write_report(
     command = shlex.join(['python', *sys.argv]) if command is None else command
     when = datetime.now().astimezone().isoformat(' ', 'minutes')
     tables, remarks = build_tables(results.compared, rule)
-    notes = [f'rule: {RULES[rule]}.', *results.found.notes(), *remarks]
+    notes = [f'rule: {RULES[rule]}.', *results.found.notes(), *map(printable, remarks)]
     with tempfile.TemporaryDirectory() as directory:
         page = render_page(
             TEMPLATE,
@@ -82,7 +82,10 @@ def write_report(
             environments=_environments(results),
             problems=results.found.problems(),
             command=command,
-            commands=[f'{path.parent}: {record.command or "unknown command"}' for path, record in results.found.runs],
+            commands=[
+                printable(f'{path.parent}: {record.command or "unknown command"}')
+                for path, record in results.found.runs
+            ],
         )
     write_text(out, page)
     return [*notes, f'written: {out}, {format_bytes(len(page.encode()))}']
@@ -114,4 +117,4 @@ def _environments(results: Results) -> list[tuple[str, str, str]]:
 
 
 def _lines(values: Mapping) -> str:
-    return '\n'.join(f'{key}: {value}' for key, value in values.items()) or 'unknown'
+    return '\n'.join(printable(f'{key}: {value}') for key, value in values.items()) or 'unknown'

@@ -19,6 +19,7 @@ from ..paper.names import (
     sort_names,
 )
 from ..utils.files import write_text
+from ..utils.format import printable
 from . import FORMATS
 from .aggregate import DIVERGED, common_averages, read_results
 from .formats import RENDERERS, Comparison, Table
@@ -164,7 +165,7 @@ def write_tables(
     """
     results = read_results(paths, rule)
     tables, remarks = build_tables(results.compared, rule)
-    notes = [f'rule: {RULES[rule]}.', *results.found.notes(), *remarks, *results.found.problems()]
+    notes = [f'rule: {RULES[rule]}.', *results.found.notes(), *map(printable, remarks), *results.found.problems()]
     if out is None:
         return RENDERERS[format](tables, notes, results.compared)
     out = Path(out)

@@ -20,6 +20,7 @@ from ..records import FILE, read_record
 from ..runner.build import build_runner, read_config
 from ..utils.errors import UserError
 from ..utils.files import write_text
+from ..utils.format import printable
 from ..utils.metrics import ID_METRIC, METRIC_LABELS
 from .plots import draw_interpolation
 
@@ -88,14 +89,17 @@ def _compare_with_record(run: Path, metrics: dict[str, float]) -> str | None:
     """Whether alpha 1 gave the metrics of the run's record; ``None`` without a record."""
     if not (run / FILE).is_file():
         return None
-    recorded = read_record(run).selected or {}
+    try:
+        recorded = read_record(run).selected or {}
+    except UserError as error:
+        return printable(f'warning: alpha 1 is not compared with the run record: {error}')
     differences = {key: abs(metrics[key] - value) for key, value in recorded.items() if key in metrics}
     if not differences:
         return None
     key = max(differences, key=differences.get)
     if differences[key] <= 1e-6:
         return 'alpha 1 reproduces the metrics of the run record.'
-    return (
+    return printable(
         f'warning: at alpha 1 {key} is {metrics[key]:.4f}, in the run record {recorded[key]:.4f}; the checkpoint, the '
         'data or the device differs from that of training.'
     )

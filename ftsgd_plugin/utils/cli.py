@@ -11,6 +11,7 @@ from collections.abc import Callable
 from .build_errors import build_failure
 from .environment import import_failure
 from .errors import UserError
+from .format import printable
 from .signals import Interrupted
 
 PATIENCE_SECONDS = 5  # a launcher ends the other ranks within this time after one has failed
@@ -51,7 +52,7 @@ def _end(line: str, code: int, every_rank: bool = False) -> None:
     """End the program with a line on stderr (of rank 0, unless ``every_rank``) and an exit code."""
     rank = launch_rank()
     if line and (every_rank or not rank):
-        print(line, file=sys.stderr)
+        print(line if line.isprintable() else printable(line), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if rank is not None:

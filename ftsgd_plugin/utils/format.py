@@ -1,4 +1,4 @@
-"""Numbers as text: bytes in IEC units (1 MiB is 1,048,576 bytes), a mean with its interval."""
+"""Numbers as text: bytes in IEC units (1 MiB is 1,048,576 bytes), a mean with its interval; text of others."""
 
 import math
 import re
@@ -6,6 +6,14 @@ import re
 from .errors import UserError
 
 UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB')
+
+
+def printable(text: str) -> str:
+    """Text of others as one line: what a terminal would obey, or UTF-8 cannot hold, is shown as ``\\x1b`` and so on."""
+    line = ' '.join(text.split())
+    if line.isprintable():
+        return line
+    return ''.join(char if char.isprintable() else char.encode('unicode_escape').decode() for char in line)
 
 
 def format_bytes(count: float) -> str:

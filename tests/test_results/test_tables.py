@@ -131,7 +131,7 @@ def test_hostile_names_stay_text_in_markdown(hostile):
         'SGD',
         r'a\|b &lt;script&gt;',
     }
-    assert r'a\|b &lt;script&gt; &amp; 5\_% $x$ #1 {y} ~^\\z \*w\* \`v\` next line' in header
+    assert r'a\|b &lt;script&gt; &amp; 5\_% \$x\$ #1 {y} \~^\\z \*w\* \`v\` next line' in header
     assert '- failed: a\\|b &lt;script&gt; next\n' in text
 
 
