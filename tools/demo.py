@@ -15,7 +15,7 @@ import shlex
 import sys
 
 from ftsgd_plugin.utils.cli import one_line_errors
-from ftsgd_plugin.utils.options import positive_int
+from ftsgd_plugin.utils.options import positive_int, seed_number
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', default='work_dirs/demo', help='directory for results (default: work_dirs/demo)')
     parser.add_argument('--data', default='data/digits', help='directory of the digits, written if it is missing')
     parser.add_argument('--methods', nargs='+', metavar='NAME', help='methods of the plan (default: all six)')
-    parser.add_argument('--seeds', nargs='+', type=int, help='seeds (default: 0 1 2)')
+    parser.add_argument('--seeds', nargs='+', type=seed_number, help='seeds (default: 0 1 2)')
     parser.add_argument('--epochs', type=positive_int, help='epochs of each run (default: 6)')
     parser.add_argument('--workers', type=positive_int, help='parallel runs (default: one per core, up to 8)')
     return parser.parse_args()

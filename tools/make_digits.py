@@ -7,12 +7,15 @@ python tools/make_digits.py /data/digits --seed 1
 import argparse
 
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.options import seed_number
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('root', nargs='?', default='data/digits', help='directory to write (default: data/digits)')
-    parser.add_argument('--seed', type=int, default=0, help='seed of splits, places and compositions (default: 0)')
+    parser.add_argument(
+        '--seed', type=seed_number, default=0, help='seed of splits, places and compositions (default: 0)'
+    )
     return parser.parse_args()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ftsgd_plugin.paper.names import DATASETS
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.options import positive_int
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,7 +22,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('name', choices=DATASETS, help='benchmark')
     parser.add_argument('root', help='its data_root: the directory that holds the metadata file')
     parser.add_argument('--scan', action='store_true', help='decode every image')
-    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes for --scan (default: all cores)')
+    parser.add_argument(
+        '--workers', type=positive_int, default=os.cpu_count(), help='processes for --scan (default: all cores)'
+    )
     parser.add_argument('--bad-list', type=Path, help='file for the bad images (default: bad_images_NAME.txt)')
     return parser.parse_args()
 

@@ -30,8 +30,11 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
     the step alone, so loading a state restores it. Inside an accumulation window a change, of what trains and of the
     rate alike, waits for the update of the window. Code compiled by ``torch.compile`` is recompiled at a change.
 
-    The learning rate is multiplied by a factor, so other schedulers compose: before ``begin`` the rate is left to them
-    (a linear warm-up), and a rate that another scheduler has set to zero stays zero.
+    The learning rate is multiplied by a factor, so schedulers that multiply it too compose: ``LinearLR``,
+    ``ConstantLR``, ``StepLR``, ``MultiStepLR``, ``ExponentialLR``, and ``CosineAnnealingLR`` and ``PolyLR`` with
+    ``eta_min=0``. Before ``begin`` the rate is left to them (a linear warm-up), and a rate that another scheduler has
+    set to zero stays zero. Those that set the rate (``OneCycleLR``, ``CosineRestartLR``) would be off by the factor;
+    ``tools/train.py`` refuses them (:mod:`ftsgd_plugin.optim.composition`).
 
     Args:
         optimizer (OptimWrapper | Optimizer): Wrapper or optimizer with named groups.
@@ -42,7 +45,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         end (int): Step at which it ends; from then everything trains. The runner fills in the length of the run.
         last_step (int): Must be -1: a state is resumed by ``load_state_dict``.
         by_epoch (bool): Steps are epochs, otherwise iterations. ``convert_to_iter_based=True`` in a config turns
-            epochs into iterations. Defaults to True.
+            epochs into iterations. A training loop of iterations needs ``by_epoch=False``. Defaults to True.
         verbose (bool): Print every value. Defaults to False.
 
     Raises:

@@ -39,7 +39,7 @@ def read_config(path: str) -> Config:
     if not Path(path).is_file():
         raise UserError(f'{path}: no such config; the configs of this project are in configs/.')
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
     except UserError:
         raise
     except Exception as error:
@@ -47,6 +47,8 @@ def read_config(path: str) -> Config:
             raise UserError(f'{path}: {reason}.') from error
         reason = one_line(error)
         raise UserError(f'{path}: not a readable config ({type(error).__name__}: {reason}); correct it.') from error
+    check_dicts(cfg)
+    return cfg
 
 
 def merge_cfg_options(cfg: Config, path: str, options: dict | None) -> None:
@@ -103,7 +105,6 @@ def load_config(
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = os.path.join('./work_dirs', Path(path).stem)
-    check_dicts(cfg)
     for name in LOADERS:
         if cfg.get(name) is not None:
             cfg[name] = {**deepcopy(dataloader_defaults), **cfg[name]}

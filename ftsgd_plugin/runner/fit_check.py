@@ -102,7 +102,7 @@ def check_features(model: nn.Module) -> None:
     backbone, neck, head = (getattr(model, name, None) for name in ('backbone', 'neck', 'head'))
     if not isinstance(backbone, nn.Module) or not isinstance(head, nn.Module):
         return
-    if _says(backbone, getattr(head, 'in_channels', None)):
+    if _says(backbone, neck, getattr(head, 'in_channels', None)):
         return
     size = built_for(backbone) or 224
 
@@ -138,11 +138,13 @@ def check_features(model: nn.Module) -> None:
     )
 
 
-def _says(backbone: nn.Module, features: int | None) -> bool:
-    owners = (backbone, getattr(backbone, 'net', None))
-    stated = [getattr(owner, name, None) for owner in owners for name in ('num_features', 'embed_dims', 'feat_dim')]
+def _says(backbone: nn.Module, neck: nn.Module | None, features: int | None) -> bool:
+    """Whether an attribute of the backbone states that it yields so many features."""
+    if neck is None:  # a convnet's features need to be pooled
+        return features in (getattr(backbone, 'num_features', None), getattr(backbone, 'embed_dims', None))
     channels = getattr(backbone, 'channels', None)
-    return features in [*stated, *(channels[-1:] if isinstance(channels, list | tuple) else ())]
+    last = channels[-1] if isinstance(channels, list | tuple) and channels else None
+    return features in (last, *(getattr(backbone, name, None) for name in ('num_features', 'embed_dims', 'feat_dim')))
 
 
 def _on_meta(module: nn.Module) -> dict[str, torch.Tensor]:

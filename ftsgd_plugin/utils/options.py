@@ -49,6 +49,13 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def seed_number(text: str) -> int:
+    """The ``type`` of an option that seeds random numbers: what NumPy takes."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 0 to {2**32 - 1}')
+    return int(text)
+
+
 def byte_size(text: str) -> int:
     """The ``type`` of an option in bytes, e.g. ``8GiB``."""
     try:

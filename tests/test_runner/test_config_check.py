@@ -1,0 +1,145 @@
+"""What the check of a config lets pass, and what the signatures say."""
+
+import os.path as osp
+
+import mmpretrain
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmpretrain.registry import MODELS
+from torch import nn
+
+from ftsgd_plugin.runner.build import merge_cfg_options, read_config
+from ftsgd_plugin.runner.config_check import check_config, check_counting, check_keys, check_parts
+from ftsgd_plugin.runner.fit_check import check_classes, check_features
+from ftsgd_plugin.runner.signatures import accepted, wrong_kind
+from ftsgd_plugin.utils.errors import UserError
+from ftsgd_plugin.utils.names import did_you_mean, near
+
+STOCK = osp.join(osp.dirname(mmpretrain.__file__), '.mim/configs')
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'resnet/resnet50_8xb32_in1k',
+        'resnet/resnet50_8xb32-fp16_in1k',
+        'resnet/resnet18_8xb16_cifar10',
+        'swin_transformer/swin-tiny_16xb64_in1k',
+        'vision_transformer/vit-base-p16_64xb64_in1k',
+        'mae/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k',
+        'convnext/convnext-base_32xb128_in1k',
+        'conformer/conformer-tiny-p16_8xb128_in1k',
+        'mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k',
+        'hrnet/hrnet-w18_4xb32_in1k',
+    ],
+)
+def test_stock_configs_pass(name):
+    """Once tried with all 538; those refused need packages that are missing or cannot be built either."""
+    cfg = read_config(f'{STOCK}/{name}.py')
+    check_keys(cfg)
+    check_parts(cfg, name)
+    check_counting(cfg)
+    check_config(cfg)
+
+
+def test_variables_of_a_config_file_stay_allowed():
+    names = 'data_root dataset_type metainfo train_pipeline bgr_mean backbone schedule lr my_model batch base_lr'
+    check_keys(dict.fromkeys(names.split(), 1))
+    with pytest.raises(UserError, match="did you mean 'test_evaluator'"):
+        check_keys({'test_evaluater': 1})
+
+
+def test_options_may_set_what_a_file_has_or_the_runner_takes():
+    cfg = Config(dict(model=dict(type='X'), my_variable=dict(a=1)))
+    merge_cfg_options(cfg, 'file.py', {'my_variable.a': 2, 'load_from': 'x.pth', 'run.model': 'a'})
+    assert cfg.my_variable.a == 2
+    with pytest.raises(UserError, match="no config has 'my_varible'; did you mean 'my_variable'"):
+        merge_cfg_options(cfg, 'file.py', {'my_varible.a': 2})
+
+
+class Base:
+    def __init__(self, size: int, rate: float = 0.1) -> None: ...
+
+
+class Passing(Base):
+    def __init__(self, name: str, **kwargs) -> None: ...
+
+
+class Mixin:
+    def __init__(self, *args, **kwargs) -> None: ...
+
+
+class Mixed(Mixin, Base): ...
+
+
+class Open:
+    def __init__(self, **kwargs) -> None: ...
+
+
+def test_what_a_class_takes_follows_its_keyword_arguments():
+    assert set(accepted(Passing).parameters) == {'name', 'size', 'rate'} and not accepted(Passing).open
+    assert accepted(Passing).required == ('name',)  # it may supply the base's itself
+    assert accepted(Mixed).required == ('size',)  # it passes everything on
+    assert accepted(Open).open
+    assert 'save_optimizer' in accepted(CheckpointHook).parameters  # taken by Runner.save_checkpoint
+
+
+@pytest.mark.parametrize(
+    'value, hint, strict, wanted',
+    [
+        ('8', int, True, 'a whole number'),
+        (8.0, int, True, None),
+        (8.5, int, True, 'a whole number'),
+        (8.5, int, False, None),
+        (True, float, True, 'a number'),
+        (float('nan'), int, True, None),
+        ('x', float | None, True, 'a number'),
+        (None, int, True, None),
+        (3, str, True, 'text'),
+        ('a', list[str], True, None),
+        ({}, str | dict, True, None),
+        ([1], dict, True, 'a dict'),
+        ('1e-3', float | torch.Tensor, True, 'a number'),
+        ('x', nn.Module, True, None),
+    ],
+)
+def test_kinds_of_values(value, hint, strict, wanted):
+    assert wrong_kind(value, hint, strict=strict) == wanted
+
+
+def test_suggestions():
+    assert near('optim_wraper', ['optim_wrapper', 'model']) == ['optim_wrapper']
+    assert did_you_mean('sgd', ['SGD', 'ASGD', 'Adam']) == "did you mean 'SGD'?"
+    assert did_you_mean('xyz', ['b', 'a']) == 'known: a, b.'
+
+
+def classifier(backbone: dict, **head) -> nn.Module:
+    head = dict(type='mmpretrain.LinearClsHead', num_classes=3, **head)
+    return MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=backbone, head=head))
+
+
+RESNET = dict(type='mmpretrain.ResNet', depth=18, base_channels=8, stem_channels=8)
+
+
+def test_features_of_backbone_and_head(vit):
+    check_features(vit())
+    with pytest.raises(UserError, match=r"in_channels=64: .* 64 x 7 x 7 features; add neck=dict\(type='GlobalAver"):
+        check_features(classifier(RESNET, in_channels=64))
+    model = classifier(RESNET, in_channels=32)
+    model.neck = MODELS.build(dict(type='mmpretrain.GlobalAveragePooling'))
+    with pytest.raises(UserError, match=r'in_channels=32: backbone and neck yield 64 features; set model\.head'):
+        check_features(model)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(param.device.type == 'cpu' for param in model.parameters())
+
+
+def test_classes_of_data_and_head(vit):
+    class Data(list):
+        metainfo = dict(classes=('a', 'b', 'c', 'd'))
+
+    with pytest.raises(UserError, match=r'num_classes=3: the training data has 4 classes; set model\.head'):
+        check_classes(vit(num_classes=3), Data())
+    check_classes(vit(num_classes=4), Data())
+    check_classes(vit(num_classes=5), Data())  # a warning
