@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from ..evaluation.selection import Z90, difference_ci90, mean_and_ci90, select_epoch, select_lr
@@ -124,10 +125,9 @@ def without_diverged(runs: pd.DataFrame, diverged: pd.DataFrame) -> pd.DataFrame
         runs: Output of :func:`runs_frame`.
         diverged: Output of :func:`diverged_frame`.
     """
-    if diverged.empty:
-        return runs
     unstable = set(diverged[[*CELL, 'lr']].itertuples(index=False, name=None))
-    return runs[[key not in unstable for key in runs[[*CELL, 'lr']].itertuples(index=False, name=None)]]
+    lost = [key in unstable for key in runs[[*CELL, 'lr']].itertuples(index=False, name=None)]
+    return runs[~np.array(lost, dtype=bool)]  # an empty list would select columns
 
 
 def cells_frame(runs: pd.DataFrame, rule: str = 'id', diverged: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -11,8 +11,18 @@ from helpers.authors import record, reports
 from ftsgd_plugin.evaluation.selection import RULES
 from ftsgd_plugin.records import write_record
 from ftsgd_plugin.results import FORMATS
-from ftsgd_plugin.results.aggregate import cells_frame, compare, method_summary, runs_frame
-from ftsgd_plugin.results.formats import MEAN, RENDERERS, as_csv, as_html, as_latex, as_markdown, as_text, method_table
+from ftsgd_plugin.results.aggregate import cells_frame, compare, method_summary, read_results, runs_frame
+from ftsgd_plugin.results.formats import (
+    MEAN,
+    RENDERERS,
+    as_csv,
+    as_html,
+    as_latex,
+    as_markdown,
+    as_text,
+    method_table,
+    our_text,
+)
 from ftsgd_plugin.results.tables import build_tables, write_tables
 
 HOSTILE = 'a|b <script>'
@@ -226,3 +236,23 @@ def test_program_reports_in_one_line_that_there_is_no_record(tmp_path, run_tool)
     (tmp_path / 'record.json').write_text('{')
     assert run_tool('tables', tmp_path)[0] == 0
     assert '0 finished runs used; left out: 0 failed, 0 unfinished, 1 unreadable.' in run_tool.stdout
+
+
+def test_diverged_runs_are_words_and_no_numbers(tmp_path, run_tool):
+    """Alone, and beside a run of the same cell at another rate, in every format and in the report."""
+    lost = record(status='diverged', error='iteration 5: the loss is nan', ids=(0.53,), lr=1e12)
+    write_record(lost, tmp_path / 'runs/lost')
+    for format in FORMATS:
+        assert run_tool('tables', tmp_path / 'runs', '--format', format)[0] == 0
+        assert '0 finished runs used; left out: 1 diverged, 0 failed' in run_tool.stdout
+        assert '53.0' not in run_tool.stdout and run_tool.stdout.count('iteration 5: the loss is nan') == 1
+    (table, _), _ = build_tables(read_results([tmp_path / 'runs']).compared, 'id')
+    assert [(model, our_text(cells[0])) for model, _, cells in table.rows] == [('vit-tiny', 'diverged')]
+    assert run_tool('report', tmp_path / 'runs', '--out', tmp_path / 'lost.html')[0] == 0
+    assert (
+        '>diverged</td>' in (tmp_path / 'lost.html').read_text() and '53.0' not in (tmp_path / 'lost.html').read_text()
+    )
+    write_record(record(ids=(0.8,)), tmp_path / 'runs/kept')
+    assert run_tool('tables', tmp_path / 'runs')[0] == 0
+    assert '80.0' in run_tool.stdout and '53.0' not in run_tool.stdout
+    assert '1 runs diverged; no number is of these learning rates: vit-tiny sgd digits lr=1e+12.' in run_tool.stdout
