@@ -189,6 +189,6 @@ def lost_line(who: str) -> str:
 
 
 def lost_peer(peers: Peers) -> UserError | None:
-    """After a failure without a line of its own: the error that names the lost ranks, ``None`` if all are there."""
+    """After a failure without a line of its own: the error that names the lost ranks, ``None`` if none is lost."""
     who = peers.lost()
     return None if who is None else UserError(lost_line(who))
