@@ -80,7 +80,7 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         self._in_backward = False  # other optimizers on the same parameters call their hooks too
         # By index: loading a state replaces the groups.
         self._group_of = {param: i for i, group in enumerate(optimizer.param_groups) for param in group['params']}
-        self._hooks: list[RemovableHandle] = []
+        self._hooks: dict[nn.Parameter, RemovableHandle] = {}
         weakref.finalize(self, _remove, self._hooks)
 
     def observe_gradients(self, callback: Callable[[nn.Parameter, torch.Tensor], None]) -> RemovableHandle:
@@ -97,12 +97,12 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
 
     def backward(self, loss: torch.Tensor, **kwargs) -> None:
         """Run the backward pass and, within it, the updates."""
-        if not self._hooks:
-            # A parameter holds its hooks from C++, where the garbage collector sees no cycle: a hook that held the
-            # wrapper would keep it, and the parameters with it, for ever.
-            update = weakref.WeakMethod(self._update)
-            for param in self._group_of:
-                self._hooks.append(param.register_post_accumulate_grad_hook(lambda param: update()(param)))
+        # A parameter holds its hooks from C++, where the garbage collector sees no cycle: a hook that held the wrapper
+        # would keep it, and the parameters with it, for ever.
+        update = weakref.WeakMethod(self._update)
+        for param in self._group_of:
+            if param.requires_grad and param not in self._hooks:  # closed blocks open later
+                self._hooks[param] = param.register_post_accumulate_grad_hook(lambda param: update()(param))
         self._in_backward = True
         try:
             super().backward(loss, **kwargs)
@@ -181,8 +181,8 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
             yield
 
 
-def _remove(hooks: list[RemovableHandle]) -> None:
-    for hook in hooks:
+def _remove(hooks: dict[nn.Parameter, RemovableHandle]) -> None:
+    for hook in hooks.values():
         hook.remove()
     hooks.clear()
 
