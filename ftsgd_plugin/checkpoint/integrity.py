@@ -1,10 +1,11 @@
 """Find damage in a weight file before it is used: ``torch.load`` ignores the checksums that the file holds.
 
 A file of ``torch.save`` is a zip archive with a CRC-32 of every tensor. A flipped bit or a lost block changes one of
-them; ``torch.load`` would return other weights. Reading the file once more costs about 0.7 s of CPU
-time per GiB (reading and unpickling it takes 1 s), and the disk's own time, once, if it is not in memory yet.
+them; ``torch.load`` would return other weights. Comparing them costs 0.7 s of CPU time per GiB
+(``benchmarks/checksums.md``), and the disk's own time, once, if the file is not in memory yet.
 """
 
+import hashlib
 import json
 import zipfile
 import zlib
@@ -107,3 +108,12 @@ def _warn_without_checksums(file: Path) -> None:
         'current',
         WARNING,
     )
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -23,7 +23,7 @@ from mmengine.utils import digit_version
 from ..layers import unwrap_state_dict
 from ..utils.errors import UserError
 from ..utils.paths import PREVIOUS
-from .integrity import check_whole, damage
+from .integrity import check_whole, damage, sha256
 
 STARTED_FROM = 'ftsgd_started_from'  # message hub: the load_from of a run before it was resumed; empty without one
 _PACKAGED = Path(__file__).parents[1] / 'models/weights'
@@ -56,7 +56,7 @@ def load_packaged(filename: str, map_location=None) -> dict[str, torch.Tensor]:
     """Load weights that come with the package: ``ftsgd://NAME`` is ``models/weights/NAME.safetensors``.
 
     Raises:
-        UserError: The package has no such weights.
+        UserError: The package has no such weights, or they are damaged.
     """
     from safetensors.torch import load_file
 
@@ -64,6 +64,8 @@ def load_packaged(filename: str, map_location=None) -> dict[str, torch.Tensor]:
     if not path.is_file():
         known = ', '.join(sorted(f'ftsgd://{file.stem}' for file in _PACKAGED.glob('*.safetensors')))
         raise UserError(f'{filename}: not among the packaged weights ({known}).')
+    if sha256(path) != path.with_suffix('.sha256').read_text().split()[0]:
+        raise UserError(f'{path}: is damaged: its SHA-256 is not the stored one; install the package again.')
     return load_file(path, device=str(map_location or 'cpu'))
 
 

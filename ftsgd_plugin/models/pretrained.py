@@ -4,8 +4,8 @@ timm and open_clip load the tensors that they find and do not report the rest. H
 in the file, with its shape; otherwise the run stops with one line. All pickles load with ``weights_only``.
 """
 
-import hashlib
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..checkpoint.compatibility import Misfit, misfits, summarise
-from ..checkpoint.integrity import damage
+from ..checkpoint.integrity import damage, sha256
 from ..checkpoint.io import is_torchscript, why_unreadable
 from ..layers import unwrap_state_dict
 from ..utils.errors import UserError, one_line
@@ -167,19 +167,17 @@ def _hub_answers(seconds: float = 3.0) -> bool:
 
 
 def report_filled(backbone: nn.Module, name: str, path: Path) -> None:
-    """Log which file filled the backbone, its SHA-256, and the number of tensors and parameters."""
+    """Log which file filled the backbone, its SHA-256, and the number of tensors and parameters.
+
+    Raises:
+        UserError: The file is in a Hugging Face cache, which names large files by their SHA-256, and has another.
+    """
+    digest, stored = sha256(path), path.resolve()
+    if stored.parent.name == 'blobs' and re.fullmatch('[0-9a-f]{64}', stored.name) and stored.name != digest:
+        raise UserError(f'{stored}: is damaged: its SHA-256 is {digest}; remove it to download it again.')
     parameters = list(backbone.parameters())
     count = sum(param.numel() for param in parameters)
     print_log(
-        f'{name}: all {len(parameters)} tensors ({count:,} parameters) filled from {path}, SHA-256 {sha256(path)}',
+        f'{name}: all {len(parameters)} tensors ({count:,} parameters) filled from {path}, SHA-256 {digest}',
         logger='current',
     )
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while piece := file.read(1 << 24):
-            digest.update(piece)
-    return digest.hexdigest()

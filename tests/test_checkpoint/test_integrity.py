@@ -1,6 +1,9 @@
 """Damage in a weight file is found before any of it is used, wherever it is read."""
 
+import functools
+import http.server
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,11 +12,11 @@ from mmengine.model import initialize
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
-from ftsgd_plugin.checkpoint import integrity
+from ftsgd_plugin.checkpoint import integrity, io
 from ftsgd_plugin.checkpoint.compatibility import check_pretrained
-from ftsgd_plugin.checkpoint.integrity import damage
+from ftsgd_plugin.checkpoint.integrity import damage, sha256
 from ftsgd_plugin.checkpoint.io import check_readable, checkpoint_to_resume, read_weights
-from ftsgd_plugin.models.pretrained import read_tensors
+from ftsgd_plugin.models.pretrained import read_tensors, report_filled
 from ftsgd_plugin.utils.errors import UserError
 
 ADVICE = ('weights_only', 'weights only', 'trust', 'torch.load')
@@ -153,6 +156,50 @@ def test_safetensors_must_be_what_their_header_says(tmp_path):
             read_tensors(path, 'weights')
 
 
+def test_packaged_weights_have_a_stored_digest(tmp_path, monkeypatch):
+    for file in (Path(io.__file__).parents[1] / 'models/weights').iterdir():
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(io, '_PACKAGED', tmp_path)
+    assert io.load_packaged('ftsgd://vit-tiny')
+    damaged_copy(tmp_path / 'vit-tiny.safetensors', 'vit-tiny.safetensors')
+    with pytest.raises(UserError, match=r'vit-tiny\.safetensors: is damaged: its SHA-256 is not the stored one'):
+        io.load_packaged('ftsgd://vit-tiny')
+
+
+def test_files_of_the_hubs_cache_have_the_digest_in_their_name(whole, tmp_path):
+    (tmp_path / 'blobs').mkdir()
+    blob = tmp_path / 'blobs' / sha256(whole)
+    shutil.copy(whole, blob)
+    (tmp_path / 'model.bin').symlink_to(blob)
+    report_filled(torch.nn.Linear(1, 1), 'a net', tmp_path / 'model.bin')
+    blob.write_bytes(flipped(blob.read_bytes(), 9000, 1))
+    with pytest.raises(UserError, match=r'is damaged: its SHA-256 is [0-9a-f]{64}; remove it to download it again'):
+        report_filled(torch.nn.Linear(1, 1), 'a net', tmp_path / 'model.bin')
+
+
+def test_downloaded_files_are_compared_too(whole, tmp_path, monkeypatch):
+    """MMEngine keeps them in torch's hub cache."""
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    damaged_copy(whole)
+    handler = functools.partial(QuietHandler, directory=str(whole.parent))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f'http://127.0.0.1:{server.server_port}'
+        load = functools.partial(CheckpointLoader.load_checkpoint, map_location='cpu')
+        monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+        assert load(f'{url}/epoch_2.pth').keys() == {'state_dict', 'optimizer', 'meta'}
+        with pytest.raises(UserError, match=r'hub/checkpoints/damaged\.pth: .*; remove it to download it again'):
+            load(f'{url}/damaged.pth')
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves a directory and logs nothing."""
+
+    def log_message(self, *args) -> None:
+        pass
+
+
 @pytest.fixture
 def work_dir(whole) -> Path:
     """Three checkpoints; ``last_checkpoint`` names the newest."""
@@ -185,3 +232,33 @@ def test_without_a_whole_checkpoint_the_line_says_so(work_dir):
     ) as error:
         checkpoint_to_resume(str(work_dir))
     assert '--resume PATH' in str(error.value) and '\n' not in str(error.value)
+
+
+def test_tools_refuse_a_damaged_checkpoint_and_resume_from_the_one_before(digits_config, tmp_path, run_tool):
+    """The demo keeps one checkpoint and the one before it; with neither whole, the line says so."""
+    config, work_dir = tmp_path / 'config.py', tmp_path / 'work'
+    digits_config('freeze-embed', 32, **{'train_cfg.max_epochs': 2}).dump(config)
+    assert run_tool('train', config)[0] == 0
+    assert (work_dir / 'previous/epoch_1.pth').is_file() and not (work_dir / 'epoch_1.pth').exists()
+    before = torch.load(work_dir / 'epoch_2.pth', weights_only=True)
+    damaged_copy(work_dir / 'epoch_2.pth', 'epoch_2.pth')
+    for name, *arguments in (
+        ('test', config, work_dir / 'epoch_2.pth'),
+        ('train', config, '--resume', work_dir / 'epoch_2.pth'),
+        ('train', config, '--cfg-options', f'load_from={work_dir}/epoch_2.pth'),
+        ('wise_ft', work_dir, '--checkpoint', work_dir / 'epoch_2.pth'),
+    ):
+        code, err = run_tool(name, *arguments)
+        line = err.splitlines()[-1]
+        assert code == 2 and 'epoch_2.pth: cannot be read as a checkpoint (it is damaged or incomplete' in line, err
+        assert 'Traceback' not in err
+    code, err = run_tool('train', config, '--resume')
+    assert code == 0, err
+    said = run_tool.stdout + err
+    assert 'epoch_2.pth: it is damaged' in said and f'checkpoint, {work_dir}/previous/epoch_1.pth.' in said
+    after = torch.load(work_dir / 'epoch_2.pth', weights_only=True)
+    assert all(torch.equal(after['state_dict'][name], value) for name, value in before['state_dict'].items())
+    for path in (work_dir / 'epoch_2.pth', *(work_dir / 'previous').iterdir()):
+        damaged_copy(path, path.name)
+    code, err = run_tool('train', config, '--resume')
+    assert code == 2 and 'has no older whole checkpoint to resume from' in err.splitlines()[-1]

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 import ftsgd_plugin  # noqa: F401  registers the components
+from ftsgd_plugin.checkpoint.integrity import sha256
 from ftsgd_plugin.datasets import digits
-from ftsgd_plugin.utils.files import atomic_write
+from ftsgd_plugin.utils.files import atomic_write, write_text
 from ftsgd_plugin.utils.format import format_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,6 +90,7 @@ def pretrain(out: Path, steps: int, seed: int) -> None:
 
     with atomic_write(out) as temporary:
         save_file({name: value.contiguous() for name, value in backbone.state_dict().items()}, temporary)
+    write_text(out.with_suffix('.sha256'), f'{sha256(out)}  {out.name}\n')
     print(f'{out}: {format_bytes(out.stat().st_size)}')
 
 
