@@ -86,7 +86,7 @@ def check_keys(cfg: Mapping) -> None:
         UserError: A name is unknown and near a key of the Runner.
     """
     for name in cfg.keys() - RUNNER_KEYS - _BESIDE_THE_RUNNER:
-        if close := near(name, _NEAR_KEYS):
+        if close := near(name.replace('config', 'cfg'), _NEAR_KEYS):
             raise UserError(
                 f'{name}: the Runner has no such key; did you mean {" or ".join(map(repr, close))}? '
                 '(A variable of the config file needs a name that is less alike.)'

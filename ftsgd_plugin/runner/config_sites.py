@@ -43,14 +43,14 @@ class Site:
     Attributes:
         key: Its dotted path, for messages.
         cfg: The dict.
-        target: The class or function; ``None`` if its ``type`` cannot be resolved without building.
+        target: The class or function.
         given: Names that the builder supplies: they need not be in the dict.
         extra: Keys that the builder takes out before it calls ``target``.
     """
 
     key: str
     cfg: Mapping
-    target: Callable | None
+    target: Callable
     given: frozenset[str] = frozenset()
     extra: frozenset[str] = field(default=frozenset(), repr=False)
 
@@ -92,7 +92,7 @@ def sites(cfg: Mapping) -> Iterator[Site]:
     """
     scope = cfg.get('default_scope') or 'mmengine'
 
-    def site(key, part, registry, given=(), extra=(), default=None, optional=False) -> Iterator[Site]:
+    def site(key, part, registry, given=(), extra=(), default=None, optional=False, outer=None) -> Iterator[Site]:
         if part is None or not isinstance(part, Mapping | str | Sequence | int | float):
             return  # an object that has been built already
         if not isinstance(part, Mapping):
@@ -102,9 +102,12 @@ def sites(cfg: Mapping) -> Iterator[Site]:
             if optional:
                 return
             raise UserError(f'{key} has no type; name the class: {key}=dict(type=...).')
-        inner = part.get('_scope_') or scope
+        inner = part.get('_scope_') or scope_of(outer)
         target = find_type(kind, registry, key, inner) if registry is not None else kind
         yield Site(key, part, target, frozenset(given), frozenset({'type', '_scope_', *extra}))
+
+    def scope_of(outer) -> str:
+        return (outer.get('_scope_') if isinstance(outer, Mapping) else None) or scope
 
     def each(key, parts) -> Iterator[tuple[str, Any]]:
         """``(key, part)`` of a list; a single dict counts as a list of one."""
@@ -124,23 +127,23 @@ def sites(cfg: Mapping) -> Iterator[Site]:
             inner = part.get(name)
             default = 'ClsDataPreprocessor' if type_name(part) == 'ImageClassifier' and name[0] == 'd' else None
             if isinstance(inner, Mapping):
-                yield from site(f'model.{name}', inner, MODELS, default=default, optional=name[0] == 'd')
+                yield from site(f'model.{name}', inner, MODELS, default=default, optional=name[0] == 'd', outer=part)
         if isinstance(part.get('head'), Mapping) and isinstance(part['head'].get('loss'), Mapping):
-            yield from site('model.head.loss', part['head']['loss'], MODELS)
+            yield from site('model.head.loss', part['head']['loss'], MODELS, outer=part)
         if isinstance(cfg.get('data_preprocessor'), Mapping) and 'data_preprocessor' not in part:
             default = 'ClsDataPreprocessor' if type_name(part) == 'ImageClassifier' else None
-            yield from site('data_preprocessor', cfg['data_preprocessor'], MODELS, default=default, optional=True)
+            yield from site('data_preprocessor', cfg['data_preprocessor'], MODELS, (), (), default, True, part)
 
-    def dataset(key, part) -> Iterator[Site]:
-        yield from site(key, part, DATASETS)
+    def dataset(key, part, outer=None) -> Iterator[Site]:
+        yield from site(key, part, DATASETS, outer=outer)
         if not isinstance(part, Mapping):
             return
         for inner_key, transform in each(f'{key}.pipeline', part.get('pipeline')):
-            yield from site(inner_key, transform, TRANSFORMS)
+            yield from site(inner_key, transform, TRANSFORMS, outer=part if '_scope_' in part else outer)
         if part.get('dataset') is not None:
-            yield from dataset(f'{key}.dataset', part['dataset'])
+            yield from dataset(f'{key}.dataset', part['dataset'], part)
         for inner_key, inner in each(f'{key}.datasets', part.get('datasets')):
-            yield from dataset(inner_key, inner)
+            yield from dataset(inner_key, inner, part)
 
     def loader(name) -> Iterator[Site]:
         part = cfg.get(name)
@@ -152,8 +155,8 @@ def sites(cfg: Mapping) -> Iterator[Site]:
         for needed in ('dataset', 'sampler'):  # after the keys have been looked at: it may have a misspelt name
             if part.get(needed) is None:
                 raise UserError(f'{name}: has no {needed}; add {needed}=dict(type=...).')
-        yield from dataset(f'{name}.dataset', part['dataset'])
-        yield from site(f'{name}.sampler', part.get('sampler'), DATA_SAMPLERS, ('dataset', 'seed'))
+        yield from dataset(f'{name}.dataset', part['dataset'], part)
+        yield from site(f'{name}.sampler', part.get('sampler'), DATA_SAMPLERS, ('dataset', 'seed'), outer=part)
         given = ('sampler', 'batch_size')
         yield from site(f'{name}.batch_sampler', part.get('batch_sampler'), DATA_SAMPLERS, given)
         collate = part.get('collate_fn')

@@ -14,6 +14,7 @@ from mmengine.optim.scheduler import ReduceOnPlateauParamScheduler
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.structures import DataSample
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..evaluation.group_accuracy import GroupAccuracy, leaves
 from ..layers import unwrap
@@ -32,9 +33,9 @@ class FitHook(Hook):
     """Check a training run before its first step; :func:`ftsgd_plugin.runner.build.build_runner` registers it.
 
     Raises:
-        UserError: The head has fewer classes than the training data, it takes other features than the backbone's, a
-            watched metric is never reported, a scheduler cannot be composed with gradual unfreezing, or a custom key
-            matches no parameter.
+        UserError: The training data has no batch, the head has fewer classes than it, the head takes other features
+            than the backbone's, a watched metric is never reported, a scheduler cannot be composed with gradual
+            unfreezing, or a custom key matches no parameter.
     """
 
     priority = 'VERY_HIGH'
@@ -44,6 +45,7 @@ class FitHook(Hook):
         if not isinstance(runner._train_loop, BaseLoop):
             return
         model = unwrap(runner.model)
+        check_batches(runner._train_loop.dataloader)
         check_classes(model, runner._train_loop.dataloader.dataset)
         check_features(model)
         wrapper = runner.cfg.get('optim_wrapper')
@@ -54,6 +56,19 @@ class FitHook(Hook):
             check_composition(several)
         if isinstance(runner._val_loop, BaseLoop):
             check_watched_metrics(runner, runner._val_loop)
+
+
+def check_batches(loader: DataLoader) -> None:
+    """Find training data without a single batch: every epoch would end at once, and the run be finished.
+
+    Raises:
+        UserError: There is none.
+    """
+    if len(loader) == 0:
+        raise UserError(
+            f'train_dataloader: {len(loader.dataset)} images give no batch of batch_size={loader.batch_size} with '
+            'drop_last=True; set a smaller batch_size, or drop_last=False.'
+        )
 
 
 def check_classes(model: nn.Module, dataset) -> None:
@@ -165,7 +180,9 @@ def check_watched_metrics(runner: Runner, loop: BaseLoop) -> None:
     watched = list(_watched(runner))
     if not watched:
         return
-    metrics = getattr(loop.evaluator, 'metrics', [])
+    metrics = getattr(getattr(loop, 'evaluator', None), 'metrics', None)
+    if metrics is None:  # a loop of another kind
+        return
     reported = [_reported_keys(metric, loop, [key for _, key in watched]) for metric in metrics]
     if None in reported:
         return

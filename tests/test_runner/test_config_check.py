@@ -44,11 +44,24 @@ def test_stock_configs_pass(name):
     check_config(cfg)
 
 
+def test_parts_are_looked_up_in_the_scope_of_the_part_around_them():
+    pipeline = [dict(type='PackInputs')]
+    inner = dict(type='CustomDataset', pipeline=pipeline)
+    dataset = dict(_scope_='mmpretrain', type='RepeatDataset', times=2, dataset=inner)
+    model = dict(_scope_='mmpretrain', type='ImageClassifier', backbone=dict(type='LeNet5'))
+    loader = dict(dataset=dataset, sampler=dict(type='DefaultSampler'))
+    check_config(dict(default_scope='mmengine', model=model, train_dataloader=loader))
+    with pytest.raises(UserError, match=r"model\.backbone: type='LeNet6' is not in the mmpretrain::model registry"):
+        check_config(dict(model=dict(model, backbone=dict(type='LeNet6'))))
+
+
 def test_variables_of_a_config_file_stay_allowed():
     names = 'data_root dataset_type metainfo train_pipeline bgr_mean backbone schedule lr my_model batch base_lr'
     check_keys(dict.fromkeys(names.split(), 1))
     with pytest.raises(UserError, match="did you mean 'test_evaluator'"):
         check_keys({'test_evaluater': 1})
+    with pytest.raises(UserError, match="did you mean 'val_cfg'"):
+        check_keys({'val_config': 1})
 
 
 def test_options_may_set_what_a_file_has_or_the_runner_takes():

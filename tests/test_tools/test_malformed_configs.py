@@ -117,6 +117,7 @@ LOOP = {
     'train_dataloader = dict(batch_size="32")': "train_dataloader.batch_size='32' is not a whole number",
     'val_dataloader = dict(batch_size=0)': 'val_dataloader.batch_size=0',
     'train_dataloader = dict(num_workers=-1)': 'train_dataloader.num_workers=-1',
+    'train_dataloader = dict(batch_size=5000, drop_last=True)': 'images give no batch of batch_size=5000',
     'train_dataloader = dict(num_worker=2)': "did you mean 'num_workers'?",
     'train_dataloader = dict(samplr=dict())': "did you mean 'sampler'?",
     'train_dataloader = dict(sampler=None)': 'train_dataloader: has no sampler',
