@@ -15,6 +15,7 @@ from ..optim.accumulation import at_update_boundary
 from ..utils.files import sync_directory, write_bytes
 from ..utils.patching import replaced
 from ..utils.paths import PREVIOUS
+from .pointer import atomic_pointer
 
 VALIDATED = 'ftsgd_validated'  # message hub: the iteration whose validation is in the log
 _REPLACED = 'ftsgd_replaced'  # message hub: the checkpoint to remove once the one with this entry is written
@@ -150,7 +151,7 @@ class SafeCheckpointHook(CheckpointHook):
         if kept and len(kept) == self.max_keep_ckpts and kept[-1] != step:
             runner.message_hub.update_info(_REPLACED, self.filename_tmpl.format(kept[0]))
             self._empty_previous(kept[0])
-        with self.config_formatted_once(runner):
+        with self.config_formatted_once(runner), atomic_pointer(runner, self):
             super()._save_checkpoint_with_step(runner, step, meta)
         self.saved_iteration = meta['iter']
         self._remove_outdated()

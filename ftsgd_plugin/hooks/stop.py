@@ -9,9 +9,9 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..optim.accumulation import at_update_boundary
-from ..utils.files import write_text
 from ..utils.signals import Interrupted, StopSignals, shield_workers
 from .checkpoint import ATOMIC, SafeCheckpointHook
+from .pointer import write_pointer
 from .run_record import RunRecordHook
 
 _SAVED = 'ftsgd_interrupted'  # message hub: the checkpoint of an interruption, to remove after the next regular one
@@ -136,8 +136,7 @@ class StopHook(Hook):
         else:
             runner.save_checkpoint(hook.out_dir, name, **options)
         path = hook.file_backend.join_path(hook.out_dir, name)
-        if is_main_process():
-            write_text(Path(runner.work_dir) / 'last_checkpoint', path)
+        write_pointer(runner, path)
         if self._leftover != name:
             self._remove(hook)
         return f'saved {path}'

@@ -25,6 +25,7 @@ from ..utils.errors import UserError, one_line
 from ..utils.names import type_name
 from ..utils.patching import replaced
 from .config_check import check_config, check_counting, check_dicts, check_keys, check_options, check_parts
+from .disk import configs_written_whole, refuse_unwritable_log
 from .fit_check import FitHook
 from .inheritance import inheritance_failure
 from .process_group import join_group
@@ -152,7 +153,9 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
         check_readable(cfg.load_from)
     if cfg.launcher != 'none':
         _choose_model_wrapper(cfg)
-    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    with configs_written_whole():
+        runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    refuse_unwritable_log(runner.logger)
     runner.register_hook(FitHook())
     if not any(isinstance(hook, CheckpointFitHook) for hook in runner.hooks):
         runner.register_hook(CheckpointFitHook())

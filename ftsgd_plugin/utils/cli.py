@@ -13,6 +13,7 @@ from .environment import import_failure
 from .errors import UserError
 from .format import printable
 from .signals import Interrupted
+from .write_errors import discard_stdout, stdout_is_broken, write_failure
 
 PATIENCE_SECONDS = 5  # a launcher ends the other ranks within this time after one has failed
 DEBUG = 'FTSGD_DEBUG'  # environment variable: show the traceback of a user error too
@@ -31,8 +32,14 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
     def wrapped() -> None:
         try:
             main()
+            sys.stdout.flush()  # at the interpreter's end it could not be reported
         except Interrupted as stop:
             _end(stop.message, stop.code)
+        except BrokenPipeError:
+            if not stdout_is_broken():
+                raise
+            discard_stdout()  # its reader has ended, as in `| head`
+            _end('', 128 + signal.SIGPIPE)
         except KeyboardInterrupt:
             _end('interrupted by SIGINT: ended at once, without saving', 128 + signal.SIGINT)
         except Exception as error:
@@ -53,7 +60,10 @@ def _end(line: str, code: int, every_rank: bool = False) -> None:
     rank = launch_rank()
     if line and (every_rank or not rank):
         print(line if line.isprintable() else printable(line), file=sys.stderr)
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard_stdout()
     sys.stderr.flush()
     if rank is not None:
         os._exit(code)  # a clean shutdown would wait for the other ranks, and let them report meanwhile
@@ -88,6 +98,8 @@ def line_for_users(error: Exception) -> str | None:
         # An error from a data loader's worker arrives with the worker's traceback in front.
         return str(error).strip().splitlines()[-1].removeprefix(f'{UserError.__module__}.{UserError.__qualname__}: ')
     if (line := build_failure(error)) is not None:
+        return line
+    if (line := write_failure(error)) is not None:
         return line
     if isinstance(error, OSError) and error.filename is not None:
         return f'{error.filename}: {error.strerror}; correct the path or its permissions.'
