@@ -1,9 +1,12 @@
 """What a class of a config takes: names and kinds of its arguments, those of its bases included."""
 
+import ast
+import functools
 import inspect
 import math
+import textwrap
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType, UnionType
 from typing import Any, Union
@@ -66,7 +69,10 @@ class Accepted:
 
 
 def accepted(target: Callable) -> Accepted:
-    """The keyword arguments that a class (with its bases, as long as ``**kwargs`` are handed on) or function takes."""
+    """The keyword arguments that a class or function takes.
+
+    Those of a base count if ``**kwargs`` go there and nowhere else; where they go elsewhere, any name may be right.
+    """
     found = Accepted()
     if not inspect.isclass(target):
         found.open = found.add(target)
@@ -83,10 +89,38 @@ def accepted(target: Callable) -> Accepted:
             break
         if '__init__' in vars(owner):
             passes_on = found.add(vars(owner)['__init__'])
-            if not passes_on:
+            if not passes_on or not _hands_on_to_base(vars(owner)['__init__']):
                 break
     found.open = bool(passes_on)
     return found
+
+
+@functools.cache
+def _hands_on_to_base(init: Callable) -> bool:
+    """Whether an ``__init__`` does nothing with its ``**kwargs`` but hand them to that of a base.
+
+    One that takes keys out is not understood: they are in no signature.
+    """
+    try:
+        definition = ast.parse(textwrap.dedent(inspect.getsource(init))).body[0]
+    except (OSError, TypeError, SyntaxError):
+        return False
+    if not isinstance(definition, ast.FunctionDef) or definition.args.kwarg is None:
+        return False
+    name = definition.args.kwarg.arg
+
+    def count(nodes: Iterable[ast.AST | None]) -> int:
+        return sum(isinstance(node, ast.Name) and node.id == name for node in nodes)
+
+    handed_on = looked_up = 0
+    for node in ast.walk(definition):
+        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Constant):  # 'key' in kwargs
+            looked_up += count(node.comparators)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == '__init__':
+            handed_on += count(keyword.value for keyword in node.keywords if keyword.arg is None)
+            spread = (keyword.value for keyword in node.keywords if isinstance(keyword.value, ast.Dict))
+            handed_on += sum(count(value for key, value in zip(d.keys, d.values) if key is None) for d in spread)
+    return handed_on > 0 and count(ast.walk(definition)) == handed_on + looked_up
 
 
 def _hints(function: Callable) -> dict[str, Any]:

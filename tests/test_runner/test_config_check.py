@@ -10,6 +10,7 @@ from mmengine.hooks import CheckpointHook
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from ftsgd_plugin.models import TimmPooledBackbone
 from ftsgd_plugin.runner.build import merge_cfg_options, read_config
 from ftsgd_plugin.runner.config_check import check_config, check_counting, check_keys, check_parts
 from ftsgd_plugin.runner.fit_check import check_classes, check_features
@@ -77,11 +78,14 @@ class Base:
 
 
 class Passing(Base):
-    def __init__(self, name: str, **kwargs) -> None: ...
+    def __init__(self, name: str, **kwargs) -> None:
+        self.has_size = 'size' in kwargs
+        super().__init__(**{'size': 1, **kwargs})
 
 
 class Mixin:
-    def __init__(self, *args, **kwargs) -> None: ...
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
 
 
 class Mixed(Mixin, Base): ...
@@ -91,11 +95,25 @@ class Open:
     def __init__(self, **kwargs) -> None: ...
 
 
+class Forwarding(Base):
+    """As a backbone whose arguments go to the function of a library that builds the network."""
+
+    def __init__(self, name: str, **kwargs) -> None:
+        super().__init__(size=1)
+        self.net = dict(name=name, **kwargs)
+
+
+class Taking(Base):
+    def __init__(self, **kwargs) -> None:
+        self.own = kwargs.pop('own', None)
+        super().__init__(**kwargs)
+
+
 def test_what_a_class_takes_follows_its_keyword_arguments():
     assert set(accepted(Passing).parameters) == {'name', 'size', 'rate'} and not accepted(Passing).open
     assert accepted(Passing).required == ('name',)  # it may supply the base's itself
     assert accepted(Mixed).required == ('size',)  # it passes everything on
-    assert accepted(Open).open
+    assert all(accepted(cls).open for cls in (Open, Forwarding, Taking, TimmPooledBackbone))
     assert 'save_optimizer' in accepted(CheckpointHook).parameters  # taken by Runner.save_checkpoint
 
 
