@@ -33,6 +33,10 @@ from ..utils.errors import UserError
 RESUME_SETTINGS = ('same', 'config')
 
 
+class CheckpointRefusedError(UserError):
+    """A checkpoint does not fit the run; nothing of it has been loaded."""
+
+
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
     """Compare every checkpoint with the run before any of it is loaded.
@@ -83,14 +87,14 @@ class CheckpointFitHook(Hook):
         if resuming:
             reason = foreign_state(checkpoint, model, runner.optim_wrapper, runner.param_schedulers)
             if reason:
-                raise UserError(
+                raise CheckpointRefusedError(
                     f'{path}: cannot be resumed: it {reason}; use the config it was trained with, or {restart}.'
                 )
         found = misfits(model, weights_of(checkpoint))
         if _trains(runner) and not resuming:
             found = accept_new(model, of_backbone(found), path, self.new_parameters)
         if found:
-            raise UserError(
+            raise CheckpointRefusedError(
                 f'{path}: does not fit the model of this config: {summarise(found)}; '
                 'use the config the checkpoint was trained with.'
             )
@@ -109,7 +113,7 @@ class CheckpointFitHook(Hook):
         seeds = checkpoint['meta'].get('seed'), runner._randomness_cfg.get('seed')
         if None not in seeds and seeds[0] != seeds[1]:
             found = Difference('randomness.seed', *seeds)
-            raise UserError(f'{path}: cannot be resumed: {found}; set it to {seeds[0]}, or {restart}.')
+            raise CheckpointRefusedError(f'{path}: cannot be resumed: {found}; set it to {seeds[0]}, or {restart}.')
         lengths = {'max_epochs': runner.max_epochs, 'max_iters': runner.max_iters}
         # The loop itself refuses to continue by iterations if an iteration means something else now.
         counts_like = getattr(runner.train_loop, 'counts_like', lambda runtime_info: True)
@@ -118,7 +122,7 @@ class CheckpointFitHook(Hook):
         if not found:
             return
         if self.resume_settings == 'same':
-            raise UserError(
+            raise CheckpointRefusedError(
                 f'{path}: cannot be resumed: {summarise_differences(found)}; set it to the value of the checkpoint, '
                 f'continue with that of the config by --resume-settings config, or {restart}.'
             )

@@ -2,19 +2,22 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import mmengine
-from mmengine.dist import get_world_size
+from mmengine.config import Config
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 from ..checkpoint.io import checkpoint_to_resume
+from ..hooks.checkpoint_compatibility import CheckpointRefusedError
 from ..hooks.divergence import record_divergence
 from ..hooks.stop import StopHook
 from ..utils.cli import launch_rank
 from ..utils.errors import DivergedError, UserError, check_parent
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, write_bytes
 from ..utils.locks import lock_directory
 from ..utils.names import type_name
 from ..utils.signals import StopSignals
@@ -93,6 +96,7 @@ def train(
             checkpoint = checkpoint_to_resume(cfg.work_dir) if resume in (True, 'auto') else resume
             cfg.resume = checkpoint is not None
             cfg.load_from = checkpoint or cfg.get('load_from')  # nothing to resume yet: start as the config says
+        stack.enter_context(_config_kept_if_refused(cfg))
         runner = build_runner(cfg, resume_settings)
         peers = None
         if get_world_size() > 1:
@@ -109,6 +113,22 @@ def train(
                 raise
             raise explained from error
     return runner
+
+
+@contextlib.contextmanager
+def _config_kept_if_refused(cfg: Config) -> Iterator[None]:
+    """Restore the config in the work directory, which MMEngine overwrites first, if a checkpoint is refused.
+
+    Otherwise it would not be the config of the record and the checkpoints beside it.
+    """
+    file = Path(cfg.work_dir, Path(cfg.filename or '.').name)
+    earlier = file.read_bytes() if file.is_file() else None
+    try:
+        yield
+    except CheckpointRefusedError:
+        if earlier is not None and is_main_process():
+            write_bytes(file, earlier)
+        raise
 
 
 def test(

@@ -12,6 +12,7 @@ from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 from ftsgd_plugin.checkpoint.adoption import adopt_settings
 from ftsgd_plugin.checkpoint.settings import SETTINGS, describe_settings, differences, foreign_state
 from ftsgd_plugin.runner.build import build_runner
+from ftsgd_plugin.runner.run import train
 from ftsgd_plugin.utils.errors import UserError
 
 EPOCH_LENGTH = 5
@@ -270,6 +271,18 @@ def test_a_run_refuses_other_settings_in_one_line_with_the_ways_out(one_epoch, d
     assert f'start again from its weights with load_from={one_epoch} and without --resume' in message
     adoptable = 'freeze' not in said and 'trained' not in said and 'seed' not in said
     assert ('--resume-settings config' in message) == adoptable
+
+
+def test_a_refused_run_leaves_the_config_beside_the_record_as_it_is(one_epoch, digits_config, tmp_path):
+    """MMEngine writes the new one before anything is compared."""
+    options = {'train_cfg.max_epochs': 2, 'optim_wrapper.paramwise_cfg.freeze': ['patch_embed', 'blocks.0.*']}
+    config, kept = tmp_path / 'config.py', tmp_path / 'work/config.py'
+    digits_config('freeze-embed', 64, **options).dump(config)
+    kept.parent.mkdir()
+    kept.write_text('a = 1\n')
+    with pytest.raises(UserError, match=r'momentum is 0\.9 in the checkpoint and 0 in this config'):
+        train(str(config), resume=str(one_epoch), cfg_options={'optim_wrapper.optimizer.momentum': 0.0})
+    assert kept.read_text() == 'a = 1\n'
 
 
 def test_a_longer_run_follows_its_own_schedule_if_asked(one_epoch, digits_config):
