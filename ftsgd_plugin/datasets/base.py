@@ -87,7 +87,11 @@ class BenchmarkDataset(BaseDataset):
         records = list(self.read_records())
         if not records:
             raise UserError(f'{self.ann_file}: no image belongs to split {self.split!r}; get the complete file.')
-        self._check_classes(records)
+        if self._has_one_class(records):
+            raise UserError(
+                f'{self.ann_file}: every image of split {self.split!r} is of class {records[0]["gt_label"]}; '
+                'training needs two classes.'
+            )
         published = self.PUBLISHED.get(self.split)
         if self._is_original and published not in (None, len(records)):
             print_log(
@@ -128,14 +132,22 @@ class BenchmarkDataset(BaseDataset):
                     f'{one_line(", ".join(published), limit=80)}.'
                 )
 
-    def _check_classes(self, records: list[dict]) -> None:
-        """Refuse training data of a single class."""
-        if self.test_mode or 'train' not in self.split.split('_') or len({one['gt_label'] for one in records}) > 1:
-            return
-        raise UserError(
-            f'{self.ann_file}: every image of split {self.split!r} is of class {records[0]["gt_label"]}; '
-            'training needs two classes.'
-        )
+    def _has_one_class(self, records: list[dict]) -> bool:
+        """Whether records to train on are of a single class."""
+        training = not self.test_mode and 'train' in self.split.split('_')
+        return training and len({one['gt_label'] for one in records}) == 1
+
+    def _get_unserialized_subset(self, indices) -> list[dict]:
+        """The records that ``indices`` names: of sorted data the first ones may be of one class."""
+        chosen = super()._get_unserialized_subset(indices)
+        if self._has_one_class(chosen):
+            print_log(
+                f'{type(self).__name__} {self.split}: the {len(chosen):,} images of '
+                f'indices={one_line(repr(indices), limit=40)} are of one class; nothing can be learnt from them.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return chosen
 
     def check_root(self) -> None:
         """Raise a :class:`UserError` unless ``data_root`` holds the metadata; name it if it is one level off."""

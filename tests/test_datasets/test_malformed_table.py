@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.trees import COUNTRIES
+from mmengine.logging import MMLogger
 
 from ftsgd_plugin.datasets import Camelyon17, DomainNet, FMoW, Living17, Waterbirds
 from ftsgd_plugin.datasets.domainnet import CLASSES
@@ -338,6 +339,19 @@ def test_a_directory_in_the_place_of_a_file_or_a_file_in_that_of_a_directory(tmp
     write(tmp_path, {**tree, **({'val': ''} if name == 'val/' else {f'{name}/': ''})})
     with pytest.raises(UserError, match=f'{tmp_path}/{name.strip("/")}: (cannot be read|not found)'):
         kind(data_root=str(tmp_path), split='id_val' if name == 'val/' else split)
+
+
+def test_indices_that_leave_one_class_are_a_warning(tmp_path, caplog):
+    """They are the way to a short trial, and some data are sorted by class."""
+    split, tree = KINDS[Living17]
+    write(tmp_path, tree)
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    for indices, warned in ((2, True), ([0, 1], True), (8, False)):
+        caplog.clear()
+        labels(Living17, tmp_path, split, indices=indices)
+        assert ('images of indices=' in caplog.text) == warned
+    logger.removeHandler(caplog.handler)
 
 
 def test_one_class_may_be_evaluated(tmp_path):
