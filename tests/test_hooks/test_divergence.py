@@ -194,7 +194,7 @@ def test_diverged_by_the_program_itself(run_tool, digits_root, tmp_path):
     assert code == 2 and errors.splitlines()[-1].startswith('error: ') and 'has diverged' in errors.splitlines()[-1]
     assert read_record(tmp_path / 'a').status == 'diverged'
     for setting in ('optim_wrapper.optimizer.lr=nan', 'optim_wrapper.optimizer.momentum=1.0'):
-        code, errors = run_tool('train', config, '--work-dir', tmp_path / 'b', '--cfg-options', setting)
+        code, errors = run_tool('train', config, '--work-dir', tmp_path / 'b', *options[2:], setting)
         assert code == 2 and errors.startswith(f'error: {setting} is not'), errors
         assert not list((tmp_path / 'b').glob('*.json'))
 
