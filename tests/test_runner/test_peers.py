@@ -173,7 +173,11 @@ def sending(directory, name: str, **options):
             r'was killed by signal 9 \(SIGKILL\), usually because memory ran out; lower train_dataloader\.num_workers '
             r'or batch_size; continue with the same command and --resume\.',
         ),
-        ('SIGBUS', r'was killed by signal 7 \(SIGBUS\), usually because shared memory \(/dev/shm\) is full; '),
+        pytest.param(
+            'SIGBUS',
+            r'was killed by signal 7 \(SIGBUS\), usually because shared memory \(/dev/shm\) is full; ',
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_killed_data_worker_is_one_line(run_tool, digits_root, tmp_path, monkeypatch, number, line):

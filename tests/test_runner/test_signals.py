@@ -97,10 +97,10 @@ def lines(text: str) -> list[str]:
     'number, moment, at, file',
     [
         ('SIGTERM', 'training', 6, 'iter_6.pth'),
-        ('SIGUSR1', 'training', 4, 'iter_4.pth'),  # the last iteration of an epoch
+        pytest.param('SIGUSR1', 'training', 4, 'iter_4.pth', marks=pytest.mark.slow),  # the last iteration of an epoch
         ('SIGHUP', 'validation', 4, 'epoch_1.pth'),
-        ('SIGINT', 'saving', 4, 'epoch_1.pth'),
-        ('SIGTERM', 'validation', 8, 'epoch_2.pth'),  # the last one
+        pytest.param('SIGINT', 'saving', 4, 'epoch_1.pth', marks=pytest.mark.slow),
+        pytest.param('SIGTERM', 'validation', 8, 'epoch_2.pth', marks=pytest.mark.slow),  # the last one
     ],
 )
 def test_a_signal_loses_nothing(train, straight, project, number, moment, at, file):
@@ -120,6 +120,7 @@ def test_a_signal_loses_nothing(train, straight, project, number, moment, at, fi
     assert not [*work_dir.glob('iter_*.pth')], 'removed after the next regular checkpoint'
 
 
+@pytest.mark.slow  # like the first test, several trainings
 def test_it_waits_for_the_update_of_an_accumulation_window(train, project):
     """Windows of 3 iterations in epochs of 4: a signal at 4 stops at 6, and the validation at 4 is not cut short."""
     options = {'optim_wrapper.accumulative_counts': 3, 'train_cfg.max_epochs': 2}
@@ -131,6 +132,7 @@ def test_it_waits_for_the_update_of_an_accumulation_window(train, project):
     assert_same(resumed_outcome(train, project, 'training', **options), outcome(project / 'accumulating'))
 
 
+@pytest.mark.slow  # like the first test, several trainings
 def test_averaged_weights_are_not_taken_for_the_models_own(train, project):
     """EMAHook exchanges them during a validation; here no checkpoint of the epoch is on the disk."""
     options = {
@@ -151,6 +153,7 @@ def test_before_the_first_step_it_ends_at_once(train, project):
     assert not [*(project / 'early').glob('*.pth')]
 
 
+@pytest.mark.slow  # like the first test, several trainings
 def test_after_the_last_step_the_run_finishes(train, project):
     code, err = train('late', (), ['SIGTERM'], 'end', **{'train_cfg.max_epochs': 1})
     assert (code, lines(err)) == (0, []) and read_record(project / 'late').status == 'finished'
@@ -162,11 +165,13 @@ def test_ctrl_c_twice_ends_at_once(train, project):
     assert not [*(project / 'twice').glob('*.pth')]
 
 
+@pytest.mark.slow  # like the first test, several trainings
 def test_several_requests_count_as_one_and_the_first_names_the_stop(train):
     code, err = train('several', (), ['SIGUSR1', 'SIGTERM', 'SIGTERM', 'SIGINT'], 'training', 2)
     assert code == 138 and len(lines(err)) == 1
 
 
+@pytest.mark.slow  # like the first test, several trainings
 def test_interrupted_twice_keeps_one_file(train, straight, project):
     for at in (2, 3):
         code, err = train('again', ['--resume'], ['SIGTERM'], 'training', at)
@@ -175,6 +180,7 @@ def test_interrupted_twice_keeps_one_file(train, straight, project):
     assert_same(resumed_outcome(train, project, 'again'), straight)
 
 
+@pytest.mark.slow  # like the first test, several trainings
 def test_an_iteration_loop_stops_and_resumes(train, project):
     more = (
         "train_cfg = dict(_delete_=True, type='ResumableIterTrainLoop', max_iters=6, val_interval=3)\n"
@@ -200,9 +206,10 @@ def test_an_iteration_loop_stops_and_resumes(train, project):
             'nothing was saved since the start, as train_cfg.type=EpochBasedTrainLoop cannot resume within an epoch '
             '(ResumableEpochTrainLoop can)',
         ),
-        (
+        pytest.param(
             'default_hooks = dict(checkpoint=None)',
             'no checkpoint was written, as the run has no checkpoint hook',
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -212,6 +219,7 @@ def test_what_cannot_be_saved_is_said(train, project, more, what):
     assert not [*(project / 'unsaved').glob('*.pth')]
 
 
+@pytest.mark.slow  # like the first test, several trainings
 def test_mmengines_own_checkpoint_hook_will_do(train, straight, project):
     more = "default_hooks = dict(checkpoint=dict(type='CheckpointHook', save_best=None))"
     code, err = train('stock_hook', (), ['SIGTERM'], 'training', 6, more=more)

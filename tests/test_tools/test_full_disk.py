@@ -52,13 +52,11 @@ def work_dir(tmp_path_factory, digits_root, run_forked):
     return project / 'work'
 
 
-@pytest.mark.parametrize(
-    'pattern',
-    [
-        'vit-tiny_sgd_digits.py', '*.log', 'scalars.json', 'record.json', 'epoch_1.pth', 'best_*.pth',
-        'last_checkpoint', 'resources.json', 'train.lock',
-    ],
-)  # fmt: skip
+FAST = ('vit-tiny_sgd_digits.py', '*.log', 'scalars.json', 'last_checkpoint', 'train.lock')
+SLOW = ('record.json', 'epoch_1.pth', 'best_*.pth', 'resources.json')
+
+
+@pytest.mark.parametrize('pattern', [*FAST, *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW)])
 def test_training(work_dir, run_tool, monkeypatch, pattern):
     """Everything that a training writes, in the directory of an earlier one."""
     monkeypatch.chdir(work_dir.parent)
