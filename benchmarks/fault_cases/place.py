@@ -145,7 +145,7 @@ def said(result: subprocess.CompletedProcess, code: int = 2, also: str = '') -> 
         code: The exit code that it should have.
         also: What the line must contain.
     """
-    lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+    lines = lines_of(result, 'error: ')
     lines += [line for line in result.stderr.splitlines() if '.py: error: ' in line]  # argparse, below its usage
     if result.returncode != code:
         return f'exit code {result.returncode} instead of {code}: {last_line(result)}'
@@ -154,6 +154,11 @@ def said(result: subprocess.CompletedProcess, code: int = 2, also: str = '') -> 
     if len(lines) != 1:
         return f'{len(lines)} lines with "error: ": {last_line(result)}'
     return '' if also in lines[0] else f'{also!r} is not in: {lines[0]}'
+
+
+def lines_of(result: subprocess.CompletedProcess, *begins: str) -> list[str]:
+    """The lines on stderr that begin so; torch's handlers in C++ may write NULs before them."""
+    return [line for line in result.stderr.replace('\0', '').splitlines() if line.startswith(begins)]
 
 
 def last_line(result: subprocess.CompletedProcess) -> str:

@@ -6,7 +6,18 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .place import EPOCHS, PER_EPOCH, Outcome, Place, difference, iterations, last_line, train_words, training_state
+from .place import (
+    EPOCHS,
+    PER_EPOCH,
+    Outcome,
+    Place,
+    difference,
+    iterations,
+    last_line,
+    lines_of,
+    train_words,
+    training_state,
+)
 
 DIE = 'tests/helpers/train_and_die.py'
 LAST = f'epoch_{EPOCHS}.pth'
@@ -166,7 +177,7 @@ def _rank(place: Place, name: str, rank: int, is_due: Callable[[str], bool]) -> 
 
 def _explained(result: subprocess.CompletedProcess) -> str:
     """What is missing in the words of a process that has lost another, or an empty string."""
-    lines = [line for line in result.stderr.splitlines() if line.startswith(('error: ', 'interrupted '))]
+    lines = lines_of(result, 'error: ', 'interrupted ')
     if result.returncode in (0, -signal.SIGKILL) or 'Traceback' in result.stderr:
         return f'exit code {result.returncode}: {last_line(result)}'
     if len(lines) != 1 or '--resume' not in lines[0]:
