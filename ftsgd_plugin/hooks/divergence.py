@@ -200,7 +200,7 @@ class DivergenceHook(Hook):
                     runner.logger.warning(f'iteration {update.iteration}: {what}')
                 self._check_weights(runner)  # the forward pass may have put NaN into running statistics
                 continue
-            count = '' if limit == 1 else f' for the {limit}th time in a row'
+            count = '' if limit == 1 else f', {limit} times in a row'
             self._stop(runner, f'{_reason(update)}{count}, so its update was not made', update.iteration)
 
     def _check_weights(self, runner: Runner, iteration: int | None = None) -> None:

@@ -139,7 +139,7 @@ def test_skipped_updates_within_the_bound_leave_no_trace(config, tmp_path):
     lines = [line.split(',') for line in table.read_text().splitlines()]
     assert [line[5:7] for line in lines if line[1] == 'head'] == [['2', '2'], ['3', '1']]
     assert all(math.isfinite(float(line[7])) for line in lines[1:])
-    with pytest.raises(DivergedError, match='iteration 4: the loss is nan for the 3th time in a row'):
+    with pytest.raises(DivergedError, match='iteration 4: the loss is nan, 3 times in a row, so its update'):
         run(config(work_dir=str(tmp_path / 'row')), Spoil('loss', 1, 2, 3), guard=DivergenceHook(max_skipped=3))
 
 
