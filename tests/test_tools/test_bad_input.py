@@ -40,7 +40,7 @@ def test_freeze_can_be_set_on_the_command_line(inside, tmp_path, run_tool):
             "type='VisionTransfomer' is not in the mmpretrain::model",
         ),
         ("train_dataloader = dict(dataset=dict(type='Waterbird'))", "type='Waterbird' is not in the"),
-        ('optim_wrapper = dict(optimizer=dict(lr=-1.0))', 'optim_wrapper.optimizer: Invalid learning rate: -1.0'),
+        ('optim_wrapper = dict(optimizer=dict(lr=-1.0))', 'optim_wrapper.optimizer.lr=-1.0 is negative'),
         ('model = dict(', 'not a readable config'),
         (
             'model = dict(backbone=dict(arch=dict(num_layers=7)))',
@@ -54,7 +54,7 @@ def test_freeze_can_be_set_on_the_command_line(inside, tmp_path, run_tool):
         ("model = dict(backbone=dict(init_cfg=dict(checkpoint='no.pth')))", 'no.pth: no such checkpoint'),
         ("optim_wrapper = dict(type='AmpOptimWrapper')", 'AmpOptimWrapper (--amp) needs a GPU'),
         ('optim_wrapper = dict(optimizer=dict(betas=(0.9, 0.9)))', "got an unexpected keyword argument 'betas'"),
-        ('optim_wrapper = dict(optimizer=dict(momentum=-1))', 'optim_wrapper.optimizer: Invalid momentum value: -1'),
+        ('optim_wrapper = dict(optimizer=dict(momentum=-1))', 'optim_wrapper.optimizer.momentum=-1 is not in [0, 1)'),
         ('train_dataloader = dict(dataset=dict(splitt=1))', "got an unexpected keyword argument 'splitt'"),
         ("train_dataloader = dict(dataset=dict(ann_file='val'))", 'val: cannot be read (Is a directory)'),
         ("work_dir = '/dev/null/runs'", '/dev/null/runs: Not a directory'),
