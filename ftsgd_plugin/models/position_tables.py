@@ -3,11 +3,11 @@
 ``RectBivariateSpline`` computes the same bicubic spline (SciPy's own guide to the transition from ``interp2d``).
 """
 
+import importlib.metadata
 import sys
 from types import ModuleType
 
 import numpy as np
-import scipy
 import torch
 import wrapt
 from mmengine.utils import digit_version
@@ -56,7 +56,7 @@ def use_maintained_spline(embed: ModuleType) -> None:
     Args:
         embed: The module ``mmpretrain.models.utils.embed``, when it has just been imported, or later.
     """
-    if digit_version(scipy.__version__) < digit_version('1.14.0'):
+    if digit_version(importlib.metadata.version('scipy')) < digit_version('1.14.0'):
         return
     original = getattr(embed, _NAME)
     for name, module in list(sys.modules.items()):

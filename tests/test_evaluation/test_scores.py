@@ -40,7 +40,7 @@ def test_averaged_views_give_mmpretrains_accuracy():
 
 
 def test_averaged_views_reach_the_files_of_the_leaderboard():
-    metric = WildsPredictions([Waterbirds('', 'test', lazy_init=True)], 'predictions')
+    metric = WildsPredictions([Waterbirds('nowhere', 'test', lazy_init=True)], 'predictions')
     metric.process({}, averaged())
     assert [predicted for _, _, predicted in metric.results] == list(LABELS)
 
@@ -59,7 +59,7 @@ def test_scores_that_are_not_finite_are_an_error_and_no_class_0(tmp_path, kind, 
     samples[3]['pred_score'][1] = value
     metric = GroupAccuracy(id='val', ood='test')
     if kind == 'wilds':
-        metric = WildsPredictions([Waterbirds('', 'test', lazy_init=True)], str(tmp_path / 'predictions'))
+        metric = WildsPredictions([Waterbirds('nowhere', 'test', lazy_init=True)], str(tmp_path / 'predictions'))
     metric.process({}, samples)
     with pytest.raises(DivergedError, match=r'the scores of 1 of 8 samples are NaN or Inf.*lower learning rate'):
         metric.compute_metrics(metric.results)
