@@ -207,7 +207,7 @@ def test_malformed_subset_is_refused_at_build_time(option, message):
     [
         (GroupAccuracy(id='val', ood='test'), 'split', "'img_path', 'split', 'group'"),
         (GroupAccuracy(id='val', ood='test', by=('year',)), 'year', "'img_path', 'split', 'group', 'year'"),
-        (WildsPredictions([Waterbirds('nowhere', 'test', lazy_init=True)], 'predictions'), 'img_path', "'img_path', 'split'"),
+        (WildsPredictions([Waterbirds('x', 'test', lazy_init=True)], 'predictions'), 'img_path', "'img_path', 'split'"),
     ],
 )
 def test_a_missing_field_names_the_meta_keys_to_set(metric, missing, meta_keys):
