@@ -32,7 +32,7 @@ def assert_exports(model: torch.nn.Module, images: torch.Tensor) -> None:
         torch.testing.assert_close(program.module()(images), model(images))
 
 
-@pytest.mark.parametrize('wrapper', ['OptimWrapper', 'SGDInBackwardOptimWrapper'])
+@pytest.mark.parametrize('wrapper', ['SGDInBackwardOptimWrapper', pytest.param('OptimWrapper', marks=pytest.mark.slow)])
 def test_a_model_trained_by_the_runner_has_no_hooks_and_exports(digits_config, wrapper):
     """With every hook of ours that looks at the model or its gradients."""
     cfg = digits_config('gradual-unfreezing', 16, **{

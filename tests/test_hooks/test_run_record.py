@@ -64,7 +64,13 @@ def test_record_of_a_run(config, tmp_path):
     assert record.started <= record.finished
 
 
-@pytest.mark.parametrize('moment', ['before saving', 'before validating', 'after validating'])
+@pytest.mark.parametrize(
+    'moment',
+    [
+        'before validating',
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ('before saving', 'after validating')),
+    ],
+)
 def test_record_of_a_resumed_run_equals_that_of_an_uninterrupted_one(config, tmp_path, moment):
     build_runner(config('straight')).train()
     stopped = build_runner(config('stopped'))

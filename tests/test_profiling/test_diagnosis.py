@@ -67,6 +67,7 @@ def test_answer_for_the_demo(run_diagnose, run_tool, tmp_path):
     assert not sources.open and 'http' not in re.sub('data:[^"]*', '', page)
 
 
+@pytest.mark.slow  # test_predict.py compares the same for more networks
 def test_predicted_memory_is_the_counted_memory(run_diagnose, tmp_path):
     assert run_diagnose()[0] == 0
     answer = json.loads((tmp_path / 'answer.json').read_text())

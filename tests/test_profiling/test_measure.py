@@ -36,6 +36,7 @@ def test_table_has_predicted_and_measured_cost(run_tool, tmp_path):
     assert not list((tmp_path / 'out').glob('.*'))
 
 
+@pytest.mark.slow
 def test_table_has_the_papers_ratios_for_vit_b16_and_l14(run_tool):
     methods = ('adamw', 'freeze-embed', 'freeze-embed-no-momentum')
     models = ('clip-vit-b16', 'clip-vit-l14')

@@ -63,8 +63,8 @@ MIXED = ('clip-vit-b16', 'convnext-b', 'vit-tiny')
 @pytest.mark.parametrize(
     'name, autocast',
     [
-        # BiT-R50 is the same class with fewer blocks
-        *(pytest.param(name, None, marks=[pytest.mark.slow] * (name == 'bit-r101')) for name in TINY),
+        # BiT-R50 and ViT-B/16 are the same classes
+        *(pytest.param(name, None, marks=[pytest.mark.slow] * (name in ('bit-r101', 'dino-vit-b16'))) for name in TINY),
         # bfloat16 is slow on CPUs without instructions for it
         *(pytest.param(name, 'bfloat16', marks=[pytest.mark.slow] * (name != 'clip-vit-b16')) for name in MIXED),
     ],
@@ -158,7 +158,7 @@ def test_the_phases_train_what_gradual_unfreezing_trains():
     assert last[:2] == ['pos_embed', 'cls_token']
 
 
-@pytest.mark.parametrize('name', ['vit-b16', 'clip-vit-b16'])
+@pytest.mark.parametrize('name', ['vit-b16', pytest.param('clip-vit-b16', marks=pytest.mark.slow)])
 def test_gradual_unfreezing_takes_two_thirds_of_the_operations(name):
     """(1 + 2 n/L) / 3 of a step with n of L blocks open, also where frozen blocks run by another operator (CLIP)."""
     full, gradual = predict_methods(part(name), ['adamw', 'gradual-unfreezing'], batch_size=1, device='cpu')

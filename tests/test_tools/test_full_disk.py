@@ -73,10 +73,11 @@ def test_training(work_dir, run_tool, monkeypatch, pattern):
         assert_one_line(code, err, hit)
     after = snapshot(work_dir)
     assert not [path for path in after if path.name.endswith('.tmp')]
-    changed = {path.name for path, content in before.items() if after.get(path) != content}
+    changed = [path for path, content in before.items() if after.get(path) != content]
     # Those before the failing one in this run are new and whole.
-    assert Path(hit[-1] if pattern != 'train.lock' else pattern).name.strip('.').removesuffix('.tmp') not in changed
-    assert not [path for path in changed if not after[work_dir / path]]
+    failed = Path(hit[-1] if pattern != 'train.lock' else pattern).name.strip('.').removesuffix('.tmp')
+    assert failed not in [path.name for path in changed]
+    assert all(after.get(path) for path in changed)
 
 
 @pytest.fixture(scope='module')

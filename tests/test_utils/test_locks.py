@@ -96,7 +96,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('variables, holds', [({}, True), ({'RANK': '0'}, True), ({'RANK': '1'}, False)])
-def test_rank_0_alone_locks_the_directory_of_a_training(tmp_path, monkeypatch, run_tool, variables, holds):
+def test_rank_0_alone_locks_the_directory_of_a_training(tmp_path, monkeypatch, run_tool, digits_root, variables, holds):
     """Refused before anything is read but the config; the other ranks are ended by their launcher."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -106,6 +106,9 @@ def test_rank_0_alone_locks_the_directory_of_a_training(tmp_path, monkeypatch, r
     monkeypatch.setattr(locks, '_WORKERS_SECONDS', 0)
     config = ROOT / 'configs/vit-tiny_sgd_digits.py'
     absent = ['--cfg-options', 'load_from=absent.pth']
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/digits').symlink_to(digits_root)
+    monkeypatch.chdir(tmp_path)
     with lock_directory(tmp_path / 'run'):
         code, err = run_tool('train', config, '--work-dir', tmp_path / 'run', *absent)
     assert code == 2 and err.count('error: ') == 1
