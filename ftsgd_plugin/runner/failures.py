@@ -58,8 +58,7 @@ def _dead_worker(error: Exception, patience: float) -> str | None:
     """
     handler = None
     if threading.current_thread() is threading.main_thread():
-        # torch's handler raises wherever the main thread is, here too. After a death it stays out.
-        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        handler = _take_off_torchs_handler()  # after a death it stays out
     deadline = time.monotonic() + patience
     while not (dead := _killed(error)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -73,6 +72,15 @@ def _dead_worker(error: Exception, patience: float) -> str | None:
         f'data worker {pid} was killed by signal {number} ({signal.Signals(number).name}), {cause}; continue with the '
         'same command and --resume.'
     )
+
+
+def _take_off_torchs_handler():
+    """torch's handler of SIGCHLD raises wherever the main thread is, also in the call that replaces it."""
+    while True:
+        try:
+            return signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        except RuntimeError:  # the signal was waiting; it is used up now
+            continue
 
 
 def _killed(error: Exception) -> list[tuple[int, int]]:

@@ -1,6 +1,7 @@
 """What ranks know about each other, with two ranks in threads of this process; the slow tests have two processes."""
 
 import contextlib
+import multiprocessing
 import os
 import re
 import signal
@@ -247,3 +248,22 @@ def test_a_lost_rank_is_one_line(two_ranks, tmp_path, rank, number):
     errors = [line for line in result.stderr.splitlines() if 'rror' in line]
     assert result.returncode == 2 and len(errors) == 1, result.stderr
     assert 'is lost' in errors[0] or 'rank 0 or the launcher' in errors[0]
+
+
+def test_a_killed_data_worker_is_named_though_torchs_handler_raises_again(monkeypatch):
+    child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))
+    child.start()
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    replace, before, raised = signal.signal, signal.getsignal(signal.SIGCHLD), []
+
+    def raise_once(*args):
+        if not raised:
+            raised.append(True)
+            raise RuntimeError('DataLoader worker is killed by signal: Killed.')
+        return replace(*args)
+
+    monkeypatch.setattr(signal, 'signal', raise_once)
+    error = explain(RuntimeError('Pin memory thread exited unexpectedly'), None)
+    replace(signal.SIGCHLD, before)
+    assert raised and f'data worker {child.pid} was killed by signal 9 (SIGKILL)' in str(error)
