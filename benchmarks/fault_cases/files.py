@@ -141,7 +141,7 @@ def malicious(place: Place, count: int) -> Iterator[Outcome]:
 
 
 LIMIT = Path(__file__).with_name('limited.py')
-FULL_FILES = ('epoch_1.pth', 'best_id_accuracy_epoch_1.pth', 'record.json', 'resources.json')
+FULL_FILES = ('epoch_1.pth', 'best_id_accuracy_epoch_1.pth', 'record.json', 'trained.py')
 LIMITS = (200, 1000, 3000, 10_000, 100_000)
 
 

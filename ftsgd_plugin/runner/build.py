@@ -25,7 +25,7 @@ from ..utils.errors import UserError, one_line
 from ..utils.names import type_name
 from ..utils.patching import replaced
 from .config_check import check_config, check_counting, check_dicts, check_keys, check_options, check_parts
-from .disk import configs_written_whole, refuse_unwritable_log
+from .disk import configs_written_whole, refuse_unwritable_log, unwritable_log_refused
 from .fit_check import FitHook
 from .inheritance import inheritance_failure
 from .process_group import join_group
@@ -153,7 +153,7 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
         check_readable(cfg.load_from)
     if cfg.launcher != 'none':
         _choose_model_wrapper(cfg)
-    with configs_written_whole():
+    with configs_written_whole(), unwritable_log_refused():
         runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     refuse_unwritable_log(runner.logger)
     runner.register_hook(FitHook())

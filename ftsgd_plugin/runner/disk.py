@@ -26,6 +26,11 @@ def configs_written_whole() -> replaced:
     return replaced(Config, 'dump', dump_whole)
 
 
+def unwritable_log_refused() -> replaced:
+    """Until undone, as :func:`refuse_unwritable_log` for the loggers that are still to be made."""
+    return replaced(logging.StreamHandler, 'handleError', _handle)
+
+
 def refuse_unwritable_log(logger: logging.Logger) -> None:
     """Let a line of the log that cannot be written end the run; Python prints a traceback for each and continues."""
     for handler in logger.handlers:
