@@ -126,7 +126,13 @@ def test_a_cell_follows_the_protocol(configs, model, method):
         assert cfg.default_hooks.checkpoint.save_best == 'id/accuracy'
 
 
-@pytest.mark.parametrize('model, dataset', itertools.product(MODEL_FROZEN, DATASETS))
+@pytest.mark.parametrize(
+    'model, dataset',
+    [  # every model and every data set; all pairs are slow
+        pytest.param(*pair, marks=[pytest.mark.slow] * ('vit-b16' not in pair and 'living17' not in pair))
+        for pair in itertools.product(MODEL_FROZEN, DATASETS)
+    ],
+)
 def test_model_and_optimizer_are_built(configs, model, dataset):
     """On the meta device. The six methods share their model's config, so it is built once and copied."""
     init_default_scope('mmpretrain')

@@ -53,10 +53,22 @@ def straight(digits_root, tmp_path_factory):
     'moment, name, nth, left',
     [
         ('half', 'epoch_2.pth', 1, {'epoch_1.pth', 'best_id_accuracy_epoch_1.pth'}),
-        ('moved', 'epoch_2.pth', 1, {'epoch_1.pth', 'epoch_2.pth', 'best_id_accuracy_epoch_1.pth'}),
-        ('removing', 'epoch_1.pth', 1, {'epoch_1.pth', 'epoch_2.pth', 'best_id_accuracy_epoch_1.pth'}),
+        pytest.param(
+            'moved',
+            'epoch_2.pth',
+            1,
+            {'epoch_1.pth', 'epoch_2.pth', 'best_id_accuracy_epoch_1.pth'},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            'removing',
+            'epoch_1.pth',
+            1,
+            {'epoch_1.pth', 'epoch_2.pth', 'best_id_accuracy_epoch_1.pth'},
+            marks=pytest.mark.slow,
+        ),
         ('half', 'best_id_accuracy_epoch_2.pth', 1, {'epoch_2.pth', 'best_id_accuracy_epoch_1.pth'}),
-        ('half', 'epoch_2.pth', 2, {'epoch_2.pth', 'best_id_accuracy_epoch_2.pth'}),
+        pytest.param('half', 'epoch_2.pth', 2, {'epoch_2.pth', 'best_id_accuracy_epoch_2.pth'}, marks=pytest.mark.slow),
     ],
     ids=['last half written', 'last moved', 'earlier removed', 'best half written', 'last half written again'],
 )
@@ -137,7 +149,7 @@ class Weights(Hook):
         self.after[runner.iter + 1] = {name: value.clone() for name, value in runner.model.state_dict().items()}
 
 
-@pytest.mark.parametrize('by_epoch', [True, False])
+@pytest.mark.parametrize('by_epoch', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_checkpoint_due_within_an_accumulation_window_waits_for_its_update(digits_config, tmp_path, by_epoch):
     """Three iterations an epoch, updates after every second: what is due at the third is written after the fourth."""
     options = {'launcher': 'none', 'optim_wrapper.accumulative_counts': 2, 'train_cfg.max_epochs': 4}

@@ -354,6 +354,7 @@ def test_closed_layers_are_in_eval_mode_and_open_ones_are_not():
     assert not any(module.training for module in model.modules())
 
 
+@pytest.mark.slow
 def test_compiled_code_follows():
     """Without a reset, torch.compile keeps the backward pass of the first phase and opened layers get no gradient."""
     model = small_classifier('vit-b16')

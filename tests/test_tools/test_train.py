@@ -75,7 +75,7 @@ class StopAfterFirstEpoch(Hook):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize('method', ['freeze-embed', 'adamw'])
+@pytest.mark.parametrize('method', ['freeze-embed', pytest.param('adamw', marks=pytest.mark.slow)])
 def test_stopping_and_resuming_equals_not_stopping(digits_config, tmp_path, method):
     options = {'train_cfg.max_epochs': 2}
     straight = build_runner(digits_config(method, 96, launcher='none', work_dir=str(tmp_path / 'a'), **options))
