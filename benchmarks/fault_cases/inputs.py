@@ -52,7 +52,9 @@ def _train_on(place: Place, kind: str, split: str, root: Path):
 
     text = (
         f'model = dict(head=dict(num_classes={CLASSES[kind]}))\n'
-        f'train_dataloader = dict(dataset=dict(type={kind!r}, data_root={str(root)!r}, split={split!r}))\n'
+        # The classes of the digits stay behind.
+        f'train_dataloader = dict(dataset=dict(_delete_=True, type={kind!r}, data_root={str(root)!r}, split={split!r}, '
+        "pipeline=[dict(type='LoadRGBImage'), dict(type='PackInputs')]))\n"
     )
     return place.run(
         'tools/train.py', write_child(place.directory, 'data.py', text), '--work-dir', place.fresh('data_set_run')
