@@ -81,6 +81,19 @@ def digits_root(write_shared) -> Path:
 
 
 @pytest.fixture(scope='session')
+def make_project(tmp_path_factory, digits_root) -> Callable[[str], Path]:
+    """Make a working directory with the digits where the configs expect them: ``make_project(name)``."""
+
+    def make(name: str) -> Path:
+        directory = tmp_path_factory.mktemp(name)
+        (directory / 'data').mkdir()
+        (directory / 'data/digits').symlink_to(digits_root)
+        return directory
+
+    return make
+
+
+@pytest.fixture(scope='session')
 def wilds():
     """The wilds package, loaded by our adapter."""
     from ftsgd_plugin.evaluation.wilds import import_wilds

@@ -9,7 +9,7 @@ from .files import trained_run
 from .place import Outcome, Place, said, table_of
 
 CONFIGS = 'tests/test_tools/test_malformed_configs.py'  # TABLE: text of a child config -> part of the line
-DATA_SETS = 'tests/test_datasets/test_malformed_table.py'  # FAULTS, FLAT_FAULTS
+DATA_SETS = 'tests/helpers/malformed_data.py'  # FAULTS, FLAT_FAULTS
 CLASSES = {'Waterbirds': 2, 'Camelyon17': 2, 'FMoW': 62, 'DomainNet': 40, 'Living17': 17}
 
 

@@ -6,7 +6,8 @@ from copy import deepcopy
 
 from mmengine.optim import OptimWrapper
 
-from .settings import SCALER_OPTIONS, by_key, by_name, saved_optimizers
+from .differences import SCALER_OPTIONS
+from .settings import by_key, by_name, saved_optimizers
 
 
 def adopt_settings(

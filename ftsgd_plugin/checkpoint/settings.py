@@ -1,11 +1,11 @@
-"""The settings that a checkpoint was trained with, beside those of the run that is to resume from it.
+"""Whether a checkpoint's training state belongs to the optimizers, parameters and schedulers of a run.
 
-Resuming restores the optimizer's groups and the schedulers as they were saved, whatever the config says. Here both are
-compared by name, so that a run never trains with other settings than its config and its record say.
+Resuming restores the optimizer's groups and the schedulers as they were saved, whatever the config says. Here and in
+``differences.py`` both are compared by name, so that a run never trains with other settings than its config and its
+record say.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,31 +14,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 SETTINGS = 'ftsgd_settings'  # key of a checkpoint's meta; version 0.1.0 wrote none
-_MISSING = object()
 # Options of torch.optim that came with later versions: an earlier checkpoint need not have them.
-_LATER_OPTIONS = {'capturable', 'decoupled_weight_decay', 'differentiable', 'foreach', 'fused', 'maximize'}
+LATER_OPTIONS = {'capturable', 'decoupled_weight_decay', 'differentiable', 'foreach', 'fused', 'maximize'}
 _LABELS = {'name', 'role', 'block'}  # of a group: which layer it holds
 # Attributes of a scheduler that say where it is, not how it is set; so do all whose name begins with an underscore.
 _POSITION = {'base_values', 'best', 'cooldown_counter', 'last_step', 'num_bad_epochs', 'verbose'}
-SCALER_OPTIONS = ('backoff_factor', 'growth_factor', 'growth_interval')
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A setting that a checkpoint and a config give different values.
-
-    Attributes:
-        setting: Its path in the config, e.g. ``'optim_wrapper.optimizer.momentum'``.
-        saved: The checkpoint's value.
-        ours: The config's value.
-    """
-
-    setting: str
-    saved: Any
-    ours: Any
-
-    def __str__(self) -> str:
-        return f'{self.setting} is {_shown(self.saved)} in the checkpoint and {_shown(self.ours)} in this config'
 
 
 def describe_settings(model: nn.Module, optim_wrapper: OptimWrapper, schedulers: Sequence | Mapping | None) -> dict:
@@ -64,7 +44,7 @@ def describe_settings(model: nn.Module, optim_wrapper: OptimWrapper, schedulers:
             }
             for key, wrapper in by_name(optim_wrapper).items()
         },
-        'schedulers': {key: list(map(_type_name, own)) for key, own in by_key(schedulers).items()},
+        'schedulers': {key: list(map(type_name_of, own)) for key, own in by_key(schedulers).items()},
     }
 
 
@@ -97,52 +77,11 @@ def foreign_state(
         reason = reason or _other_parameters(saved[key], before, own['optimizers'][key], ours[key].optimizer)
         if reason:
             return reason
-    for key, states in _saved_schedulers(checkpoint).items():
+    for key, states in saved_schedulers(checkpoint).items():
         reason = _other_schedulers(states, described.get('schedulers', {}).get(key), by_key(schedulers).get(key, []))
         if reason:
             return reason
     return None
-
-
-def differences(
-    checkpoint: dict,
-    optim_wrapper: OptimWrapper,
-    schedulers: Sequence | Mapping | None,
-    lengths: Mapping[str, int | None],
-    by_epoch_only: bool = False,
-) -> list[Difference]:
-    """Compare the hyperparameters of optimizers and schedulers, group by group.
-
-    Args:
-        checkpoint: Content of the file, without a :func:`foreign_state`.
-        optim_wrapper: The run's optimizer wrapper, before the state is loaded.
-        schedulers: The run's parameter schedulers, before their states are loaded.
-        lengths: The run's ``max_epochs`` and ``max_iters``. A length counts if a schedule follows it.
-        by_epoch_only: Leave out the schedulers that count iterations.
-
-    Returns:
-        list[Difference]: Empty if the run would continue as the checkpoint was trained.
-    """
-    found = []
-    for key, saved in saved_optimizers(checkpoint).items():
-        path = f'optim_wrapper.{key}.' if key else 'optim_wrapper.'
-        wrapper = by_name(optim_wrapper)[key]
-        found += _options(path, saved['param_groups'], wrapper.optimizer.param_groups)
-        scaler = getattr(wrapper, 'loss_scaler', None)
-        before, now = saved.get('loss_scaler') or {}, scaler.state_dict() if scaler is not None else {}
-        found += [
-            Difference(f'{path}loss_scale.{option}', before[option], now[option])
-            for option in SCALER_OPTIONS
-            if option in before and option in now and before[option] != now[option]
-        ]
-    schedule = []
-    for key, states in _saved_schedulers(checkpoint).items():
-        for i, (state, scheduler) in enumerate(zip(states, by_key(schedulers).get(key, []))):
-            if by_epoch_only and not scheduler.by_epoch:
-                continue
-            place = f'param_scheduler{f".{key}" if key else ""}[{i}] ({_type_name(scheduler)})'
-            schedule += _scheduler_options(place, state, scheduler)
-    return found + _with_lengths(schedule, checkpoint, lengths)
 
 
 def by_name(optim_wrapper: OptimWrapper) -> dict[str, OptimWrapper]:
@@ -164,7 +103,7 @@ def saved_optimizers(checkpoint: dict) -> dict[str, dict]:
     return {'': saved} if 'param_groups' in saved else saved
 
 
-def _saved_schedulers(checkpoint: dict) -> dict[str, Sequence[dict]]:
+def saved_schedulers(checkpoint: dict) -> dict[str, Sequence[dict]]:
     saved = checkpoint.get('param_schedulers', [])
     return {'': saved} if isinstance(saved, list) else saved
 
@@ -178,7 +117,7 @@ def _other_optimizer(saved: dict, described: dict | None, ours: Optimizer) -> st
     if described is not None:
         other = described['type']
         return f'was written by another optimizer than {kind} ({other})' if other != kind else None
-    before, now = ({*group} - _LATER_OPTIONS for group in (saved['param_groups'][0], ours.param_groups[0]))
+    before, now = ({*group} - LATER_OPTIONS for group in (saved['param_groups'][0], ours.param_groups[0]))
     scheduled = {option for option in before | now if option.startswith('initial_')} | _LABELS | {'param_names'}
     absent, foreign = sorted(now - before - scheduled), sorted(before - now - scheduled)
     if absent or foreign:
@@ -191,7 +130,7 @@ def _other_parameters(saved: dict, described: dict | None, own: dict, ours: Opti
     """Whether the groups hold other parameters; without the checkpoint's names, whether what it has differs."""
     remedy = 'another freeze or other paramwise options'
     before, now = saved['param_groups'], ours.param_groups
-    labels = [[_label(group, i) for i, group in enumerate(groups)] for groups in (before, now)]
+    labels = [[group_label(group, i) for i, group in enumerate(groups)] for groups in (before, now)]
     sizes = [[len(group['params']) for group in groups] for groups in (before, now)]
     if described is not None:
         names = [described['parameters'], own['parameters']]
@@ -236,7 +175,7 @@ def _other_shapes(saved: dict, ours: Optimizer, labels: Sequence[str]) -> str | 
     return None
 
 
-def _label(group: dict, index: int) -> str:
+def group_label(group: dict, index: int) -> str:
     return str(group.get('name', f'group {index + 1}'))
 
 
@@ -247,7 +186,7 @@ def _layers(groups: Sequence[Sequence[str]], labels: Sequence[str], others: set[
 
 
 def _other_schedulers(states: Sequence[dict], types: Sequence[str] | None, ours: Sequence) -> str | None:
-    own = list(map(_type_name, ours))
+    own = list(map(type_name_of, ours))
     if len(states) != len(ours):
         kinds = ', '.join(types) if types else f'{len(states)} schedulers'
         return (
@@ -257,94 +196,18 @@ def _other_schedulers(states: Sequence[dict], types: Sequence[str] | None, ours:
     if types is not None and len(types) == len(states) and list(types) != own:
         return f'followed the schedule {", ".join(types)}, this config has {", ".join(own)}'
     for state, scheduler in zip(states, ours):
-        before, now = ({*_public(attributes)} for attributes in (state, scheduler.state_dict()))
+        before, now = ({*public_options(attributes)} for attributes in (state, scheduler.state_dict()))
         if before != now:
             return (
-                f'followed a schedule of another kind than {_type_name(scheduler)} '
+                f'followed a schedule of another kind than {type_name_of(scheduler)} '
                 f'(with {", ".join(sorted(before - now)) or "no " + ", ".join(sorted(now - before))})'
             )
     return None
 
 
-def _options(path: str, saved: Sequence[dict], ours: Sequence[dict]) -> list[Difference]:
-    """Differences of the optimizer's groups; one that all groups share is named once."""
-    found: dict[str, list[tuple[str, Any, Any]]] = {}
-    for i, (before, now) in enumerate(zip(saved, ours)):
-        for option in sorted((before.keys() | now.keys()) - {'params', 'param_names'}):
-            if option.startswith('initial_'):
-                continue
-            values = [_unscheduled(group, option) for group in (before, now)]
-            if option in _LATER_OPTIONS and _MISSING in values:
-                continue
-            if not _equal(*values):
-                found.setdefault(option, []).append((_label(now, i), *values))
-    differing = []
-    for option, cases in found.items():
-        setting = f'{path}optimizer.{option}'
-        shared = all(_equal(case[1:], cases[0][1:]) for case in cases)
-        if not (shared and len(cases) == len(ours)):
-            setting += f' of {cases[0][0]}' + (f' (and of {len(cases) - 1} more groups)' if len(cases) > 1 else '')
-        differing.append(Difference(setting, *cases[0][1:]))
-    return differing
-
-
-def _unscheduled(group: dict, option: str) -> Any:
-    """The value that the config gave a group: schedulers store it before they change the option."""
-    return group.get(f'initial_{option}', group.get(option, _MISSING))
-
-
-def _scheduler_options(place: str, state: dict, scheduler) -> list[Difference]:
-    before, now = _public(state), _public(scheduler.state_dict())
-    return [
-        Difference(f'{place}.{option}', before[option], now[option])
-        for option in now
-        if option in before and not _equal(before[option], now[option])
-    ]
-
-
-def _public(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def public_options(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in attributes.items() if key not in _POSITION and not key.startswith('_')}
 
 
-def _with_lengths(schedule: list[Difference], checkpoint: dict, lengths: Mapping[str, int | None]) -> list[Difference]:
-    """Name the run's length in place of the schedulers' options that follow it."""
-    info = checkpoint['message_hub'].get('runtime_info', {})
-    changed = {
-        key: (info[key], value)
-        for key, value in lengths.items()
-        if value is not None and info.get(key) is not None and info[key] != value
-    }
-    named: list[Difference] = []
-    for key, pair in changed.items():
-        following = [found for found in schedule if (found.saved, found.ours) == pair]
-        if following:
-            schedule = [found for found in schedule if found not in following]
-            named.append(Difference(f'train_cfg.{key}', *pair))
-    return named[:1] + schedule
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Equality of plain values; tensors of one element are numbers, tuples are lists."""
-    one, other = (value.tolist() if isinstance(value, torch.Tensor) else value for value in (one, other))
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return bool(one == other)
-
-
-def _shown(value: Any) -> str:
-    if value is _MISSING:
-        return 'not set'
-    if isinstance(value, float):
-        return f'{value:.10g}'
-    text = repr(dict(value) if isinstance(value, Mapping) else value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
-
-
-def _type_name(value: Any) -> str:
+def type_name_of(value: Any) -> str:
     return type(value).__name__
-
-
-def summarise_differences(found: Iterable[Difference]) -> str:
-    """The first three differences and the number of the others, for a message."""
-    texts = list(map(str, found))
-    return '; '.join(texts[:3]) + (f'; and {len(texts) - 3} more' if len(texts) > 3 else '')

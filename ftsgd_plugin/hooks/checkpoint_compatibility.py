@@ -18,15 +18,9 @@ from ..checkpoint.compatibility import (
     summarise,
     warn_of_other_classes,
 )
+from ..checkpoint.differences import Difference, differences, summarise_differences
 from ..checkpoint.io import STARTED_FROM, weights_of
-from ..checkpoint.settings import (
-    SETTINGS,
-    Difference,
-    describe_settings,
-    differences,
-    foreign_state,
-    summarise_differences,
-)
+from ..checkpoint.settings import SETTINGS, describe_settings, foreign_state
 from ..layers import unwrap
 from ..utils.errors import UserError
 

@@ -10,7 +10,8 @@ from mmengine.runner import Runner
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 
 from ftsgd_plugin.checkpoint.adoption import adopt_settings
-from ftsgd_plugin.checkpoint.settings import SETTINGS, describe_settings, differences, foreign_state
+from ftsgd_plugin.checkpoint.differences import differences
+from ftsgd_plugin.checkpoint.settings import SETTINGS, describe_settings, foreign_state
 from ftsgd_plugin.runner.build import build_runner
 from ftsgd_plugin.runner.run import train
 from ftsgd_plugin.utils.errors import UserError

@@ -2,21 +2,17 @@
 
 import functools
 import itertools
-import pickle
 import random
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 from helpers.digits import load_digits_config
-from mmengine.dataset import ClassBalancedDataset, ConcatDataset, DefaultSampler, RepeatDataset
 
 from ftsgd_plugin.datasets.transforms import LoadRGBImage
 from ftsgd_plugin.runner.build import build_runner
-from ftsgd_plugin.runner.sampling import SeededFetch, SeededIndex, make_reproducible, seed_step
 from ftsgd_plugin.utils.errors import UserError
 
 EPOCHS, PER_EPOCH, BATCH = 4, 4, 12
@@ -322,75 +318,3 @@ def test_resuming_at_an_update_boundary_equals_not_stopping(accumulating, config
     """Within an epoch (1 and 2) and at its end (3)."""
     path = str(accumulating.work_dir / f'epoch_{epoch}.pth')
     assert_resuming_equals(accumulating, config('resumed', resume=True, load_from=path, **ACCUMULATION))
-
-
-class Draws:
-    """A dataset whose samples are what the three generators draw."""
-
-    metainfo = {}
-
-    def __init__(self, size=4):
-        self.size = size
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, index):
-        return index, random.random(), np.random.rand(), torch.rand(1).item()
-
-    def get_cat_ids(self, index):
-        return [0] if index else [1]
-
-    def full_init(self):
-        pass
-
-
-def test_a_sample_draws_by_seed_epoch_and_index_whatever_came_before():
-    fetch = SeededFetch(Draws())
-    first = fetch([SeededIndex(2, seed=3, epoch=5)])
-    torch.rand(7), np.random.rand(7), random.random()
-    index = pickle.loads(pickle.dumps(SeededIndex(2, seed=3, epoch=5)))  # on its way to a worker
-    assert fetch([index, SeededIndex(1, 3, 5)])[0] == first[0]
-    assert type(first[0][0]) is int
-    others = fetch([SeededIndex(1, 3, 5), SeededIndex(2, 4, 5), SeededIndex(2, 3, 6)])
-    for column in (1, 2, 3):
-        assert len({first[0][column], *(sample[column] for sample in others)}) == 4
-
-
-@pytest.mark.parametrize(
-    'wrap',
-    [
-        lambda: RepeatDataset(Draws(), times=3),
-        lambda: ClassBalancedDataset(Draws(), oversample_thr=0.9),
-        lambda: ConcatDataset([Draws(), Draws()]),
-    ],
-    ids=['repeat', 'balanced', 'concat'],
-)
-def test_wrapper_datasets_are_seeded_by_the_outer_index(wrap):
-    """Repetitions of an image within an epoch differ, and every draw can be repeated."""
-    with mock.patch('mmengine.dataset.dataset_wrapper.BaseDataset', Draws):
-        dataset = wrap()
-    loader = torch.utils.data.DataLoader(dataset, batch_size=2, sampler=DefaultSampler(dataset, shuffle=True, seed=0))
-    sampler = make_reproducible(loader, 1)
-    assert make_reproducible(loader, 1) is sampler
-    passes = []
-    for epoch in (0, 0, 1):
-        sampler.go_to(0, epoch, 0)
-        passes.append([value for batch in loader for value in batch[3].tolist()])
-    assert passes[0] == passes[1] != passes[2]
-    assert len(set(passes[0])) == len(dataset) > 4
-
-
-def test_sampler_without_set_epoch_is_refused():
-    loader = torch.utils.data.DataLoader(list(range(8)), batch_size=2, shuffle=True)
-    with pytest.raises(UserError, match=r'train_dataloader\.sampler: RandomSampler has no set_epoch'):
-        make_reproducible(loader, 1)
-
-
-def test_step_randomness_differs_by_seed_rank_and_iteration():
-    drawn = set()
-    for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
-        seed_step(*key)
-        drawn.add((random.random(), np.random.rand(), torch.rand(1).item()))
-    seed_step(0, 0, 0)
-    assert len(drawn) == 4 and (random.random(), np.random.rand(), torch.rand(1).item()) in drawn

@@ -1,18 +1,19 @@
 """The order of the data by seed and epoch, and the draws of samplers that repeat an index within an epoch."""
 
 import itertools
+import pickle
 import random
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, DefaultSampler, InfiniteSampler, RepeatDataset
 from mmpretrain.datasets.samplers import RepeatAugSampler
 
 from ftsgd_plugin.runner import sampling
 from ftsgd_plugin.runner.build import build_runner
-from ftsgd_plugin.runner.sampling import PositionedSampler, SeededFetch, SeededIndex
+from ftsgd_plugin.runner.sampling import PositionedSampler, SeededFetch, SeededIndex, make_reproducible, seed_step
 from ftsgd_plugin.utils.errors import UserError
 
 SIZE = 24
@@ -39,11 +40,22 @@ class WeightedSampler(torch.utils.data.Sampler):
 class Draws:
     """A dataset whose samples are what the three generators draw."""
 
+    metainfo = {}
+
+    def __init__(self, size=SIZE):
+        self.size = size
+
     def __len__(self):
-        return SIZE
+        return self.size
 
     def __getitem__(self, index):
         return index, random.random(), np.random.rand(), torch.rand(1).item()
+
+    def get_cat_ids(self, index):
+        return [0] if index else [1]
+
+    def full_init(self):
+        pass
 
 
 def epoch_of(sampler, epoch: int = 0, start: int = 0, seed: int = 0, world_size: int = 1, **options):
@@ -173,3 +185,54 @@ def test_a_resumed_run_keeps_the_order_of_its_checkpoint(digits_config):
         adopted({}, **{'train_cfg.data_order': 'independent'})
     with pytest.raises(UserError, match=r"train_cfg.data_order='random' is not one of independent, mmengine"):
         loop({}, **{'train_cfg.data_order': 'random'})
+
+
+def test_a_sample_draws_by_seed_epoch_and_index_whatever_came_before():
+    fetch = SeededFetch(Draws())
+    first = fetch([SeededIndex(2, seed=3, epoch=5)])
+    torch.rand(7), np.random.rand(7), random.random()
+    index = pickle.loads(pickle.dumps(SeededIndex(2, seed=3, epoch=5)))  # on its way to a worker
+    assert fetch([index, SeededIndex(1, 3, 5)])[0] == first[0]
+    assert type(first[0][0]) is int
+    others = fetch([SeededIndex(1, 3, 5), SeededIndex(2, 4, 5), SeededIndex(2, 3, 6)])
+    for column in (1, 2, 3):
+        assert len({first[0][column], *(sample[column] for sample in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda: RepeatDataset(Draws(), times=3),
+        lambda: ClassBalancedDataset(Draws(), oversample_thr=0.9),
+        lambda: ConcatDataset([Draws(), Draws()]),
+    ],
+    ids=['repeat', 'balanced', 'concat'],
+)
+def test_wrapper_datasets_are_seeded_by_the_outer_index(wrap):
+    """Repetitions of an image within an epoch differ, and every draw can be repeated."""
+    with mock.patch('mmengine.dataset.dataset_wrapper.BaseDataset', Draws):
+        dataset = wrap()
+    loader = torch.utils.data.DataLoader(dataset, batch_size=2, sampler=DefaultSampler(dataset, shuffle=True, seed=0))
+    sampler = make_reproducible(loader, 1)
+    assert make_reproducible(loader, 1) is sampler
+    passes = []
+    for epoch in (0, 0, 1):
+        sampler.go_to(0, epoch, 0)
+        passes.append([value for batch in loader for value in batch[3].tolist()])
+    assert passes[0] == passes[1] != passes[2]
+    assert len(set(passes[0])) == len(dataset) > 4
+
+
+def test_sampler_without_set_epoch_is_refused():
+    loader = torch.utils.data.DataLoader(list(range(8)), batch_size=2, shuffle=True)
+    with pytest.raises(UserError, match=r'train_dataloader\.sampler: RandomSampler has no set_epoch'):
+        make_reproducible(loader, 1)
+
+
+def test_step_randomness_differs_by_seed_rank_and_iteration():
+    drawn = set()
+    for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        seed_step(*key)
+        drawn.add((random.random(), np.random.rand(), torch.rand(1).item()))
+    seed_step(0, 0, 0)
+    assert len(drawn) == 4 and (random.random(), np.random.rand(), torch.rand(1).item()) in drawn

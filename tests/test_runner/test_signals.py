@@ -20,11 +20,8 @@ PER_EPOCH, EPOCHS = 4, 2
 
 
 @pytest.fixture(scope='module')
-def project(tmp_path_factory, digits_root):
-    directory = tmp_path_factory.mktemp('signals')
-    (directory / 'data').mkdir()
-    (directory / 'data/digits').symlink_to(digits_root)
-    return directory
+def project(make_project):
+    return make_project('signals')
 
 
 @pytest.fixture

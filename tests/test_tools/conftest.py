@@ -5,12 +5,8 @@ from helpers.demo_run import CONFIG, ONE_EPOCH
 
 
 @pytest.fixture(scope='session')
-def project(tmp_path_factory, digits_root):
-    """A working directory with the digits where the configs expect them."""
-    directory = tmp_path_factory.mktemp('project')
-    (directory / 'data').mkdir()
-    (directory / 'data/digits').symlink_to(digits_root)
-    return directory
+def project(make_project):
+    return make_project('project')
 
 
 @pytest.fixture

@@ -41,11 +41,9 @@ def assert_one_line(code: int, err: str, hit: list[str]) -> None:
 
 
 @pytest.fixture(scope='module')
-def work_dir(tmp_path_factory, digits_root, run_forked):
+def work_dir(make_project, run_forked):
     """A finished run, whose files no later failure may damage."""
-    project = tmp_path_factory.mktemp('full')
-    (project / 'data').mkdir()
-    (project / 'data/digits').symlink_to(digits_root)
+    project = make_project('full')
     config = ROOT / 'configs/vit-tiny_sgd_digits.py'
     result = run_forked('tools/train.py', config, '--work-dir', 'work', *TRAINING, cwd=project)
     assert result.returncode == 0, result.stderr
