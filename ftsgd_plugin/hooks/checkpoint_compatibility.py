@@ -22,9 +22,15 @@ from ..checkpoint.differences import Difference, differences, summarise_differen
 from ..checkpoint.io import STARTED_FROM, weights_of
 from ..checkpoint.settings import SETTINGS, describe_settings, foreign_state
 from ..layers import unwrap
+from ..utils.config_hash import as_text, other_settings
 from ..utils.errors import UserError
 
 RESUME_SETTINGS = ('same', 'config')
+# What is compared with the checkpoint's state itself, or belongs to the start of a run.
+_COMPARED = (
+    *('optim_wrapper', 'param_scheduler', 'randomness', 'auto_scale_lr', 'load_from', 'new_parameters'),
+    *('train_cfg.max_epochs', 'train_cfg.max_iters', 'train_cfg.val_interval', 'env_cfg'),
+)
 
 
 class CheckpointRefusedError(UserError):
@@ -95,12 +101,13 @@ class CheckpointFitHook(Hook):
         warn_of_other_classes(path, checkpoint, _classes(runner))
         if resuming:
             self._compare_settings(runner, checkpoint, path, restart)
+            _warn_of_other_config(runner, checkpoint, path)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Store what a later resume compares by name."""
         if 'optimizer' in checkpoint:
             settings = describe_settings(unwrap(runner.model), runner.optim_wrapper, runner.param_schedulers)
-            checkpoint['meta'][SETTINGS] = settings
+            checkpoint['meta'][SETTINGS] = {**settings, 'config': as_text(runner.cfg)}
 
     def _compare_settings(self, runner: Runner, checkpoint: dict, path: str, restart: str) -> None:
         """Refuse other settings than the checkpoint's, or take them over."""
@@ -124,6 +131,19 @@ class CheckpointFitHook(Hook):
         adopt_settings(checkpoint, runner.optim_wrapper, runner.param_schedulers, epoch_length)
         for line in found:
             print_log(f"{path}: {line}; the config's is used from here on.", 'current', WARNING)
+
+
+def _warn_of_other_config(runner: Runner, checkpoint: dict, path: str) -> None:
+    """Name other data, augmentation or model options than the checkpoint's: the record will name the new ones only."""
+    saved = checkpoint['meta'].get(SETTINGS, {}).get('config')
+    found = [] if saved is None else other_settings(saved, runner.cfg)
+    found = [line for line in found if not line.startswith(_COMPARED)]
+    if runner.cfg.get('val_dataloader') is None:  # --no-validate
+        found = [line for line in found if not line.startswith('val_')]
+    if found:
+        named = '; '.join(found[:3]) + (f' and {len(found) - 3} more' if len(found) > 3 else '')
+        line = f"{path}: was trained with other settings, and is continued with this config's: {named}."
+        print_log(line, 'current', WARNING)
 
 
 def _trains(runner: Runner) -> bool:

@@ -241,7 +241,9 @@ def _check_scheduler(site: Site) -> None:
 
 
 def check_counting(cfg: Mapping) -> None:
-    """Find gradual unfreezing by epochs in a loop that counts iterations: its one "epoch" would open all at once.
+    """Find schedulers by epochs in a loop that counts iterations, which is one "epoch": they would never step.
+
+    Gradual unfreezing would open everything at once. Schedulers that step after a validation do step.
 
     Raises:
         UserError: There is one.
@@ -252,13 +254,24 @@ def check_counting(cfg: Mapping) -> None:
     for site in sites({key: cfg[key] for key in ('train_cfg', 'param_scheduler', 'default_scope') if key in cfg}):
         if site.key == 'train_cfg':
             by_iteration = inspect.isclass(site.target) and issubclass(site.target, IterBasedTrainLoop)
-        elif by_iteration and site.target is GradualUnfreezingLR and site.cfg.get('by_epoch', True):
-            if site.cfg.get('convert_to_iter_based') and site.cfg.get('end') is not None:
-                continue  # its epochs are those of the data
+        elif by_iteration and _counts_epochs(site):
+            gradual = site.target is GradualUnfreezingLR
+            what = 'whose one "epoch" would open everything at once' if gradual else 'so it would never step'
+            options = 'warmup, cooldown, begin, end' if gradual else 'begin, end and the like'
             raise UserError(
-                f'{site.key}: {type_name(site.cfg)} counts epochs (by_epoch=True) and train_cfg iterations, whose one '
-                '"epoch" would open everything at once; set by_epoch=False (warmup, cooldown, begin, end in steps).'
+                f'{site.key}: {type_name(site.cfg)} counts epochs (by_epoch=True) and train_cfg iterations, {what}; '
+                f'set by_epoch=False ({options} in steps).'
             )
+
+
+def _counts_epochs(site: Site) -> bool:
+    if not inspect.isclass(site.target) or not issubclass(site.target, _ParamScheduler):
+        return False
+    if getattr(site.target, 'need_val_args', False):  # steps after each validation
+        return False
+    if site.cfg.get('convert_to_iter_based') and site.cfg.get('end') is not None:
+        return False  # its epochs are those of the data
+    return bool(site.cfg.get('by_epoch', True))
 
 
 def _is_whole(value: Any) -> bool:

@@ -37,12 +37,14 @@ def explain(error: Exception, peers: Peers | None) -> BaseException | None:
         return None
     if peers is None:
         return None
+    # Looking for lost ranks takes seconds. Meanwhile the launcher of a rank that has failed may end this one.
+    lost = None if peers.wanted() is not None else lost_peer(peers)
     if (number := peers.wanted()) is not None:
         # A collective has lost a rank that stopped for a signal. Under torchrun the signal may be the launcher's, which
         # ends the ranks of one that has failed, and reports it.
         line = '' if 'TORCHELASTIC_RUN_ID' in os.environ else _stopped(number)
         return Interrupted(number, line)
-    return lost_peer(peers)
+    return lost
 
 
 def _stopped(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,7 +31,12 @@ _LOOPS_WITHOUT_WORKERS = ('ResumableEpochTrainLoop', 'ResumableIterTrainLoop')
 
 
 def config_hash(cfg: Config) -> str:
-    """SHA-256 of the settings that can change a number of the run's record.
+    """SHA-256 of the settings that can change a number of the run's record, see :func:`counted_settings`."""
+    return _digest(counted_settings(cfg))
+
+
+def counted_settings(cfg: Config) -> dict:
+    """The settings that can change a number of the run's record.
 
     Left out are names and places (``work_dir``, ``experiment_name``, ``run``, ``resume`` with its ``load_from``,
     ``launcher``), logging, drawing, checkpoints and the test (``log_level``, ``visualizer``, ``default_hooks.logger``,
@@ -49,7 +55,37 @@ def config_hash(cfg: Config) -> str:
     hooks = content.pop('default_hooks', None) or {}
     kept = {key: hook for key, hook in hooks.items() if hook is not None and _type_name(hook) not in _REPORT_HOOKS}
     custom = [hook for hook in content.pop('custom_hooks', None) or [] if _type_name(hook) not in _REPORT_HOOKS]
-    return _digest({**content, 'default_hooks': kept, 'custom_hooks': custom})
+    return {**content, 'default_hooks': kept, 'custom_hooks': custom}
+
+
+def other_settings(saved: str, cfg: Config) -> list[str]:
+    """The counted settings that differ from those of another config.
+
+    Args:
+        saved: What :func:`as_text` made of that config.
+        cfg: A config.
+
+    Returns:
+        list[str]: Such as ``"train_dataloader.dataset.split='train' there, 'val' here"``.
+    """
+    before, now = (dict(_leaves('', json.loads(text))) for text in (saved, as_text(cfg)))
+    shown = [{key: repr(value) for key, value in side.items()} for side in (before, now)]
+    keys = sorted(key for key in before.keys() | now.keys() if shown[0].get(key) != shown[1].get(key))
+    return [f'{key}={shown[0].get(key, "not set")} there, {shown[1].get(key, "not set")} here' for key in keys]
+
+
+def as_text(cfg: Config) -> str:
+    """The counted settings as JSON, for :func:`other_settings`."""
+    return json.dumps(counted_settings(cfg), sort_keys=True, default=str)
+
+
+def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if not items or not value:
+        yield path, value
+        return
+    for key, item in items:
+        yield from _leaves(f'{path}.{key}' if path else str(key), item)
 
 
 def former_hash(cfg: Config) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 from ftsgd_plugin.checkpoint.adoption import adopt_settings
 from ftsgd_plugin.checkpoint.differences import differences
 from ftsgd_plugin.checkpoint.settings import SETTINGS, describe_settings, foreign_state
+from ftsgd_plugin.hooks import checkpoint_compatibility
 from ftsgd_plugin.runner.build import build_runner
 from ftsgd_plugin.runner.run import train
 from ftsgd_plugin.utils.errors import UserError
@@ -300,6 +302,27 @@ def test_a_longer_run_follows_its_own_schedule_if_asked(one_epoch, digits_config
     assert rates[1][2:] == rates[0][2:] and rates[1][:2] == rates[0][:2] and len(rates[0]) == 6
     assert {group['weight_decay'] for group in resumed.optim_wrapper.optimizer.param_groups} == {0.05}
     assert isinstance(resumed, Runner) and resumed.epoch == 3
+
+
+def test_other_data_and_model_options_are_named(one_epoch, digits_config, monkeypatch):
+    """They are not in the checkpoint's state, and the record names those of the last start only."""
+    lines = []
+    monkeypatch.setattr(checkpoint_compatibility, 'print_log', lambda line, *_: lines.append(line))
+    checkpoint = torch.load(one_epoch, weights_only=True)
+    options = {'train_cfg.max_epochs': 2, 'optim_wrapper.paramwise_cfg.freeze': ['patch_embed', 'blocks.0.*']}
+
+    def warned(**more) -> list[str]:
+        lines.clear()
+        cfg = digits_config('freeze-embed', 64, launcher='none', **options, **more)
+        checkpoint_compatibility._warn_of_other_config(SimpleNamespace(cfg=cfg), checkpoint, 'a.pth')
+        return lines
+
+    assert warned() == warned(**{'default_hooks.logger.interval': 7}) == []
+    (line,) = warned(**{'train_dataloader.dataset.split': 'val', 'model.backbone.drop_rate': 0.2})
+    assert line.startswith('a.pth: was trained with other settings') and line.endswith('.')
+    assert "train_dataloader.dataset.split='train' there, 'val' here" in line
+    assert 'model.backbone.drop_rate=' in line and ' there, 0.2 here' in line
+    assert warned(val_dataloader=None) == []
 
 
 def test_an_unknown_choice_is_refused(digits_config):

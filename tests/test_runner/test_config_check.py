@@ -1,5 +1,6 @@
 """What the check of a config lets pass, and what the signatures say."""
 
+import contextlib
 import os.path as osp
 
 import mmpretrain
@@ -174,3 +175,22 @@ def test_classes_of_data_and_head(vit):
         check_classes(vit(num_classes=3), Data())
     check_classes(vit(num_classes=4), Data())
     check_classes(vit(num_classes=5), Data())  # a warning
+
+
+@pytest.mark.parametrize(
+    'scheduler, refused',
+    [
+        (dict(type='CosineAnnealingLR', T_max=100), True),
+        (dict(type='MultiStepLR', milestones=[3], by_epoch=True), True),
+        (dict(type='CosineAnnealingLR', T_max=100, by_epoch=False), False),
+        (dict(type='LinearLR', end=2, convert_to_iter_based=True), False),
+        (dict(type='ReduceOnPlateauLR', monitor='id/accuracy'), False),  # steps after each validation
+    ],
+)
+def test_a_scheduler_that_would_never_step_is_refused(scheduler, refused):
+    """A loop of iterations is one epoch for MMEngine's hook: the rate stayed constant without a word."""
+    cfg = Config(dict(train_cfg=dict(by_epoch=False, max_iters=100), param_scheduler=[scheduler]))
+    with pytest.raises(UserError, match='so it would never step') if refused else contextlib.nullcontext():
+        check_counting(cfg)
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=3)
+    check_counting(cfg)

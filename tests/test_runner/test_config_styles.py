@@ -83,7 +83,7 @@ def test_model_wrapper_of_sgd_in_backward(kind, monkeypatch):
 @in_every_style(GradualUnfreezingLR)
 def test_gradual_unfreezing(kind, digits_config):
     cfg = digits_config('gradual-unfreezing')
-    cfg.param_scheduler = [dict(type='LinearLR', end=1), dict(type=kind, by_epoch=True)]
+    cfg.param_scheduler = [dict(type='LinearLR', end=1, by_epoch=False), dict(type=kind, by_epoch=True)]
     assert method_of(cfg, 'x').gradual
     cfg.train_cfg = ConfigDict(by_epoch=False, max_iters=9)
     with pytest.raises(UserError, match=r'param_scheduler\.1: GradualUnfreezingLR counts epochs'):

@@ -120,6 +120,19 @@ def test_a_failed_collective_after_a_signal_is_the_stop(two, monkeypatch):
     assert explain(RuntimeError('Connection closed by peer'), ranks[0]).message == ''
 
 
+def test_a_rank_that_its_launcher_ends_after_another_has_failed_says_nothing(two, monkeypatch):
+    """The failed rank has reported; its silence looks like a loss until the launcher's signal is here."""
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', '1')
+    ranks = two()
+    time.sleep(0.2)
+    ranks[1].__exit__(None, None, None)
+    launcher = threading.Timer(0.3, lambda: setattr(ranks[0].signals, 'received', signal.SIGTERM))
+    launcher.start()
+    error = explain(RuntimeError('Connection closed by peer'), ranks[0])
+    launcher.join()
+    assert isinstance(error, Interrupted) and error.message == ''
+
+
 def test_a_silent_rank_is_named_and_ends_the_run_at_the_time_out(two, monkeypatch, capsys):
     codes = []
 
