@@ -20,17 +20,29 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # tests run in parallel, and sums
 
 # The files that take longest, in this order: they start first, so that the workers of pytest-xdist end together.
 LONGEST = (
+    'test_profiling/test_predict.py',
+    'test_tools/test_benchmark_runs.py',
     'test_docs/test_code_blocks.py',
     'test_sweep/test_driver.py',
-    'test_tools/test_benchmark_runs.py',
     'test_runner/test_resume.py',
     'test_tools/test_several_processes.py',
-    'test_tools/test_demo.py',
     'test_tools/test_train.py',
-    'test_registration.py',
+    'test_checkpoint/test_settings.py',
+    'test_optim/test_sgd_in_backward.py',
     'test_configs/test_matrix.py',
+    'test_hooks/test_divergence.py',
     'test_hooks/test_checkpoint.py',
+    'test_models/test_model_parts.py',
+    'test_tools/test_bad_input.py',
+    'test_packaging.py',
     'test_optim/test_methods_ddp.py',
+    'test_results/test_report.py',
+    'test_registration.py',
+    'test_tools/test_malformed_configs.py',
+    'test_tools/test_malformed_inputs.py',
+    'test_docs/test_documentation.py',
+    'test_compatibility.py',
+    'test_profiling/test_diagnosis.py',
 )
 
 

@@ -47,7 +47,7 @@ def assert_bit_identical(ours, reference) -> None:
         assert torch.equal(param, expected), name
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', [pytest.param(one, marks=[pytest.mark.slow] * (one == 'bit-r101')) for one in SMALL])
 def test_twenty_steps_are_bit_identical_to_sgd(name):
     ours, optim_wrapper = train(name, 'SGDInBackwardOptimWrapper', weight_decay=0.1)
     reference, _ = train(name, 'OptimWrapper', weight_decay=0.1)

@@ -159,7 +159,8 @@ def test_the_phases_train_what_gradual_unfreezing_trains():
     assert last[:2] == ['pos_embed', 'cls_token']
 
 
-@pytest.mark.parametrize('name', ['vit-b16', pytest.param('clip-vit-b16', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['vit-b16', 'clip-vit-b16'])
 def test_gradual_unfreezing_takes_two_thirds_of_the_operations(name):
     """(1 + 2 n/L) / 3 of a step with n of L blocks open, also where frozen blocks run by another operator (CLIP)."""
     full, gradual = predict_methods(part(name), ['adamw', 'gradual-unfreezing'], batch_size=1, device='cpu')

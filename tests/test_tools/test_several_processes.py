@@ -91,6 +91,7 @@ def test_missing_image_on_one_of_two_processes_is_one_line(project, run_ranks, d
     assert 'Traceback' not in result.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_resume_within_an_epoch_that_one_has_begun(project, run_forked, run_ranks):
     """SGD in backward under a schedule of iterations: allowed, as the global batch is the same."""
     parts = ('models/vit-tiny', 'methods/sgd-in-backward', 'datasets/digits', 'runtime')
