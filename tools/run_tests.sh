@@ -2,7 +2,7 @@
 # Run lint and the tests; makes the environment if it is missing.
 #
 #     bash tools/run_tests.sh                     # lint and all fast tests
-#     bash tools/run_tests.sh tests/test_layer_list.py -k shared
+#     bash tools/run_tests.sh tests/test_layers/test_layer_list.py -k shared
 #     bash tools/run_tests.sh -m slow             # the slow tests
 #     bash tools/run_tests.sh --cov               # with line and branch coverage
 #

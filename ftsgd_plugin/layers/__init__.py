@@ -19,8 +19,9 @@ The last strings are attribute paths inside the backbone, of modules or paramete
 backbone is its head and needs no entry.
 """
 
-from . import architectures  # noqa: F401  (registers the known layer lists)
-from .api import ROLES, Entry, Layer, list_layers, paper_parts, register_layer_list, weight_norms
+from . import architectures, timm_networks  # noqa: F401  (register the known layer lists)
+from .api import Layer, list_layers, paper_parts, register_layer_list, weight_norms
+from .entry import ROLES, Entry
 from .names import in_backbone, in_head, unwrap, unwrap_state_dict
 
 __all__ = [

@@ -8,9 +8,9 @@ from torch import nn
 
 from ..utils.errors import UserError
 from ..utils.norms import stacked_norms
+from .entry import Entry
+from .generic import generic_list, library_of, no_list
 from .names import unwrap
-
-ROLES = ('embed', 'position', 'block', 'norm', 'projection', 'head')
 
 
 @dataclass(frozen=True)
@@ -43,36 +43,6 @@ class Layer:
     def num_bytes(self) -> int:
         """Size of the layer's parameters in bytes."""
         return sum(param.numel() * param.element_size() for param in self.params.values())
-
-
-@dataclass(frozen=True, init=False)
-class Entry:
-    """One layer in a layer list: its name, its role, and the attribute paths of its parts inside the backbone.
-
-    Args:
-        name: Layer name.
-        role: One of ``ROLES``.
-        *members: Attribute paths (``'patch_embed.proj'``, ``'pos_embed'``) of modules or parameters. Paths that do not
-            exist or have no parameter are skipped, and so is an entry without any parameter.
-        block: Block index, from the input; ``None`` outside blocks.
-        group: The authors' coarser name. Defaults to ``name``.
-
-    Raises:
-        ValueError: ``role`` is not one of ``ROLES``.
-    """
-
-    name: str
-    role: str
-    members: tuple[str, ...]
-    block: int | None
-    group: str
-
-    def __init__(self, name: str, role: str, *members: str, block: int | None = None, group: str | None = None) -> None:
-        if role not in ROLES:
-            raise ValueError(f'layer {name!r}: role {role!r} is not one of {", ".join(ROLES)}.')
-        group = name if group is None else group
-        for field_name, value in zip(self.__dataclass_fields__, (name, role, members, block, group)):
-            object.__setattr__(self, field_name, value)  # frozen; the paths are positional, so __init__ is our own
 
 
 # Networks of which everything outside the backbone is the head, whatever its size.
@@ -137,17 +107,17 @@ def _path(cls: type) -> str:
 
 
 def _find_backbone(model: nn.Module) -> tuple[str, nn.Module, LayerList]:
-    """Find the outermost module with a registered layer list; return its name, the module and the list."""
+    """Find the outermost module with a layer list; return its name, the module and the list.
+
+    A list written by hand comes first, then what its library says about itself, verified.
+    """
     for name, module in model.named_modules():
         for cls in type(module).__mro__:
             if _path(cls) in _LAYER_LISTS:
                 return name, module, _LAYER_LISTS[_path(cls)]
-    found = type(getattr(model, 'backbone', model)).__name__
-    known = ', '.join(sorted(_LAYER_LISTS))
-    raise UserError(
-        f'no layer list for {found}; register one with @ftsgd_plugin.layers.register_layer_list({found!r}) on a '
-        f'function(backbone) that yields Entry(name, role, *attribute_paths, block=None); known backbones: {known}.'
-    )
+        if library_of(module) is not None:
+            return name, module, generic_list
+    raise no_list(getattr(model, 'backbone', model), 'its library is not known here')
 
 
 def _check_surroundings(model: nn.Module, prefix: str, backbone: nn.Module) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Generator, Iterator, Sequence
 from torch import nn
 
 from ..utils.errors import UserError
-from .api import Entry, register_layer_list
+from .api import register_layer_list
+from .entry import Entry
 
 
 @register_layer_list('mmpretrain.models.backbones.vision_transformer.VisionTransformer')
@@ -32,6 +33,7 @@ def _timm_vit(vit: nn.Module) -> Iterator[Entry]:
         attn, mlp = ['attn', 'ls1', 'drop_path1'], ['mlp', 'ls2', 'drop_path2']
         yield from _transformer_block(i, f'blocks.{i}', ['norm1'], attn, ['norm2'], mlp, first=first)
     yield Entry('post_norm', 'norm', 'norm', 'fc_norm')
+    yield Entry('attn_pool', 'projection', 'attn_pool')
     yield Entry('head', 'head', 'head', 'head_dist')
 
 
@@ -43,6 +45,7 @@ def _open_clip_vit(vit: nn.Module) -> Iterator[Entry]:
         path = f'transformer.resblocks.{i}'
         yield from _transformer_block(i, path, ['ln_1'], ['attn', 'ls_1'], ['ln_2'], ['mlp', 'ls_2'])
     yield Entry('post_norm', 'norm', 'ln_post')
+    yield Entry('attn_pool', 'projection', 'attn_pool', 'attn_pool_contrastive')
     yield Entry('proj', 'projection', 'proj')
 
 

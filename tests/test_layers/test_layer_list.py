@@ -1,6 +1,9 @@
 """What every layer list promises: each parameter once, names of the model inside, registration."""
 
+import contextlib
+import re
 from dataclasses import FrozenInstanceError
+from unittest import mock
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from torch import nn
 from ftsgd_plugin.freezing import freeze_layers
 from ftsgd_plugin.layers import (
     Entry,
+    api,
     list_layers,
     register_layer_list,
     unwrap,
@@ -106,9 +110,28 @@ def _forgetful_stem(net):
     yield Entry('stem', 'embed', 'conv')
 
 
-def test_error_for_an_unknown_backbone_names_the_remedy():
-    with pytest.raises(UserError, match=r"no layer list for Stem; register one with .*'Stem'.*Entry\(name, role"):
+def test_error_for_an_unknown_backbone_names_its_class_and_has_a_list_that_works_when_pasted():
+    with pytest.raises(UserError, match=rf'no layer list for {re.escape(Stem.__module__)}\.Stem \(') as caught:
         list_layers(Stem())
+    assert '\n' not in str(caught.value)
+    code = str(caught.value).partition('correct its roles: ')[2]
+    assert code.startswith('from ftsgd_plugin.layers import Entry, register_layer_list; register_layer_list(')
+    with registered(code):
+        layers = list_layers(Stem())
+    assert [name for layer in layers for name in layer.params] == [
+        'conv.weight',
+        'conv.bias',
+        'norm.weight',
+        'norm.bias',
+    ]
+
+
+@contextlib.contextmanager
+def registered(code: str):
+    """Run a pasted line, and forget afterwards what it has registered."""
+    with mock.patch.dict(api._LAYER_LISTS):
+        exec(code, {})
+        yield
 
 
 def test_one_decorated_function_registers_a_backbone():
