@@ -90,9 +90,43 @@ def sites(cfg: Mapping) -> Iterator[Site]:
     Raises:
         UserError: A ``type`` is missing or not registered, or a part has another kind (a list for a dict).
     """
-    scope = cfg.get('default_scope') or 'mmengine'
+    walk = _Walk(cfg)
+    yield from walk.model()
+    for name in LOADERS:
+        yield from walk.loader(name)
+    for part in (walk.loops, walk.evaluators, walk.optim_wrapper, walk.param_schedulers, walk.hooks, walk.rest):
+        yield from part()
 
-    def site(key, part, registry, given=(), extra=(), default=None, optional=False, outer=None) -> Iterator[Site]:
+
+def _each(key: str, parts: Any) -> Iterator[tuple[str, Any]]:
+    """``(key, part)`` of a list; a single dict counts as a list of one."""
+    if isinstance(parts, Mapping):
+        yield key, parts
+    elif isinstance(parts, list | tuple):
+        yield from ((f'{key}.{i}', part) for i, part in enumerate(parts))
+    elif isinstance(parts, str | int | float):
+        raise UserError(f'{key}={parts!r} is neither a dict nor a list of dicts; correct it.')
+
+
+class _Walk:
+    """The sites of one config, part by part."""
+
+    def __init__(self, cfg: Mapping) -> None:
+        self.cfg = cfg
+        self.scope = cfg.get('default_scope') or 'mmengine'
+
+    def site(
+        self,
+        key: str,
+        part: Any,
+        registry: Registry | None,
+        given: Sequence[str] = (),
+        extra: Sequence[str] | Mapping = (),
+        default: Any = None,
+        optional: bool = False,
+        outer: Any = None,
+    ) -> Iterator[Site]:
+        """One dict: ``given`` and ``extra`` as in :class:`Site`; ``default`` is the type of one without."""
         if part is None or not isinstance(part, Mapping | str | Sequence | int | float):
             return  # an object that has been built already
         if not isinstance(part, Mapping):
@@ -102,51 +136,43 @@ def sites(cfg: Mapping) -> Iterator[Site]:
             if optional:
                 return
             raise UserError(f'{key} has no type; name the class: {key}=dict(type=...).')
-        inner = part.get('_scope_') or scope_of(outer)
+        inner = part.get('_scope_') or self.scope_of(outer)
         target = find_type(kind, registry, key, inner) if registry is not None else kind
         yield Site(key, part, target, frozenset(given), frozenset({'type', '_scope_', *extra}))
 
-    def scope_of(outer) -> str:
-        return (outer.get('_scope_') if isinstance(outer, Mapping) else None) or scope
+    def scope_of(self, outer) -> str:
+        return (outer.get('_scope_') if isinstance(outer, Mapping) else None) or self.scope
 
-    def each(key, parts) -> Iterator[tuple[str, Any]]:
-        """``(key, part)`` of a list; a single dict counts as a list of one."""
-        if isinstance(parts, Mapping):
-            yield key, parts
-        elif isinstance(parts, list | tuple):
-            yield from ((f'{key}.{i}', part) for i, part in enumerate(parts))
-        elif isinstance(parts, str | int | float):
-            raise UserError(f'{key}={parts!r} is neither a dict nor a list of dicts; correct it.')
-
-    def model() -> Iterator[Site]:
-        yield from site('model', cfg.get('model'), MODELS)
-        part = cfg.get('model')
+    def model(self) -> Iterator[Site]:
+        part = self.cfg.get('model')
+        yield from self.site('model', part, MODELS)
         if not isinstance(part, Mapping):
             return
-        for name in ('backbone', 'neck', 'head', 'data_preprocessor'):
-            inner = part.get(name)
-            default = 'ClsDataPreprocessor' if type_name(part) == 'ImageClassifier' and name[0] == 'd' else None
-            if isinstance(inner, Mapping):
-                yield from site(f'model.{name}', inner, MODELS, default=default, optional=name[0] == 'd', outer=part)
+        for name in ('backbone', 'neck', 'head'):
+            if isinstance(part.get(name), Mapping):
+                yield from self.site(f'model.{name}', part[name], MODELS, outer=part)
         if isinstance(part.get('head'), Mapping) and isinstance(part['head'].get('loss'), Mapping):
-            yield from site('model.head.loss', part['head']['loss'], MODELS, outer=part)
-        if isinstance(cfg.get('data_preprocessor'), Mapping) and 'data_preprocessor' not in part:
+            yield from self.site('model.head.loss', part['head']['loss'], MODELS, outer=part)
+        key, inner = 'model.data_preprocessor', part.get('data_preprocessor')
+        if 'data_preprocessor' not in part:
+            key, inner = 'data_preprocessor', self.cfg.get('data_preprocessor')
+        if isinstance(inner, Mapping):
             default = 'ClsDataPreprocessor' if type_name(part) == 'ImageClassifier' else None
-            yield from site('data_preprocessor', cfg['data_preprocessor'], MODELS, (), (), default, True, part)
+            yield from self.site(key, inner, MODELS, default=default, optional=True, outer=part)
 
-    def dataset(key, part, outer=None) -> Iterator[Site]:
-        yield from site(key, part, DATASETS, outer=outer)
+    def dataset(self, key, part, outer=None) -> Iterator[Site]:
+        yield from self.site(key, part, DATASETS, outer=outer)
         if not isinstance(part, Mapping):
             return
-        for inner_key, transform in each(f'{key}.pipeline', part.get('pipeline')):
-            yield from site(inner_key, transform, TRANSFORMS, outer=part if '_scope_' in part else outer)
+        for inner_key, transform in _each(f'{key}.pipeline', part.get('pipeline')):
+            yield from self.site(inner_key, transform, TRANSFORMS, outer=part if '_scope_' in part else outer)
         if part.get('dataset') is not None:
-            yield from dataset(f'{key}.dataset', part['dataset'], part)
-        for inner_key, inner in each(f'{key}.datasets', part.get('datasets')):
-            yield from dataset(inner_key, inner, part)
+            yield from self.dataset(f'{key}.dataset', part['dataset'], part)
+        for inner_key, inner in _each(f'{key}.datasets', part.get('datasets')):
+            yield from self.dataset(inner_key, inner, part)
 
-    def loader(name) -> Iterator[Site]:
-        part = cfg.get(name)
+    def loader(self, name) -> Iterator[Site]:
+        part = self.cfg.get(name)
         if not isinstance(part, Mapping):
             return
         given = {'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn'}
@@ -155,94 +181,92 @@ def sites(cfg: Mapping) -> Iterator[Site]:
         for needed in ('dataset', 'sampler'):  # after the keys have been looked at: it may have a misspelt name
             if part.get(needed) is None:
                 raise UserError(f'{name}: has no {needed}; add {needed}=dict(type=...).')
-        yield from dataset(f'{name}.dataset', part['dataset'], part)
-        yield from site(f'{name}.sampler', part.get('sampler'), DATA_SAMPLERS, ('dataset', 'seed'), outer=part)
+        yield from self.dataset(f'{name}.dataset', part['dataset'], part)
+        yield from self.site(f'{name}.sampler', part.get('sampler'), DATA_SAMPLERS, ('dataset', 'seed'), outer=part)
         given = ('sampler', 'batch_size')
-        yield from site(f'{name}.batch_sampler', part.get('batch_sampler'), DATA_SAMPLERS, given)
+        yield from self.site(f'{name}.batch_sampler', part.get('batch_sampler'), DATA_SAMPLERS, given)
         collate = part.get('collate_fn')
         if isinstance(collate, Mapping):
-            yield from site(f'{name}.collate_fn', collate, FUNCTIONS, ('data_batch', 'batch'))
+            yield from self.site(f'{name}.collate_fn', collate, FUNCTIONS, ('data_batch', 'batch'))
 
-    def loops() -> Iterator[Site]:
-        part = cfg.get('train_cfg')
+    def loops(self) -> Iterator[Site]:
+        part = self.cfg.get('train_cfg')
         given = ('runner', 'dataloader')
         if isinstance(part, Mapping) and 'type' in part:
-            yield from site('train_cfg', part, LOOPS, given)
+            yield from self.site('train_cfg', part, LOOPS, given)
         elif part is not None:
             by_epoch = not isinstance(part, Mapping) or part.get('by_epoch', True)
             default = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
-            yield from site('train_cfg', part, LOOPS, given, ('by_epoch',), default)
+            yield from self.site('train_cfg', part, LOOPS, given, ('by_epoch',), default)
         for name, default in (('val_cfg', 'ValLoop'), ('test_cfg', 'TestLoop')):
-            yield from site(name, cfg.get(name), LOOPS, (*given, 'evaluator'), default=default)
+            yield from self.site(name, self.cfg.get(name), LOOPS, (*given, 'evaluator'), default=default)
 
-    def evaluators() -> Iterator[Site]:
+    def evaluators(self) -> Iterator[Site]:
         for name in ('val_evaluator', 'test_evaluator'):
-            part = cfg.get(name)
+            part = self.cfg.get(name)
             if isinstance(part, Mapping) and 'metrics' in part:
-                yield from site(name, part, EVALUATOR, default='Evaluator')
+                yield from self.site(name, part, EVALUATOR, default='Evaluator')
                 part, name = part['metrics'], f'{name}.metrics'
-            for key, metric in each(name, part):
-                yield from site(key, metric, METRICS)
+            for key, metric in _each(name, part):
+                yield from self.site(key, metric, METRICS)
 
-    def optimisation() -> Iterator[Site]:
-        part = cfg.get('optim_wrapper')
+    def optim_wrapper(self) -> Iterator[Site]:
+        part = self.cfg.get('optim_wrapper')
         several = isinstance(part, Mapping) and 'optimizer' not in part and 'type' not in part
         if not (several and part.get('constructor') is not None):  # else: one wrapper per optimizer, by its own rule
             extra = ('constructor', 'paramwise_cfg', 'optimizer')
-            yield from site('optim_wrapper', part, OPTIM_WRAPPERS, (), extra, 'OptimWrapper')
-        if isinstance(part, Mapping):
-            if part.get('optimizer') is None and (
-                part.get('constructor') is None or knows_keys_of(part['constructor'])
-            ):
-                raise UserError("optim_wrapper: has no optimizer; add optimizer=dict(type='SGD', lr=...).")
-            if part.get('optimizer') is not None:
-                yield from site('optim_wrapper.optimizer', part['optimizer'], OPTIMIZERS, ('params', 'model_params'))
-            if part.get('constructor') is not None:
-                find_type(part['constructor'], OPTIM_WRAPPER_CONSTRUCTORS, 'optim_wrapper.constructor', scope)
-            clip = part.get('clip_grad')
-            if isinstance(clip, Mapping):
-                function = {'norm': clip_grad_norm_, 'value': clip_grad_value_}.get(clip.get('type', 'norm'))
-                if function is None:
-                    raise UserError(
-                        f"optim_wrapper.clip_grad.type={clip['type']!r} is neither 'norm' nor 'value'; correct it."
-                    )
-                yield Site('optim_wrapper.clip_grad', clip, function, frozenset({'parameters'}), frozenset({'type'}))
-        parts = cfg.get('param_scheduler')
+            yield from self.site('optim_wrapper', part, OPTIM_WRAPPERS, (), extra, 'OptimWrapper')
+        if not isinstance(part, Mapping):
+            return
+        constructor, optimizer = part.get('constructor'), part.get('optimizer')
+        if optimizer is not None:
+            yield from self.site('optim_wrapper.optimizer', optimizer, OPTIMIZERS, ('params', 'model_params'))
+        elif constructor is None or knows_keys_of(constructor):
+            raise UserError("optim_wrapper: has no optimizer; add optimizer=dict(type='SGD', lr=...).")
+        if constructor is not None:
+            find_type(constructor, OPTIM_WRAPPER_CONSTRUCTORS, 'optim_wrapper.constructor', self.scope)
+        clip = part.get('clip_grad')
+        if isinstance(clip, Mapping):
+            function = {'norm': clip_grad_norm_, 'value': clip_grad_value_}.get(clip.get('type', 'norm'))
+            if function is None:
+                raise UserError(
+                    f"optim_wrapper.clip_grad.type={clip['type']!r} is neither 'norm' nor 'value'; correct it."
+                )
+            yield Site('optim_wrapper.clip_grad', clip, function, frozenset({'parameters'}), frozenset({'type'}))
+
+    def param_schedulers(self) -> Iterator[Site]:
+        parts = self.cfg.get('param_scheduler')
         several = isinstance(parts, Mapping) and parts and 'type' not in parts
         if several and all(isinstance(inner, Mapping | list | tuple) for inner in parts.values()):
-            parts = [one for inner in parts.values() for _, one in each('', inner)]  # by optimizer
-        for key, scheduler in each('param_scheduler', parts):
-            yield from site(
-                key, scheduler, PARAM_SCHEDULERS, ('optimizer', 'param_name'), ('convert_to_iter_based', 'epoch_length')
-            )
+            parts = [one for inner in parts.values() for _, one in _each('', inner)]  # by optimizer
+        given, extra = ('optimizer', 'param_name'), ('convert_to_iter_based', 'epoch_length')
+        for key, scheduler in _each('param_scheduler', parts):
+            yield from self.site(key, scheduler, PARAM_SCHEDULERS, given, extra)
 
-    def hooks() -> Iterator[Site]:
-        default = {} if cfg.get('default_hooks') is None else cfg['default_hooks']
+    def hooks(self) -> Iterator[Site]:
+        default = {} if self.cfg.get('default_hooks') is None else self.cfg['default_hooks']
         if not isinstance(default, Mapping):
             raise UserError(f'default_hooks={default!r} is not a dict; write default_hooks=dict(NAME=dict(type=...)).')
         for name, hook in default.items():
-            yield from site(f'default_hooks.{name}', hook, HOOKS, extra=('priority',))
-        for key, hook in each('custom_hooks', cfg.get('custom_hooks')):
+            yield from self.site(f'default_hooks.{name}', hook, HOOKS, extra=('priority',))
+        for key, hook in _each('custom_hooks', self.cfg.get('custom_hooks')):
             other = isinstance(hook, Mapping) and hook.get('ema_type') and type_name(hook['ema_type']) not in AVERAGES
-            yield from site(key, hook, HOOKS, extra=hook if other else ('priority',))
+            yield from self.site(key, hook, HOOKS, extra=hook if other else ('priority',))
 
-    def rest() -> Iterator[Site]:
-        yield from site('visualizer', cfg.get('visualizer'), VISUALIZERS, ('name',), ('name',), 'Visualizer')
+    def rest(self) -> Iterator[Site]:
+        cfg = self.cfg
+        yield from self.site('visualizer', cfg.get('visualizer'), VISUALIZERS, ('name',), ('name',), 'Visualizer')
         if isinstance(cfg.get('visualizer'), Mapping):
-            for key, backend in each('visualizer.vis_backends', cfg['visualizer'].get('vis_backends')):
-                yield from site(key, backend, VISBACKENDS, ('save_dir',))
-        yield from site('log_processor', cfg.get('log_processor'), LOG_PROCESSORS, default='LogProcessor')
+            for key, backend in _each('visualizer.vis_backends', cfg['visualizer'].get('vis_backends')):
+                yield from self.site(key, backend, VISBACKENDS, ('save_dir',))
+        yield from self.site('log_processor', cfg.get('log_processor'), LOG_PROCESSORS, default='LogProcessor')
         default = 'MMDistributedDataParallel'
-        yield from site('model_wrapper_cfg', cfg.get('model_wrapper_cfg'), MODEL_WRAPPERS, ('module',), (), default)
-        yield from site('randomness', cfg.get('randomness'), None, ('self',), (), Runner.set_randomness)
-        yield from site('auto_scale_lr', cfg.get('auto_scale_lr'), None, (), (), _auto_scale_lr)
-        yield from site('env_cfg', cfg.get('env_cfg'), None, (), (), _env_cfg)
-
-    yield from model()
-    for name in LOADERS:
-        yield from loader(name)
-    for part in (loops, evaluators, optimisation, hooks, rest):
-        yield from part()
+        yield from self.site(
+            'model_wrapper_cfg', cfg.get('model_wrapper_cfg'), MODEL_WRAPPERS, ('module',), (), default
+        )
+        yield from self.site('randomness', cfg.get('randomness'), None, ('self',), (), Runner.set_randomness)
+        yield from self.site('auto_scale_lr', cfg.get('auto_scale_lr'), None, (), (), _auto_scale_lr)
+        yield from self.site('env_cfg', cfg.get('env_cfg'), None, (), (), _env_cfg)
 
 
 def _auto_scale_lr(base_batch_size: int, enable: bool = False) -> None:
