@@ -53,7 +53,7 @@ class RunRecord:
             ``'diverged'`` (its numbers were no longer finite).
         epochs: Metrics of every evaluation in order (fractions; keys of ``GroupAccuracy``).
         selected_epoch: Index into ``epochs`` of the selected one, from 0; ``None`` before the first evaluation.
-        selected_by: The metric it was selected on, ``'id/accuracy'``.
+        selected_by: The metric it was selected by, of the ID data: ``'id/accuracy'``, ``'id/balanced_accuracy'``.
         code: ``version`` of the package and ``commit`` of its checkout (``None`` outside one; ``+`` if changed).
         environment: Versions of Python and the stack, ``device`` and number of ``processes``.
         resources: ``seconds`` of training with evaluation, ``peak_bytes`` (of the device, or of the host without one),

@@ -10,6 +10,7 @@ import argparse
 
 from ftsgd_plugin.evaluation.selection import RULES
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.metrics import ACCURACY, METRIC_NAMES
 
 
 def parse_args() -> argparse.Namespace:
@@ -17,6 +18,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('runs', nargs='+', help='directories with run records (record.json), at any depth')
     parser.add_argument('-o', '--out', default='report.html', help='file (default: report.html)')
     parser.add_argument('--rule', choices=RULES, default='id', help="selection rule (default: id, the paper's)")
+    parser.add_argument(
+        '--metric',
+        choices=METRIC_NAMES,
+        default=ACCURACY,
+        help='what selects, of ID data, and is shown (default: accuracy)',
+    )
     parser.add_argument('--title', default='Fine-tuning with SGD: report', help='heading of the page')
     return parser.parse_args()
 
@@ -26,7 +33,7 @@ def main() -> None:
     args = parse_args()
     from ftsgd_plugin.results.report import write_report
 
-    print('\n'.join(write_report(args.runs, args.out, args.rule, args.title)))
+    print('\n'.join(write_report(args.runs, args.out, args.rule, args.title, metric=args.metric)))
 
 
 if __name__ == '__main__':

@@ -9,7 +9,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'group_accuracy': ['GroupAccuracy', 'check_configured_splits', 'check_evaluated_splits'],
+        'checks': ['check_configured_metrics', 'check_configured_splits', 'check_evaluated_splits'],
+        'group_accuracy': ['GroupAccuracy'],
         'selection': ['select_epoch', 'select_lr'],
     },
 )

@@ -2,19 +2,20 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
-import torch
+import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
-from mmengine.runner import BaseLoop
 from mmpretrain.registry import METRICS
 
-from ..datasets.base import META_KEYS, SUBSET_KEYS
-from ..utils.errors import DivergedError, UserError
-from ..utils.metrics import ID_METRIC, OOD_METRIC, WORST_GROUP
-from ..utils.names import type_name
+from ..datasets.base import SUBSET_KEYS
+from ..utils.errors import UserError
+from ..utils.metrics import ACCURACY, ID_METRIC, METRIC_NAMES, OF_TWO_CLASSES, OOD_METRIC, WORST_GROUP
+from ..utils.names import did_you_mean
+from .metrics import METRICS as FURTHER
+from .metrics import OF_SCORES, Predictions
+from .predictions import predicted_labels, read_fields, require_finite, scalars, top_and_positive
 
 Subset = str | Mapping
 
@@ -32,8 +33,16 @@ class GroupAccuracy(BaseMetric):
     - ``group/<name>``, ``<field>/<value>``: accuracy of each of those groups.
     - ``split/<name>``: mean over the examples of each evaluated split.
 
-    A group without examples is left out; it never counts as zero. Samples need ``split`` and ``group``:
-    ``PackInputs(meta_keys=(..., 'split', 'group'))``. Predictions: :func:`predicted_labels`.
+    - ``id/<name>``, ``ood/<name>``, ``split/<split>/<name>``: the further metrics that are asked for, of all examples
+      of each: ``balanced_accuracy`` (mean recall of the classes that occur), ``macro_f1`` (mean F1 of the classes that
+      occur or are predicted), ``auroc`` and ``average_precision`` (of the positive class; for two classes), ``ece``
+      (expected calibration error, 15 bins of equal width). Computed by scikit-learn; the calibration error:
+      :func:`ftsgd_plugin.evaluation.metrics.expected_calibration_error`. ``groups`` and ``weights`` of a subset count
+      here too: each example of a group has the group's weight divided by its number of examples.
+
+    A group without examples is left out; it never counts as zero. In a subset of a single class ``auroc`` and
+    ``average_precision`` are not defined: their key is left out, with a warning. Samples need ``split`` and ``group``:
+    ``PackInputs(meta_keys=(..., 'split', 'group'))``. Predictions: the class with the highest ``pred_score``.
 
     Args:
         id (str | dict): The in-distribution subset: a split, or ``dict(split=...)`` with, optionally, ``groups`` (the
@@ -42,40 +51,64 @@ class GroupAccuracy(BaseMetric):
         ood (str | dict): The out-of-distribution subset, in the same form.
         by (Sequence[str]): Other fields of the samples (in ``meta_keys``) to report by, e.g. ``('year',)``.
         not_worst (Sequence[str]): Groups that are reported but never the worst, e.g. FMoW's ``'Other'`` (WILDS).
+        items (str | Sequence[str]): Further metrics, by the names above. Defaults to none.
+        positive (int): Index of the positive class of ``auroc`` and ``average_precision``. Defaults to 1.
         **kwargs: ``collect_device``, ``prefix``, ``collect_dir`` of MMEngine's ``BaseMetric``.
 
     Raises:
         DivergedError: The scores of a sample are not finite.
-        UserError: A subset is malformed or empty, or a sample lacks its split or group. A split that no dataset has is
+        UserError: A subset is malformed or empty, a sample lacks its split, its group or its scores, or a metric is
+            unknown or of two classes where there are others. A split that no dataset has is
             reported before the run by :func:`ftsgd_plugin.runner.build.build_runner`, hence by ``tools/train.py`` and
             ``tools/test.py``, and by ``RunRecordHook`` under other tools; else at the end of the first evaluation.
 
     Examples:
         >>> val_evaluator = dict(type='GroupAccuracy', id='val', ood='test')
+        >>> val_evaluator = dict(type='GroupAccuracy', id='val', ood='test', items=('balanced_accuracy', 'ece'))
     """
 
     default_prefix = ''  # the keys are complete
 
     def __init__(
-        self, id: Subset, ood: Subset, by: Sequence[str] = (), not_worst: Sequence[str] = (), **kwargs
+        self,
+        id: Subset,
+        ood: Subset,
+        by: Sequence[str] = (),
+        not_worst: Sequence[str] = (),
+        items: str | Sequence[str] = (),
+        positive: int = 1,
+        **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.id, self.ood = subset_of('id', id), subset_of('ood', ood)
         self.by, self.not_worst = tuple(by), frozenset(not_worst)
+        self.items, self.positive = further_metrics(items), positive
+        if positive not in (0, 1):
+            raise UserError(f'GroupAccuracy: positive={positive!r} is neither 0 nor 1, the index of a class of two.')
+        self._undefined: set[str] = set()  # keys that were warned of
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
-        """Keep ``(split, group, *by, correct)`` of every sample; ``correct`` is ``None`` for scores of NaN or Inf."""
+        """Keep ``(split, group, *by, correct)`` of every sample; ``correct`` is ``None`` for scores of NaN or Inf.
+
+        With further metrics ``(label, predicted, top score, positive score)`` stands before ``correct``.
+        """
         keys = (*SUBSET_KEYS, *self.by)
-        labels = _scalars([sample['gt_label'] for sample in data_samples])
-        for sample, label, predicted in zip(data_samples, labels, predicted_labels(data_samples)):
+        labels = scalars([sample['gt_label'] for sample in data_samples])
+        predictions = predicted_labels(data_samples)
+        scores = [(np.nan, np.nan)] * len(data_samples)
+        if OF_SCORES & {*self.items}:
+            of_two = [name for name in self.items if name in OF_TWO_CLASSES]
+            scores = top_and_positive('GroupAccuracy', data_samples, self.positive, of_two, 'ece' in self.items)
+        for sample, label, predicted, of_scores in zip(data_samples, labels, predictions, scores):
             correct = None if predicted is None else int(predicted == label)
-            self.results.append((*read_fields('GroupAccuracy', sample, keys), correct))
+            further = [(label, predicted, *of_scores)] if self.items else []
+            self.results.append((*read_fields('GroupAccuracy', sample, keys), *further, correct))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """The accuracies of all samples of all ranks.
 
         Args:
-            results: ``(split, group, *by, correct)``, one per sample.
+            results: One tuple per sample, as :meth:`process` keeps them.
 
         Returns:
             dict[str, float]: Fractions, by the keys above.
@@ -96,7 +129,48 @@ class GroupAccuracy(BaseMetric):
         metrics.update({f'group/{group}': accuracy for group, accuracy in ood.items()})
         for split in sorted({split for split, _ in cells}):
             metrics[f'split/{split}'] = _mean({g: cell for (s, g), cell in cells.items() if s == split})
+        if self.items:
+            metrics.update(self._further(results, cells))
         return metrics
+
+    def _further(self, results: list[tuple], cells: Mapping) -> Iterator[tuple[str, float]]:
+        """The further metrics, by key."""
+        splits, groups = (np.array([str(row[i]) for row in results]) for i in (0, 1))
+        labels, predicted, top, positive = (np.array(column) for column in zip(*(row[-2] for row in results)))
+        subsets = {
+            'id': self.id,
+            'ood': self.ood,
+            **{f'split/{s}': {'split': s} for s in sorted({s for s, _ in cells})},
+        }
+        for key, subset in subsets.items():
+            chosen, weights = splits == subset['split'], None
+            if 'groups' in subset:
+                chosen &= np.isin(groups, list(map(str, subset['groups'])))
+            if 'weights' in subset:
+                counts = {group: count for group, (_, count) in _of_split(cells, key, subset).items()}
+                shares = {str(g): weight / counts[g] for g, weight in subset['weights'].items() if g in counts}
+                chosen &= np.isin(groups, list(shares))
+                weights = np.array([shares[group] for group in groups[chosen]])
+            found = Predictions(
+                labels[chosen],
+                predicted[chosen],
+                top[chosen],
+                positive[chosen],
+                labels[chosen] == self.positive,
+                weights,
+            )
+            for name in self.items:
+                value = FURTHER[name](found)
+                if value is not None:
+                    yield f'{key}/{name}', float(value)
+                elif f'{key}/{name}' not in self._undefined:
+                    self._undefined.add(f'{key}/{name}')
+                    print_log(
+                        f'GroupAccuracy: {key}/{name} is left out: all samples there are of one class, for which it is '
+                        'not defined.',
+                        logger='current',
+                        level=logging.WARNING,
+                    )
 
     @staticmethod
     def _accuracy(cells: Mapping, option: str, subset: dict) -> float:
@@ -109,126 +183,23 @@ class GroupAccuracy(BaseMetric):
         return _weighted(groups, subset['weights']) if 'weights' in subset else _mean(groups)
 
 
-def predicted_labels(samples: Sequence[Mapping[str, Any]]) -> list[int | None]:
-    """The predicted class of every sample, with one wait for the device.
-
-    As in MMPretrain's ``Accuracy``, it is the class with the highest ``pred_score`` where there are scores: averaged
-    views (test-time augmentation) leave the first view's ``pred_label`` in the sample.
+def further_metrics(value: str | Sequence[str], option: str = 'GroupAccuracy: items') -> tuple[str, ...]:
+    """``GroupAccuracy``'s option ``items`` as a tuple of names.
 
     Args:
-        samples: Data samples as dictionaries, with ``pred_score`` (C,) or ``pred_label``.
-
-    Returns:
-        list: Classes; ``None`` for a sample with a score of NaN or Inf, whose highest score has no meaning.
-    """
-    if not samples or any(sample.get('pred_score') is None for sample in samples):
-        return _scalars([sample['pred_label'] for sample in samples])
-    scores = torch.stack([torch.as_tensor(sample['pred_score']) for sample in samples])
-    predicted = torch.where(scores.isfinite().all(dim=1), scores.argmax(dim=1), -1)
-    return [None if label < 0 else label for label in predicted.tolist()]
-
-
-def require_finite(metric: str, outcomes: Iterable[Any]) -> None:
-    """Refuse to give a number if a sample has no prediction.
-
-    Args:
-        metric: Name of the metric, for the message.
-        outcomes: One per sample; ``None`` where :func:`predicted_labels` gave none.
+        value: One name or several.
+        option: How messages name it.
 
     Raises:
-        DivergedError: One of them is ``None``.
+        UserError: A name is unknown.
     """
-    outcomes = list(outcomes)
-    if bad := sum(outcome is None for outcome in outcomes):
-        raise DivergedError(
-            f'{metric}: the scores of {bad} of {len(outcomes)} samples are NaN or Inf, so there is no accuracy; the '
-            'model has diverged: train with a lower learning rate, or evaluate an earlier checkpoint.'
-        )
-
-
-def _scalars(values: Sequence) -> list[int]:
-    """Whole numbers or tensors with one element as numbers, with one wait for the device."""
-    return torch.cat([torch.as_tensor(value).reshape(1) for value in values]).tolist() if len(values) else []
-
-
-def read_fields(metric: str, sample: Mapping[str, Any], keys: Sequence[str]) -> list:
-    """Values of the fields of a sample.
-
-    Args:
-        metric: Name of the metric, for the message.
-        sample: A data sample as a dictionary.
-        keys: Record fields, which ``meta_keys`` of ``PackInputs`` must name.
-
-    Raises:
-        UserError: A field is missing.
-    """
-    missing = [key for key in keys if key not in sample]
-    if missing:
-        needed = ', '.join(map(repr, dict.fromkeys((*META_KEYS, *keys))))
-        raise UserError(
-            f'{metric}: the samples lack {missing[0]!r}; set meta_keys=({needed}) of PackInputs in the evaluation '
-            'pipeline.'
-        )
-    return [sample[key] for key in keys]
-
-
-def check_evaluated_splits(loop: BaseLoop, name: str) -> None:
-    """Find a misspelt split of ``GroupAccuracy`` before the first epoch instead of after it.
-
-    ``RunRecordHook`` calls it.
-
-    Args:
-        loop: A validation or test loop. It is not checked if one of its datasets has no ``split``.
-        name: ``'val'`` or ``'test'``, for the message.
-
-    Raises:
-        UserError: The ID or OOD split is not among those that the loop reads.
-    """
-    splits = [getattr(dataset, 'split', None) for dataset in leaves(loop.dataloader.dataset)]
-    if None in splits:
-        return
-    for metric in loop.evaluator.metrics:
-        if isinstance(metric, GroupAccuracy):
-            _check_splits(metric.id, metric.ood, splits, name)
-
-
-def check_configured_splits(cfg: Mapping, name: str) -> None:
-    """:func:`check_evaluated_splits` on a config, before anything is built from it.
-
-    Args:
-        cfg: Config of a run.
-        name: ``'val'`` or ``'test'``.
-
-    Raises:
-        UserError: The ID or OOD split is not among those of the data loader.
-    """
-    loader, evaluators = cfg.get(f'{name}_dataloader'), cfg.get(f'{name}_evaluator')
-    if not isinstance(loader, Mapping) or not isinstance(loader.get('dataset'), Mapping):
-        return
-    splits = [dataset.get('split') for dataset in leaves(loader['dataset'], Mapping.get)]
-    if None in splits:
-        return
-    if isinstance(evaluators, Mapping) and 'metrics' in evaluators:
-        evaluators = evaluators['metrics']
-    for evaluator in evaluators if isinstance(evaluators, Sequence) else [evaluators]:
-        if isinstance(evaluator, Mapping) and type_name(evaluator) == GroupAccuracy.__name__:
-            ours = (subset_of(option, evaluator.get(option)) for option in ('id', 'ood'))
-            _check_splits(*ours, splits, name)
-
-
-def _check_splits(id: Mapping, ood: Mapping, splits: Sequence[str], name: str) -> None:
-    for option, subset in (('id', id), ('ood', ood)):
-        if subset['split'] not in splits:
-            raise UserError(
-                f'{name}_evaluator.{option}: split {subset["split"]!r} is not in {name}_dataloader '
-                f'({", ".join(dict.fromkeys(splits))}); correct one of them.'
-            )
-
-
-def leaves(dataset: Any, get: Callable[[Any, str, None], Any] = getattr) -> list:
-    """The datasets, or their configs, inside concatenations and wrappers."""
-    inner = get(dataset, 'datasets', None) or [get(dataset, 'dataset', None)]
-    return [dataset] if None in inner else [leaf for one in inner for leaf in leaves(one, get)]
+    names = [value] if isinstance(value, str) else list(value)
+    for name in names:
+        if name not in FURTHER:
+            known = METRIC_NAMES.keys() - {ACCURACY}
+            hint = 'it is always reported; leave it out.' if name == ACCURACY else did_you_mean(str(name), known)
+            raise UserError(f'{option}={name!r}: there is no such metric; {hint}')
+    return tuple(dict.fromkeys(names))
 
 
 def subset_of(option: str, value: Subset | None) -> dict:

@@ -7,24 +7,41 @@ rate with the best mean over seeds).
 import math
 from collections.abc import Mapping, Sequence
 
-from ..utils.metrics import ID_METRIC, OOD_METRIC
+from ..utils.metrics import ACCURACY, ID_METRIC, METRIC_NAMES, OOD_METRIC, sign_of
 
 # Rule -> its description in every output. Only the first is the paper's; the others exist for comparison.
-RULES = {
-    'id': 'epoch and learning rate selected by ID accuracy',
-    'last': "last epoch, learning rate selected by ID accuracy (not the paper's rule)",
+_RULES = {
+    'id': 'epoch and learning rate selected by ID {}',
+    'last': "last epoch, learning rate selected by ID {} (not the paper's rule)",
     'ood-oracle': 'epoch and learning rate selected on OOD data: an oracle, no result',
 }
+RULES = {rule: text.format(METRIC_NAMES[ACCURACY]) for rule, text in _RULES.items()}
 Z90 = 1.645  # the authors' half-width of a 90 % interval, in standard errors; too narrow for few seeds
 
 
-def select_epoch(epochs: Sequence[Mapping[str, float]], rule: str = 'id', ood_metric: str = OOD_METRIC) -> int:
-    """Index of the epoch with the highest ID accuracy, the first on ties; NaN is never the highest.
+def describe_rule(rule: str, metric: str = ACCURACY) -> str:
+    """A rule in words.
+
+    Args:
+        rule: A key of :data:`RULES`.
+        metric: The metric that it selects by, a key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`.
+    """
+    return _RULES[rule].format(METRIC_NAMES[metric])
+
+
+def select_epoch(
+    epochs: Sequence[Mapping[str, float]],
+    rule: str = 'id',
+    ood_metric: str = OOD_METRIC,
+    id_metric: str = ID_METRIC,
+) -> int:
+    """Index of the epoch with the best ID accuracy, the first on ties; NaN is never the best.
 
     Args:
         epochs: Metrics of each evaluation of a run, in order.
         rule: A key of :data:`RULES`; ``'id'`` is the paper's.
-        ood_metric: The metric that the oracle maximises.
+        ood_metric: The metric that the oracle selects by.
+        id_metric: The metric that the other rules select by; of ``id/ece`` the lowest value is the best.
 
     Raises:
         ValueError: There is no evaluation.
@@ -33,22 +50,28 @@ def select_epoch(epochs: Sequence[Mapping[str, float]], rule: str = 'id', ood_me
         raise ValueError('a run without an evaluation has no best epoch.')
     if rule == 'last':
         return len(epochs) - 1
-    metric = selecting_metric(rule, ood_metric)
-    return max(range(len(epochs)), key=lambda i: (_or_lowest(epochs[i][metric]), -i))
+    metric = selecting_metric(rule, ood_metric, id_metric)
+    return max(range(len(epochs)), key=lambda i: (_or_lowest(sign_of(metric) * epochs[i][metric]), -i))
 
 
 def select_lr(
-    selected: Mapping[float, Sequence[Mapping[str, float]]], rule: str = 'id', ood_metric: str = OOD_METRIC
+    selected: Mapping[float, Sequence[Mapping[str, float]]],
+    rule: str = 'id',
+    ood_metric: str = OOD_METRIC,
+    id_metric: str = ID_METRIC,
 ) -> float:
-    """The learning rate whose mean ID accuracy over seeds is highest, the smallest on ties; NaN is never the highest.
+    """The learning rate whose mean ID accuracy over seeds is best, the smallest on ties; NaN is never the best.
 
     Args:
         selected: Learning rate -> metrics of its runs (one per seed), each at its selected epoch.
         rule: A key of :data:`RULES`; ``'id'`` is the paper's.
-        ood_metric: The metric that the oracle maximises.
+        ood_metric, id_metric: As in :func:`select_epoch`.
     """
-    metric = selecting_metric(rule, ood_metric)
-    means = {lr: _or_lowest(mean_and_error([run[metric] for run in runs])[0]) for lr, runs in selected.items()}
+    metric = selecting_metric(rule, ood_metric, id_metric)
+    means = {
+        lr: _or_lowest(sign_of(metric) * mean_and_error([run[metric] for run in runs])[0])
+        for lr, runs in selected.items()
+    }
     return min(means, key=lambda lr: (-means[lr], lr))
 
 
@@ -56,9 +79,9 @@ def _or_lowest(value: float) -> float:
     return value if math.isfinite(value) else -math.inf
 
 
-def selecting_metric(rule: str, ood_metric: str = OOD_METRIC) -> str:
-    """The metric that a rule maximises over epochs (except ``'last'``) and over learning rates."""
-    return {'id': ID_METRIC, 'last': ID_METRIC, 'ood-oracle': ood_metric}[rule]
+def selecting_metric(rule: str, ood_metric: str = OOD_METRIC, id_metric: str = ID_METRIC) -> str:
+    """The metric that a rule selects by, among epochs (except ``'last'``) and learning rates."""
+    return {'id': id_metric, 'last': id_metric, 'ood-oracle': ood_metric}[rule]
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from mmengine.logging import print_log
 from ..utils.errors import UserError
 from ..utils.files import write_text
 from ..utils.patching import replaced, stand_in
-from .group_accuracy import predicted_labels, read_fields, require_finite
+from .predictions import predicted_labels, read_fields, require_finite
 
 NAMES = {'Camelyon17': 'camelyon17', 'FMoW': 'fmow', 'Waterbirds': 'waterbirds'}
 DIRECTORIES = {'camelyon17': 'camelyon17_v1.0', 'fmow': 'fmow_v1.1', 'waterbirds': 'waterbirds_v1.0'}

@@ -13,12 +13,16 @@ from mmpretrain.registry import HOOKS
 
 from ..optim.accumulation import at_update_boundary
 from ..utils.files import sync_directory, write_bytes
+from ..utils.metrics import METRIC_NAMES, better_rule
 from ..utils.patching import replaced
 from ..utils.paths import PREVIOUS
 from .pointer import atomic_pointer
 
 VALIDATED = 'ftsgd_validated'  # message hub: the iteration whose validation is in the log
 _REPLACED = 'ftsgd_replaced'  # message hub: the checkpoint to remove once the one with this entry is written
+
+
+_ID_KEYS = {rule: [f'id/{name}' for name in METRIC_NAMES if better_rule(name) == rule] for rule in ('greater', 'less')}
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -69,8 +73,14 @@ class SafeCheckpointHook(CheckpointHook):
     - With ``max_keep_ckpts=1`` the checkpoint before the last moves to the directory ``previous``: resuming falls back
       to it if the last one is damaged.
 
+    Without ``rule`` it knows which values of the metrics of ``GroupAccuracy`` are better.
+
     Only for local directories; elsewhere (``backend_args``, ``s3://``) MMEngine writes and removes as usual.
     """
+
+    # For MMEngine's choice of the rule: its own lists, and the metrics of GroupAccuracy that these do not match.
+    _default_greater_keys = [*CheckpointHook._default_greater_keys, *_ID_KEYS['greater']]
+    _default_less_keys = [*CheckpointHook._default_less_keys, *_ID_KEYS['less']]
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)

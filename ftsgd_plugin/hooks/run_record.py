@@ -8,14 +8,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmpretrain.registry import HOOKS
 
-from ..evaluation.group_accuracy import check_evaluated_splits
-from ..evaluation.selection import ID_METRIC, select_epoch
+from ..evaluation.checks import check_evaluated_splits
+from ..evaluation.selection import select_epoch
 from ..optim.state import optimizer_state_bytes
 from ..records import RunRecord, code_version, config_hash, environment, run_names, write_record
+from ..utils.metrics import selecting_key
 from .resources import ResourceHook
 
 _STATE = 'ftsgd_record'  # message hub, hence in every checkpoint: epochs, seconds and start of the run so far
@@ -30,7 +31,8 @@ class RunRecordHook(Hook):
     metrics so far, so that the record of a resumed run equals that of a run that was never stopped. ``seconds`` counts
     the work that led to the result, without work that a kill discarded. The peak is measured by :class:`ResourceHook`,
     if the run has one, since the last resume. A run with several optimizers gets no record. Rank 0 writes, atomically.
-    Names: :func:`ftsgd_plugin.records.run_names`.
+    Names: :func:`ftsgd_plugin.records.run_names`. The selected epoch is the best by the first ID metric of
+    ``save_best`` of the checkpoint hook, else by ID accuracy.
 
     The splits of ``GroupAccuracy`` are checked before the run, so that its results can be recorded.
 
@@ -61,6 +63,7 @@ class RunRecordHook(Hook):
         self._since = time.perf_counter()
         self._fixed = {
             **run_names(runner.cfg),
+            'selected_by': self._selected_by(runner),
             'lr': float(runner.optim_wrapper.optimizer.defaults['lr']),
             'seed': int(runner.seed),
             'config_hash': config_hash(runner.cfg),
@@ -114,18 +117,23 @@ class RunRecordHook(Hook):
     def _write(self, runner: Runner, status: str, error: str = '') -> None:
         if not is_main_process():
             return
-        evaluated = bool(self._epochs) and all(ID_METRIC in metrics for metrics in self._epochs)
+        key = self._fixed['selected_by']
+        evaluated = bool(self._epochs) and all(key in metrics for metrics in self._epochs)
         record = RunRecord(
             status=status,
             epochs=self._epochs,
-            selected_epoch=select_epoch(self._epochs) if evaluated else None,
-            selected_by=ID_METRIC,
+            selected_epoch=select_epoch(self._epochs, id_metric=key) if evaluated else None,
             resources=self._resources(runner),
             finished=_now() if status in ('finished', 'diverged') else '',
             error=error,
             **self._fixed,
         )
         write_record(record, Path(runner.work_dir))
+
+    @staticmethod
+    def _selected_by(runner: Runner) -> str:
+        saving = [hook.save_best for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+        return selecting_key(saving[0] if saving else None)
 
     def _resources(self, runner: Runner) -> dict[str, float]:
         optimizer = runner.optim_wrapper.optimizer

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation.selection import Z90, difference_ci90, mean_and_ci90, select_epoch, select_lr
-from ..paper.published import PaperResult, ood_metric, paper_results
+from ..paper.published import PaperResult, paper_results
 from ..records import RunRecord
-from ..utils.metrics import ID_METRIC, METRIC_LABELS, OOD_METRIC, WORST_GROUP
-from .collect import Collection, collect
+from ..utils.metrics import ACCURACY, ID_METRIC, METRIC_LABELS, OOD_METRIC, WORST_GROUP
+from .collect import Collection, collect, metric_keys
 
 CELL = ['model', 'method', 'dataset']
 _RESOURCES = ['peak_bytes', 'seconds', 'state_bytes_per_param']
@@ -48,6 +48,7 @@ class Results:
         runs: Output of :func:`runs_frame`, without the learning rates at which a run has diverged.
         cells: Output of :func:`cells_frame`.
         compared: Output of :func:`compare`.
+        metric: What selects and is shown, a key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`.
     """
 
     rule: str
@@ -55,41 +56,44 @@ class Results:
     runs: pd.DataFrame
     cells: pd.DataFrame
     compared: pd.DataFrame
+    metric: str = ACCURACY
 
 
-def read_results(paths: Iterable[str | os.PathLike], rule: str = 'id') -> Results:
+def read_results(paths: Iterable[str | os.PathLike], rule: str = 'id', metric: str = ACCURACY) -> Results:
     """Read the records below directories, select and average.
 
     Args:
         paths: Directories of runs, runs, or record files.
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
+        metric: What selects and is shown, a key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`.
 
     Raises:
         UserError: A path does not exist, or there is no record in any of them.
     """
-    found = collect(paths)
+    found = collect(paths, metric)
     diverged = diverged_frame(record for _, record in found.diverged)
-    runs = without_diverged(runs_frame((record for _, record in found.runs), rule), diverged)
-    cells = cells_frame(runs, rule, diverged)
-    return Results(rule, found, runs, cells, compare(cells, rule))
+    runs = without_diverged(runs_frame((record for _, record in found.runs), rule, metric), diverged)
+    cells = cells_frame(runs, rule, diverged, metric)
+    return Results(rule, found, runs, cells, compare(cells, rule, metric), metric)
 
 
-def runs_frame(records: Iterable[RunRecord], rule: str = 'id') -> pd.DataFrame:
+def runs_frame(records: Iterable[RunRecord], rule: str = 'id', metric: str = ACCURACY) -> pd.DataFrame:
     """One row per run, at the epoch that the rule selects.
 
     Args:
         records: Finished runs.
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
+        metric: What selects and is shown, a key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`.
 
     Returns:
-        pandas.DataFrame: ``model, method, dataset, lr, seed, epoch``; accuracies in percent: ``id, ood`` (as in the
-        paper's tables: the worst group for Waterbirds), ``ood_worst`` (the worst group); ``peak_bytes, seconds,
-        state_bytes_per_param, device``. Unknown numbers are NaN.
+        pandas.DataFrame: ``model, method, dataset, lr, seed, epoch``; the metric in percent: ``id, ood`` (accuracies as
+        in the paper's tables: the worst group for Waterbirds), ``ood_worst`` (accuracy of the worst group);
+        ``peak_bytes, seconds, state_bytes_per_param, device``. Unknown numbers are NaN.
     """
     rows = []
     for record in records:
-        metric = ood_metric(record.dataset)
-        epoch = select_epoch(record.epochs, rule, metric)
+        id_key, ood_key = metric_keys(record.dataset, metric)
+        epoch = select_epoch(record.epochs, rule, ood_key, id_key)
         metrics, used = record.epochs[epoch], record.resources
         parameters = used.get('parameters') or math.nan
         rows.append(
@@ -100,8 +104,8 @@ def runs_frame(records: Iterable[RunRecord], rule: str = 'id') -> pd.DataFrame:
                 'lr': float(record.lr),
                 'seed': record.seed,
                 'epoch': epoch,
-                'id': 100 * metrics[ID_METRIC],
-                'ood': 100 * metrics[metric],
+                'id': 100 * metrics[id_key],
+                'ood': 100 * metrics[ood_key],
                 'ood_worst': 100 * metrics.get(WORST_GROUP, math.nan),
                 'peak_bytes': used.get('peak_bytes', math.nan),
                 'seconds': used.get('seconds', math.nan),
@@ -130,13 +134,16 @@ def without_diverged(runs: pd.DataFrame, diverged: pd.DataFrame) -> pd.DataFrame
     return runs[~np.array(lost, dtype=bool)]  # an empty list would select columns
 
 
-def cells_frame(runs: pd.DataFrame, rule: str = 'id', diverged: pd.DataFrame | None = None) -> pd.DataFrame:
+def cells_frame(
+    runs: pd.DataFrame, rule: str = 'id', diverged: pd.DataFrame | None = None, metric: str = ACCURACY
+) -> pd.DataFrame:
     """One row per cell: the learning rate that the rule selects, averaged over seeds.
 
     Args:
-        runs: Output of :func:`runs_frame` under the same rule.
+        runs: Output of :func:`runs_frame` under the same rule and metric.
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
         diverged: Output of :func:`diverged_frame`; the learning rates of these runs are never selected.
+        metric: What selects, a key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`.
 
     Returns:
         pandas.DataFrame: ``model, method, dataset, lr, n_seeds, n_lrs, at_edge`` (the selected rate is the smallest or
@@ -152,11 +159,9 @@ def cells_frame(runs: pd.DataFrame, rule: str = 'id', diverged: pd.DataFrame | N
         row = dict(zip(CELL, cell))
         bad = lost.pop(cell, ())
         by_lr = dict(list(group.groupby('lr')))
-        metric = ood_metric(row['dataset'])
-        metrics = {
-            lr: [{ID_METRIC: i, metric: o} for i, o in zip(part['id'], part['ood'])] for lr, part in by_lr.items()
-        }
-        lr = select_lr(metrics, rule, metric)
+        id_key, ood_key = metric_keys(row['dataset'], metric)
+        metrics = {lr: [{id_key: i, ood_key: o} for i, o in zip(part['id'], part['ood'])] for lr, part in by_lr.items()}
+        lr = select_lr(metrics, rule, ood_key, id_key)
         chosen, tried = by_lr[lr], {*by_lr, *bad}
         row |= {
             'lr': lr,
@@ -234,7 +239,7 @@ def _paper_row(result: PaperResult) -> tuple:
     return (result.model, result.method, result.dataset, *(math.nan if v is None else v for v in measured))
 
 
-def compare(cells: pd.DataFrame, rule: str = 'id') -> pd.DataFrame:
+def compare(cells: pd.DataFrame, rule: str = 'id', metric: str = ACCURACY) -> pd.DataFrame:
     """Put our cells beside the published ones: every cell that has a run or was published.
 
     The interval is that of the difference of two means, by Student's t with Welch's degrees of freedom
@@ -244,12 +249,15 @@ def compare(cells: pd.DataFrame, rule: str = 'id') -> pd.DataFrame:
     Args:
         cells: Output of :func:`cells_frame`.
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`; only the paper's rule gives verdicts.
+        metric: What the cells hold; only of accuracies were any published.
 
     Returns:
         pandas.DataFrame: The columns of both, ``rule``, and for ``id`` and ``ood`` ``*_difference`` (ours minus the
         paper's, in points), ``*_interval`` (half-width) and ``*_verdict``.
     """
-    both = paper_frame().merge(cells[_COMPARED], how='outer', on=CELL)
+    published = paper_frame()
+    published = published if metric == ACCURACY else published.iloc[:0]
+    both = published.merge(cells[_COMPARED], how='outer', on=CELL)
     both.insert(3, 'rule', rule)
     for key in ('id', 'ood'):
         both[f'{key}_difference'] = both[key] - both[f'paper_{key}']

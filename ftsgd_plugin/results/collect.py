@@ -10,7 +10,7 @@ from ..paper.published import ood_metric
 from ..records import RunRecord, find_records, read_record
 from ..utils.errors import UserError
 from ..utils.format import printable
-from ..utils.metrics import ID_METRIC, OOD_METRIC, WORST_GROUP
+from ..utils.metrics import ACCURACY, ID_METRIC, OOD_METRIC, WORST_GROUP
 from ..utils.version import __version__
 
 
@@ -50,11 +50,17 @@ class Collection:
         return [*map(printable, reasons), *(printable(f'unreadable: {line}') for line in self.unreadable.values())]
 
 
-def collect(paths: Iterable[str | os.PathLike]) -> Collection:
+def metric_keys(dataset: str, metric: str = ACCURACY) -> tuple[str, str]:
+    """The ID and the OOD key of a metric; the accuracy of a data set is that of the paper's tables."""
+    return (ID_METRIC, ood_metric(dataset)) if metric == ACCURACY else (f'id/{metric}', f'ood/{metric}')
+
+
+def collect(paths: Iterable[str | os.PathLike], metric: str = ACCURACY) -> Collection:
     """Read every record below directories.
 
     Args:
         paths: Directories of runs, runs, or record files; a record in two of them counts once.
+        metric: A key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`; finished runs without it are left out.
 
     Raises:
         UserError: A path does not exist, or there is no record in any of them.
@@ -70,8 +76,8 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
     for path in files.values():
         try:
             record = read_record(path)
-            if missing := _missing(record):
-                raise UserError(f'{path}: {missing}; run it again or remove it.')
+            if missing := _missing(record, metric):
+                raise UserError(f'{path}: {missing}.')
         except UserError as error:
             found.unreadable[path] = str(error)
         else:
@@ -80,23 +86,27 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
     _drop_repeated(found)
     _warn_of_diverged(found)
     _warn_of_versions(found)
+    _warn_of_selection(found, f'id/{metric}')
     return found
 
 
-def _missing(record: RunRecord) -> str | None:
-    """What a table needs and a finished run lacks, or has out of range; ``None`` if it is complete."""
+def _missing(record: RunRecord, metric: str) -> str | None:
+    """What a table needs and a finished run lacks, or has out of range, and the remedy; ``None`` if it is complete."""
+    remedy = 'run it again or remove it'
     if record.status != 'finished':
         return None
     if not record.epochs:
-        return 'finished without an evaluation'
-    needed = {ID_METRIC, OOD_METRIC, ood_metric(record.dataset)}
+        return f'finished without an evaluation; {remedy}'
+    needed = {ID_METRIC, OOD_METRIC, *metric_keys(record.dataset), *metric_keys(record.dataset, metric)}
     missing = sorted(key for key in needed if any(key not in metrics for metrics in record.epochs))
     if missing:
-        return f'no {missing[0]} in some epoch'
+        if metric != ACCURACY and missing[0].endswith(f'/{metric}'):
+            remedy = f'a run has it if its evaluator is GroupAccuracy with items=({metric!r},)'
+        return f'no {missing[0]} in some epoch; {remedy}'
     for key in sorted(needed | {WORST_GROUP}):
         for number, metrics in enumerate(record.epochs):
             if not 0 <= metrics.get(key, 0) <= 1:
-                return f'epochs[{number}][{key!r}]={metrics[key]!r} is not a fraction from 0 to 1'
+                return f'epochs[{number}][{key!r}]={metrics[key]!r} is not a fraction from 0 to 1; {remedy}'
     return None
 
 
@@ -140,3 +150,12 @@ def _warn_of_versions(found: Collection) -> None:
     changed = sum(str(record.code.get('commit') or '').endswith('+') for record in records)
     if changed:
         found.warnings.append(f'{changed} runs are of a changed checkout (commit with "+").')
+
+
+def _warn_of_selection(found: Collection, key: str) -> None:
+    """The checkpoint that a run has kept is that of its ``save_best``, which need not be the epoch of the tables."""
+    others = Counter(record.selected_by for _, record in found.runs if record.selected_by != key)
+    for other, count in sorted(others.items()):
+        found.warnings.append(
+            f'{count} runs selected their best checkpoint by {other}; here their epochs are selected by {key}.'
+        )

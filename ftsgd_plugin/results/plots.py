@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..evaluation.selection import RULES
+from ..evaluation.selection import describe_rule
 from ..paper.names import DATASETS, METHODS, MODELS, dataset_label, method_label, model_label, sort_names
 from ..utils.format import byte_unit, printable
-from ..utils.metrics import METRIC_LABELS
+from ..utils.metrics import ACCURACY, ID_METRIC, METRIC_LABELS, METRIC_NAMES, sign_of
 from ..utils.plotting import COLOURS, DARK_GREY, DPI, GREY, METRIC_COLOURS, import_pyplot, save_figure, style_axes
 from .aggregate import Results
 from .formats import MEAN
@@ -59,13 +59,14 @@ def logit(percent) -> np.ndarray:
     return np.log(p / (1 - p))
 
 
-def draw_id_ood(runs: pd.DataFrame, path: str | os.PathLike, title: str) -> Path:
+def draw_id_ood(runs: pd.DataFrame, path: str | os.PathLike, title: str, metric: str = ACCURACY) -> Path:
     """OOD against ID accuracy on logit axes: a panel per dataset, a point per run, a fitted line per method.
 
     Args:
         runs: Output of :func:`ftsgd_plugin.results.aggregate.runs_frame`.
         path: PNG file.
         title: Second line of the heading: how epochs were selected.
+        metric: What the runs hold, a key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`.
     """
     from matplotlib.lines import Line2D
 
@@ -88,7 +89,7 @@ def draw_id_ood(runs: pd.DataFrame, path: str | os.PathLike, title: str) -> Path
             ticks = _spaced([t for t in _TICKS if low - 0.3 <= logit(t) <= high + 0.3], (high - low) / 7)
             axis.set_ticks(logit(ticks), [f'{t:g}' for t in ticks])
         axes.set_title(_plain(dataset_label(dataset)), fontsize=11)
-        axes.set(xlabel='ID accuracy (%)', ylabel='OOD accuracy (%)')
+        axes.set(xlabel=f'ID {METRIC_NAMES[metric]} (%)', ylabel=f'OOD {METRIC_NAMES[metric]} (%)')
     marks = [Line2D([], [], color=colours[m], marker='o', markersize=4, label=_plain(method_label(m))) for m in methods]
     _legend(figure, marks, 4)
     figure.suptitle(
@@ -107,13 +108,14 @@ def _spaced(ticks: list[float], least: float) -> list[float]:
     return kept
 
 
-def draw_memory(cells: pd.DataFrame, path: str | os.PathLike, title: str) -> Path | None:
+def draw_memory(cells: pd.DataFrame, path: str | os.PathLike, title: str, metric: str = ACCURACY) -> Path | None:
     """OOD accuracy against peak memory: a panel per dataset, a point per model and method.
 
     Args:
         cells: Output of :func:`ftsgd_plugin.results.aggregate.cells_frame`; cells of unknown memory are left out.
         path: PNG file.
         title: Second line of the heading: how cells were selected, and the devices that memory was measured on.
+        metric: What the cells hold, as in :func:`draw_id_ood`.
 
     Returns:
         Path | None: ``None`` if no memory is known; then nothing is drawn.
@@ -141,24 +143,27 @@ def draw_memory(cells: pd.DataFrame, path: str | os.PathLike, title: str) -> Pat
                 elinewidth=0.8,
             )
         axes.set_title(_plain(dataset_label(dataset)), fontsize=11)
-        axes.set(xlabel=f'peak memory ({unit})', ylabel=f'OOD accuracy (%), {MEAN}')
+        axes.set(xlabel=f'peak memory ({unit})', ylabel=f'OOD {METRIC_NAMES[metric]} (%), {MEAN}')
         axes.margins(0.12)
     marks = [Line2D([], [], color=colours[m], marker='s', linestyle='', label=_plain(method_label(m))) for m in methods]
     marks += [
         Line2D([], [], color=DARK_GREY, marker=markers[m], linestyle='', label=_plain(model_label(m))) for m in models
     ]
     _legend(figure, marks, 4)
-    figure.suptitle(f'OOD accuracy against peak memory of a run\n{title}', fontsize=11)
+    figure.suptitle(f'OOD {METRIC_NAMES[metric]} against peak memory of a run\n{title}', fontsize=11)
     return save_figure(figure, path)
 
 
-def draw_learning_rates(curves: pd.DataFrame, path: str | os.PathLike, title: str) -> Path | None:
+def draw_learning_rates(
+    curves: pd.DataFrame, path: str | os.PathLike, title: str, metric: str = ACCURACY
+) -> Path | None:
     """ID accuracy against the learning rate: a row per model, a column per dataset, a line per method.
 
     Args:
         curves: Output of :func:`ftsgd_plugin.results.sensitivity.lr_curves`.
         path: PNG file.
         title: Second line of the heading: how epochs were selected.
+        metric: What the curves hold, as in :func:`draw_id_ood`.
 
     Returns:
         Path | None: ``None`` if no cell has two learning rates; then nothing is drawn.
@@ -180,7 +185,7 @@ def draw_learning_rates(curves: pd.DataFrame, path: str | os.PathLike, title: st
         for method in methods:
             line = part[part['method'] == method].sort_values('lr')
             if len(line):
-                best = line['id'].to_numpy().argmax()
+                best = (sign_of(metric) * line['id'].to_numpy()).argmax()
                 decades = np.log10(line['lr'])
                 axes.plot(decades, line['id'], color=colours[method], marker='.', linewidth=1.4)
                 axes.plot(
@@ -196,10 +201,11 @@ def draw_learning_rates(curves: pd.DataFrame, path: str | os.PathLike, title: st
         axes.tick_params(labelsize=8)
         axes.set_xlabel('learning rate', fontsize=8)
         if i % columns == 0:
-            axes.set_ylabel('ID accuracy (%)', fontsize=8)
+            axes.set_ylabel(f'ID {METRIC_NAMES[metric]} (%)', fontsize=8)
     marks = [Line2D([], [], color=colours[m], marker='.', label=_plain(method_label(m))) for m in methods]
     _legend(figure, marks, min(4, 1 + len(datasets)))
-    figure.suptitle(f'Learning rates: mean ID accuracy over seeds, the best circled\n{title}', fontsize=11)
+    label = METRIC_NAMES[metric]
+    figure.suptitle(f'Learning rates: mean ID {label} over seeds, the best circled\n{title}', fontsize=11)
     return save_figure(figure, path, dpi=DPI if len(panels) < 15 else 80)
 
 
@@ -224,36 +230,49 @@ def draw_results(results: Results, directory: str | os.PathLike) -> dict[str, Pa
     Returns:
         dict: Heading -> file.
     """
-    directory, title = Path(directory), RULES[results.rule]
+    directory, metric = Path(directory), results.metric
+    title = describe_rule(results.rule, metric)
     if results.runs.empty:
         return {}
     known = results.runs[results.runs['peak_bytes'].notna()]
     devices = sorted({device or 'unknown device' for device in known['device']})
     shown = ', '.join(devices[:3]) + (f' and {len(devices) - 3} more' if len(devices) > 3 else '')
-    memory = _plain(f'{title}; memory measured on: {shown}')
+    label, memory = METRIC_NAMES[metric], _plain(f'{title}; memory measured on: {shown}')
     figures = {
-        'Out of distribution against in distribution': draw_id_ood(results.runs, directory / 'id_ood.png', title),
-        'Accuracy against memory': draw_memory(results.cells, directory / 'memory.png', memory),
-        'Learning rates': draw_learning_rates(lr_curves(results.runs), directory / 'learning_rates.png', title),
+        'Out of distribution against in distribution': draw_id_ood(
+            results.runs, directory / 'id_ood.png', title, metric
+        ),
+        f'{label[0].upper()}{label[1:]} against memory': draw_memory(
+            results.cells, directory / 'memory.png', memory, metric
+        ),
+        'Learning rates': draw_learning_rates(lr_curves(results.runs), directory / 'learning_rates.png', title, metric),
     }
     return {heading: path for heading, path in figures.items() if path is not None}
 
 
-def draw_interpolation(rows: Sequence[dict], selected: float, path: str | os.PathLike) -> Path:
+def draw_interpolation(
+    rows: Sequence[dict], selected: float, path: str | os.PathLike, selected_by: str = ID_METRIC
+) -> Path:
     """ID, OOD and worst-group accuracy along alpha.
 
     Args:
         rows: ``alpha`` and the metrics (fractions) of each point.
-        selected: The alpha that ID accuracy selected.
+        selected: The alpha that was selected.
         path: PNG file.
+        selected_by: By this metric, which is drawn too.
     """
     figure, axes = import_pyplot().subplots(figsize=(6.4, 4.4), layout='constrained')
     alphas = [row['alpha'] for row in rows]
-    for key, label in METRIC_LABELS.items():
+    for key, label in {selected_by: selected_by, **METRIC_LABELS}.items():
         if all(key in row for row in rows):
             values = [100 * row[key] for row in rows]
-            axes.plot(alphas, values, marker='o', markersize=4, color=METRIC_COLOURS[key], label=label)
-    axes.axvline(selected, color=DARK_GREY, linestyle=':', label=f'selected by ID: {selected:g}')
+            axes.plot(alphas, values, marker='o', markersize=4, color=METRIC_COLOURS.get(key), label=label)
+    axes.axvline(
+        selected,
+        color=DARK_GREY,
+        linestyle=':',
+        label=f'selected by {METRIC_LABELS.get(selected_by, selected_by)}: {selected:g}',
+    )
     axes.set(
         xlabel="alpha: 0 pretrained backbone, 1 fine-tuned; the head is the run's throughout",
         ylabel='accuracy (%)',

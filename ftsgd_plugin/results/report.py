@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from ..evaluation.selection import RULES
+from ..evaluation.selection import describe_rule
 from ..paper.names import method_label
 from ..utils.errors import check_parent
 from ..utils.files import write_text
 from ..utils.format import format_bytes, printable
+from ..utils.metrics import ACCURACY, METRIC_NAMES
 from ..utils.pages import render_page
 from ..utils.version import __version__
 from .aggregate import Results, read_results
@@ -41,6 +42,7 @@ def write_report(
     rule: str = 'id',
     title: str = 'Fine-tuning with SGD: report',
     command: str | None = None,
+    metric: str = ACCURACY,
 ) -> list[str]:
     """Write one page about the runs below directories.
 
@@ -50,6 +52,7 @@ def write_report(
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
         title: Heading of the page.
         command: The command that makes the page again (default: that of this process).
+        metric: What selects and is shown, a key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`.
 
     Returns:
         list[str]: Notes about the runs, a line each.
@@ -59,19 +62,21 @@ def write_report(
     """
     out = Path(out)
     check_parent(out)
-    results = read_results(paths, rule)
+    results = read_results(paths, rule, metric)
     command = shlex.join(['python', *sys.argv]) if command is None else command
     when = datetime.now().astimezone().isoformat(' ', 'minutes')
-    tables, remarks = build_tables(results.compared, rule)
-    notes = [f'rule: {RULES[rule]}.', *results.found.notes(), *map(printable, remarks)]
+    tables, remarks = build_tables(results.compared, rule, metric)
+    rule_text = describe_rule(rule, metric)
+    notes = [f'rule: {rule_text}.', *results.found.notes(), *map(printable, remarks)]
     with tempfile.TemporaryDirectory() as directory:
         page = render_page(
             TEMPLATE,
             title=title,
             when=when,
             version=__version__,
-            rule=RULES[rule],
-            faithful=rule == 'id',
+            rule=rule_text,
+            metric=METRIC_NAMES[metric],
+            faithful=rule == 'id' and metric == ACCURACY,
             warnings=[note for note in notes if note.startswith('warning: ')],
             notes=[note for note in notes if not note.startswith('warning: ')],
             legend=LEGEND,
@@ -93,14 +98,14 @@ def write_report(
 
 def _sensitivity(results: Results) -> dict | None:
     """Points that a method loses with another learning rate than its best: sentences, and a table as HTML."""
-    losses = lr_sensitivity(lr_curves(results.runs))
+    losses = lr_sensitivity(lr_curves(results.runs), results.metric)
     if losses.empty:
         return None
     means = by_method(losses)
     means['method'] = [method_label(method) for method in means['method']]
     means.columns = [_LOSSES.get(column, column) for column in means.columns]
     table = means.to_html(index=False, border=0, float_format='{:.1f}'.format, na_rep='unknown', escape=True)
-    return {'lines': compare_sgd(losses), 'table': table}
+    return {'lines': compare_sgd(losses, results.metric), 'table': table}
 
 
 def _duration(results: Results) -> str:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from ..utils.metrics import ACCURACY, METRIC_NAMES, sign_of
 from .aggregate import CELL
 
 NEAR_POINTS = 1.0  # a rate is near the best within this many points of ID accuracy
@@ -12,11 +13,12 @@ def lr_curves(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.groupby([*CELL, 'lr'], sort=True)[['id', 'ood']].mean().reset_index()
 
 
-def lr_sensitivity(curves: pd.DataFrame) -> pd.DataFrame:
+def lr_sensitivity(curves: pd.DataFrame, metric: str = ACCURACY) -> pd.DataFrame:
     """Loss from other learning rates than the best by ID accuracy, per cell, over the grid that was tried.
 
     Args:
         curves: Output of :func:`lr_curves`; cells with one learning rate are left out.
+        metric: What it holds, a key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`, instead of the accuracy.
 
     Returns:
         pandas.DataFrame: Per cell ``lrs`` (how many), ``near`` (how many are within one point of the best ID accuracy),
@@ -25,6 +27,7 @@ def lr_sensitivity(curves: pd.DataFrame) -> pd.DataFrame:
         ``ood_step_loss`` against the OOD accuracy of that same rate.
     """
     lines = []
+    curves = curves.assign(**{key: sign_of(metric) * curves[key] for key in ('id', 'ood')})
     for cell, group in curves.groupby(CELL, sort=False):
         if len(group) < 2:
             continue
@@ -58,11 +61,16 @@ def by_method(cells: pd.DataFrame) -> pd.DataFrame:
     return means.rename_axis('method').reset_index()
 
 
-def compare_sgd(cells: pd.DataFrame) -> list[str]:
+def compare_sgd(cells: pd.DataFrame, metric: str = ACCURACY) -> list[str]:
     """Compare the sensitivity of SGD (freeze-embed) and SGD in sentences, a line each.
 
     Only cells count that have both methods, with equally many learning rates; without any the list is empty.
+
+    Args:
+        cells: Output of :func:`lr_sensitivity`.
+        metric: What it holds, as there.
     """
+    label = METRIC_NAMES[metric]
     pairs = cells[cells['method'] == 'sgd'].merge(
         cells[cells['method'] == 'freeze-embed'], on=['model', 'dataset', 'lrs'], suffixes=('_sgd', '_frozen')
     )
@@ -70,10 +78,10 @@ def compare_sgd(cells: pd.DataFrame) -> list[str]:
         return []
     lines, less = [], []
     for key, kind, name in (
-        ('id', 'mean', 'ID accuracy, mean over the grid against the best rate'),
-        ('ood', 'mean', 'OOD accuracy, mean over the grid against the best rate by ID'),
-        ('id', 'step', 'ID accuracy, one grid step away from the best rate'),
-        ('ood', 'step', 'OOD accuracy, one grid step away from the best rate'),
+        ('id', 'mean', f'ID {label}, mean over the grid against the best rate'),
+        ('ood', 'mean', f'OOD {label}, mean over the grid against the best rate by ID'),
+        ('id', 'step', f'ID {label}, one grid step away from the best rate'),
+        ('ood', 'step', f'OOD {label}, one grid step away from the best rate'),
     ):
         plain, frozen = (pairs[f'{key}_{kind}_loss_{side}'] for side in ('sgd', 'frozen'))
         less.append(frozen.mean() < plain.mean())
@@ -87,8 +95,8 @@ def compare_sgd(cells: pd.DataFrame) -> list[str]:
     return [
         f'is SGD (freeze-embed) less sensitive to the learning rate than SGD? {answer}, in {len(pairs)} cells.',
         *lines,
-        'rates within {2:g} point of the best ID accuracy: {0:.1f} and {1:.1f} of {3:.1f}.'.format(
-            *near, NEAR_POINTS, pairs['lrs'].mean()
+        'rates within {2:g} point of the best ID {4}: {0:.1f} and {1:.1f} of {3:.1f}.'.format(
+            *near, NEAR_POINTS, pairs['lrs'].mean(), label
         ),
         'the best rate is at the edge of the grid in {} and {} cells; there the grid is one-sided.'.format(*edges),
     ]

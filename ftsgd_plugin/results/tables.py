@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..evaluation.selection import RULES
+from ..evaluation.selection import describe_rule
 from ..paper.names import (
     DATASETS,
     MAIN_METHODS,
@@ -20,6 +20,7 @@ from ..paper.names import (
 )
 from ..utils.files import write_text
 from ..utils.format import printable
+from ..utils.metrics import ACCURACY, METRIC_NAMES
 from . import FORMATS
 from .aggregate import DIVERGED, common_averages, read_results
 from .formats import RENDERERS, Comparison, Table
@@ -29,22 +30,24 @@ from .sensitivity import compare_sgd, lr_curves, lr_sensitivity
 CLIP = 'clip-vit-b16'
 
 
-def build_tables(compared: pd.DataFrame, rule: str) -> tuple[list[Table], list[str]]:
+def build_tables(compared: pd.DataFrame, rule: str, metric: str = ACCURACY) -> tuple[list[Table], list[str]]:
     """Make the tables that have a cell with a run.
 
     The paper's tables 1 (OOD) and 2 (ID), with every method that was published for all models or has a run, and the
     averages, if any run is of its models and datasets; the CLIP tables if any run is of CLIP ViT-B/16; and tables of
-    all other models and datasets.
+    all other models and datasets. Of another metric than the accuracy nothing was published; all runs are in two
+    tables.
 
     Args:
         compared: Output of :func:`ftsgd_plugin.results.aggregate.compare`.
         rule: The selection rule, named in every title.
+        metric: What the cells hold, a key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`.
 
     Returns:
         tuple: The tables, and notes in one line each.
     """
     run = compared[compared['id'].notna() | (compared['diverged'] > 0)]
-    inside = run['model'].isin(MODELS) & run['dataset'].isin(DATASETS)
+    inside = run['model'].isin(MODELS) & run['dataset'].isin(DATASETS) & (metric == ACCURACY)
     tables, notes = [], []
     if inside.any():
         methods = sort_names([*MAIN_METHODS, *run[inside]['method']], METHODS)
@@ -58,7 +61,7 @@ def build_tables(compared: pd.DataFrame, rule: str) -> tuple[list[Table], list[s
             tables += [average] if average.rows else []
             notes += [line for line in note if line not in notes]
         notes += [_count_verdicts(compared, key) for key in ('ood', 'id')]
-    else:
+    elif metric == ACCURACY:
         notes.append("no run is of the paper's models and datasets; its tables are left out.")
     if (inside & (run['model'] == CLIP)).any():
         of_clip = compared[compared['model'] == CLIP]
@@ -71,10 +74,11 @@ def build_tables(compared: pd.DataFrame, rule: str) -> tuple[list[Table], list[s
     other = run[~inside]
     for key in ('ood', 'id') if len(other) else ():
         models, datasets = (sorted(other[column].unique()) for column in ('model', 'dataset'))
-        title = f'Other models and datasets: {key.upper()} accuracy (%)'
+        title = f'{key.upper()} {METRIC_NAMES[metric]} (%)'
+        title = f'Other models and datasets: {title}' if metric == ACCURACY else title
         tables.append(_grid(other, title, key, models, sort_names(other['method'], METHODS), datasets))
     for table in tables:
-        table.title += f'; {RULES[rule]}'
+        table.title += f'; {describe_rule(rule, metric)}'
     return tables, notes + _remarks(run)
 
 
@@ -147,7 +151,11 @@ def _remarks(run: pd.DataFrame) -> list[str]:
 
 
 def write_tables(
-    paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = None, format: str = 'text', rule: str = 'id'
+    paths: Sequence[str | os.PathLike],
+    out: str | os.PathLike | None = None,
+    format: str = 'text',
+    rule: str = 'id',
+    metric: str = ACCURACY,
 ) -> str:
     """Make the paper's tables of the runs below directories.
 
@@ -156,6 +164,7 @@ def write_tables(
         out: Directory for every format (``tables.txt``, ``.md``, ``.tex``, ``.csv``) and the figures.
         format: Without ``out``: the format to return, a key of :data:`ftsgd_plugin.results.FORMATS`.
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
+        metric: What selects and is shown, a key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`.
 
     Returns:
         str: Without ``out`` the tables; with it the notes and the names of the files.
@@ -163,9 +172,14 @@ def write_tables(
     Raises:
         UserError: A path does not exist, there is no record, or a file cannot be written.
     """
-    results = read_results(paths, rule)
-    tables, remarks = build_tables(results.compared, rule)
-    notes = [f'rule: {RULES[rule]}.', *results.found.notes(), *map(printable, remarks), *results.found.problems()]
+    results = read_results(paths, rule, metric)
+    tables, remarks = build_tables(results.compared, rule, metric)
+    notes = [
+        f'rule: {describe_rule(rule, metric)}.',
+        *results.found.notes(),
+        *map(printable, remarks),
+        *results.found.problems(),
+    ]
     if out is None:
         return RENDERERS[format](tables, notes, results.compared)
     out = Path(out)
@@ -173,5 +187,5 @@ def write_tables(
     for name, suffix in FORMATS.items():
         write_text(out / f'tables.{suffix}', RENDERERS[name](tables, notes, results.compared))
     names = f'{out}/tables.{{{",".join(FORMATS.values())}}}'
-    lines = [*notes, *compare_sgd(lr_sensitivity(lr_curves(results.runs)))]
+    lines = [*notes, *compare_sgd(lr_sensitivity(lr_curves(results.runs), metric), metric)]
     return '\n'.join([*lines, ' '.join(['written:', names, *map(str, written)])]) + '\n'

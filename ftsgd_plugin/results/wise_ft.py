@@ -21,7 +21,7 @@ from ..runner.build import build_runner, read_config
 from ..utils.errors import UserError
 from ..utils.files import write_text
 from ..utils.format import printable
-from ..utils.metrics import ID_METRIC, METRIC_LABELS
+from ..utils.metrics import METRIC_LABELS, selecting_key
 from .plots import draw_interpolation
 
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
@@ -46,39 +46,39 @@ def write_wise_ft(
 
     Returns:
         dict: The content of ``wise_ft.json``: ``points`` (``alpha`` and the metrics as fractions, by alpha) and
-        ``selected`` (the point with the highest ID accuracy, the smallest alpha on ties), ``run``, ``checkpoint``,
-        ``selected_by``.
+        ``selected`` (the point with the best ID accuracy, or other ID metric of the run's ``save_best``; the smallest
+        alpha on ties), ``run``, ``checkpoint``, ``selected_by`` (that metric).
 
     Raises:
-        UserError: The run cannot be evaluated, its evaluator has no ID accuracy, or a file cannot be written.
+        UserError: The run cannot be evaluated, its evaluator does not give that metric, or a file cannot be written.
     """
     run = Path(run)
     out = run / 'wise_ft' if out is None else Path(out)
     cfg, checkpoint = find_run(run, checkpoint)
     runner = evaluation_runner(cfg, out / 'log')
     pretrained, tuned = end_points(runner, cfg, checkpoint)
-    points = []
+    key, points = saved_by(cfg), []
     for alpha, metrics in evaluate_between(runner, pretrained, tuned, sorted(set(alphas))):
-        if ID_METRIC not in metrics:
-            raise UserError(f'{cfg.filename}: val_evaluator gives no {ID_METRIC}; use GroupAccuracy.')
+        if key not in metrics:
+            raise UserError(f'{cfg.filename}: val_evaluator gives no {key}; use GroupAccuracy.')
         points.append({'alpha': alpha, **metrics})
-        report(f'alpha {alpha:g}: ID {metrics[ID_METRIC]:.2%}')
-    selected = points[select_epoch(points)]
+        report(f'alpha {alpha:g}: {METRIC_LABELS.get(key, key)} {metrics[key]:.2%}')
+    selected = points[select_epoch(points, id_metric=key)]
     result = {
         'run': str(run),
         'checkpoint': str(checkpoint),
-        'selected_by': ID_METRIC,
+        'selected_by': key,
         'selected': selected,
         'points': points,
     }
     table = pd.DataFrame(points)
     write_text(out / 'wise_ft.csv', table.to_csv(index=False))
     write_text(out / 'wise_ft.json', json.dumps(result, indent=1) + '\n')
-    draw_interpolation(points, selected['alpha'], out / 'wise_ft.png')
+    draw_interpolation(points, selected['alpha'], out / 'wise_ft.png', key)
 
-    shown = [key for key in METRIC_LABELS if key in table]
+    shown = [one for one in dict.fromkeys((key, *METRIC_LABELS)) if one in table]
     report('\n' + (100 * table.set_index('alpha')[shown]).to_string(float_format='{:.2f}'.format))
-    report(f'\nselected by {ID_METRIC}: alpha {selected["alpha"]:g}')
+    report(f'\nselected by {key}: alpha {selected["alpha"]:g}')
     if points[-1]['alpha'] == 1 and (line := _compare_with_record(run, points[-1])):
         report(line)
     report(f'written: {out}/wise_ft.json, wise_ft.csv and wise_ft.png')
@@ -110,7 +110,8 @@ def find_run(directory: str | os.PathLike, checkpoint: str | os.PathLike | None 
 
     Args:
         directory: A run's work_dir.
-        checkpoint: Default: ``best_id_accuracy_*.pth`` or, without one, the last ``epoch_*.pth``.
+        checkpoint: Default: the best by ID accuracy, or by the other ID metric of the config's ``save_best``
+            (``best_id_accuracy_*.pth``); without one, the last ``epoch_*.pth``.
 
     Raises:
         UserError: The directory has no config or no checkpoint.
@@ -121,16 +122,24 @@ def find_run(directory: str | os.PathLike, checkpoint: str | os.PathLike | None 
     configs = sorted(directory.glob('*.py'), key=lambda path: path.stat().st_mtime)
     if not configs:
         raise UserError(f'{directory}: no config (*.py); name the work_dir that tools/train.py wrote.')
+    cfg = read_config(str(configs[-1]))
     if checkpoint is None:
+        best = f'best_{saved_by(cfg)}_'.replace('/', '_')  # as MMEngine names it
         found = [
             (path.name.startswith('best'), int(number[1]), path)
             for path in directory.glob('*.pth')
-            if (number := re.fullmatch(r'(?:best_id_accuracy_)?(?:epoch|iter)_(\d+)\.pth', path.name))
+            if (number := re.fullmatch(rf'(?:{best})?(?:epoch|iter)_(\d+)\.pth', path.name))
         ]
         if not found:
-            raise UserError(f'{directory}: no best_id_accuracy_*.pth or epoch_*.pth; name one with --checkpoint.')
+            raise UserError(f'{directory}: no {best}*.pth or epoch_*.pth; name one with --checkpoint.')
         checkpoint = max(found)[2]
-    return read_config(str(configs[-1])), Path(checkpoint)
+    return cfg, Path(checkpoint)
+
+
+def saved_by(cfg: Config) -> str:
+    """The ID metric that the checkpoint hook of a run's config saves the best of."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    return selecting_key(hook.get('save_best'))
 
 
 def evaluation_runner(cfg: Config, work_dir: str | Path) -> Runner:

@@ -16,7 +16,7 @@ from mmengine.runner import BaseLoop, Runner
 from mmpretrain.engine.hooks import VisualizationHook
 
 from ..checkpoint.io import check_readable, checkpoint_to_resume
-from ..evaluation.group_accuracy import check_configured_splits
+from ..evaluation.checks import check_configured_metrics, check_configured_splits
 from ..hooks import CheckpointFitHook, DivergenceHook, ReleaseModelHook
 from ..layers import unwrap
 from ..optim.finite import check_settings
@@ -142,6 +142,7 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
     check_settings(cfg)
     for name in ('val', 'test'):  # a test after training must not be the first to find it
         check_configured_splits(cfg, name)
+        check_configured_metrics(cfg, name)
     if type_name(cfg.get('optim_wrapper')) == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise UserError(
             'optim_wrapper.type: AmpOptimWrapper (--amp) needs a GPU and this machine has none; '

@@ -1,30 +1,25 @@
 """Find parts of a run that do not fit each other, once they are built and before the first step."""
 
-import copy
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from mmengine.evaluator import BaseMetric, DumpResults
-from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.optim.scheduler import ReduceOnPlateauParamScheduler
 from mmengine.runner import BaseLoop, Runner
-from mmpretrain.structures import DataSample
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..evaluation.group_accuracy import GroupAccuracy, leaves
 from ..layers import unwrap
 from ..models.image_size import built_for
 from ..optim.composition import check_composition
 from ..optim.constructor import FreezeEmbedOptimWrapperConstructor as OURS
 from ..optim.paramwise import check_custom_keys
 from ..utils.errors import UserError
-from ..utils.metrics import ID_METRIC, OOD_METRIC, WORST_GROUP
-from ..utils.names import did_you_mean, type_name
+from ..utils.names import type_name
+from .watched_metrics import check_watched_metrics
 
 _MOST_LABELS = 200_000  # labels of a data set without named classes are read one by one
 
@@ -34,8 +29,8 @@ class FitHook(Hook):
 
     Raises:
         UserError: The training data has no batch, the head has fewer classes than it, the head takes other features
-            than the backbone's, a watched metric is never reported, a scheduler cannot be composed with gradual
-            unfreezing, or a custom key matches no parameter.
+            than the backbone's, a watched metric is never reported, is of OOD data or has the wrong rule, a scheduler
+            cannot be composed with gradual unfreezing, or a custom key matches no parameter.
     """
 
     priority = 'VERY_HIGH'
@@ -165,84 +160,3 @@ def _says(backbone: nn.Module, neck: nn.Module | None, features: int | None) -> 
 def _on_meta(module: nn.Module) -> dict[str, torch.Tensor]:
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {name: torch.empty_like(tensor, device='meta') for name, tensor in tensors.items()}
-
-
-def check_watched_metrics(runner: Runner, loop: BaseLoop) -> None:
-    """Find a ``save_best``, an early stop or a plateau schedule that waits for a metric which is never reported.
-
-    Args:
-        runner: The runner, with its hooks and schedulers.
-        loop: Its validation loop.
-
-    Raises:
-        UserError: There is one; the metrics that are reported are named.
-    """
-    watched = list(_watched(runner))
-    if not watched:
-        return
-    metrics = getattr(getattr(loop, 'evaluator', None), 'metrics', None)
-    if metrics is None:  # a loop of another kind
-        return
-    reported = [_reported_keys(metric, loop, [key for _, key in watched]) for metric in metrics]
-    if None in reported:
-        return
-    known = set().union(*reported)
-    for option, key in watched:
-        if key not in known:
-            raise UserError(
-                f'{option}={key!r}: the validation reports no such metric; set it to one of val_evaluator: '
-                f'{did_you_mean(key, known)}'
-            )
-
-
-def _watched(runner: Runner) -> Iterator[tuple[str, str]]:
-    """``(option, metric key)`` of whatever reads a metric after a validation."""
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and hook.save_best is not None:
-            keys = [hook.save_best] if isinstance(hook.save_best, str) else hook.save_best
-            yield from (('default_hooks.checkpoint.save_best', key) for key in keys if key != 'auto')
-        elif isinstance(hook, EarlyStoppingHook):
-            yield 'custom_hooks: EarlyStoppingHook.monitor', hook.monitor
-    schedulers = runner.param_schedulers or []
-    for scheduler in schedulers if isinstance(schedulers, list) else ():
-        if isinstance(scheduler, ReduceOnPlateauParamScheduler):
-            yield f'param_scheduler: {type(scheduler).__name__}.monitor', scheduler.monitor
-
-
-def _reported_keys(metric: BaseMetric, loop: BaseLoop, asked: list[str]) -> set[str] | None:
-    """The keys of a metric, from its answer to two made-up samples; ``None`` if it does not take them."""
-    if isinstance(metric, DumpResults):
-        return set()
-    if isinstance(metric, GroupAccuracy):
-        return _grouped_keys(metric, leaves(loop.dataloader.dataset), asked)
-    classes = getattr(getattr(unwrap(loop.runner.model), 'head', None), 'num_classes', None) or 2
-    samples = []
-    for label in (0, classes - 1):
-        score = torch.zeros(classes)
-        score[label] = 1.0
-        sample = DataSample().set_gt_label(label).set_pred_label(label).set_pred_score(score)
-        samples.append(sample.to_dict())
-    try:
-        twin = copy.deepcopy(metric)
-        twin.results = []
-        twin.process(None, samples)
-        found = twin.compute_metrics(twin.results)
-    except Exception:  # a metric of another task
-        return None
-    prefix = f'{metric.prefix}/' if metric.prefix else ''
-    return {f'{prefix}{key}' for key in found}
-
-
-def _grouped_keys(metric: GroupAccuracy, datasets: Sequence, asked: Sequence[str]) -> set[str] | None:
-    """The keys of ``GroupAccuracy``; the records are read only for a key that names a group."""
-    splits = {getattr(dataset, 'split', None) for dataset in datasets}
-    if None in splits:
-        return None
-    keys = {ID_METRIC, OOD_METRIC, WORST_GROUP, *(f'ood/worst_{field}' for field in metric.by)}
-    keys |= {f'split/{split}' for split in splits}
-    for field in ('group', *metric.by):
-        if any(key.startswith(f'{field}/') for key in asked):
-            for dataset in datasets:
-                if dataset.split == metric.ood['split']:
-                    keys |= {f'{field}/{dataset.get_data_info(i).get(field)}' for i in range(len(dataset))}
-    return keys

@@ -11,6 +11,7 @@ import filelock
 
 from ..records import code_version, read_record
 from ..utils.errors import UserError
+from ..utils.metrics import ID_METRIC
 from ..utils.options import TFLOPS
 from ..utils.paths import tool_path
 from .forecast import describe, flop_weights, predict_costs
@@ -234,8 +235,9 @@ def _note(task: Task) -> str:
     if record.status == 'diverged':
         return f'diverged: {record.error}'
     selected = (record.selected or {}).get(record.selected_by)
-    accuracy = '' if selected is None else f'ID {selected:6.1%}  '
-    return f'{accuracy}{record.resources.get("seconds", 0):6.1f} s'
+    label = 'ID' if record.selected_by == ID_METRIC else record.selected_by
+    result = '' if selected is None else f'{label} {selected:6.1%}  '
+    return f'{result}{record.resources.get("seconds", 0):6.1f} s'
 
 
 def _warn_of_other_code(tasks: Sequence[Task]) -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from ftsgd_plugin.datasets import Waterbirds
 from ftsgd_plugin.datasets.base import META_KEYS
 from ftsgd_plugin.evaluation import GroupAccuracy
-from ftsgd_plugin.evaluation.group_accuracy import check_configured_splits, check_evaluated_splits
+from ftsgd_plugin.evaluation.checks import check_configured_splits, check_evaluated_splits
 from ftsgd_plugin.evaluation.wilds import WildsPredictions, load_wilds, torch_scatter
 from ftsgd_plugin.utils.errors import UserError
 
@@ -141,27 +141,42 @@ def sharded_dataset() -> ConcatDataset:
     return ConcatDataset([val, test])
 
 
-def evaluate_a_shard() -> dict[str, float]:
+def scored_dataset() -> ConcatDataset:
+    """97 samples of val and 100 of test with labels and scores of two classes, some scores equal."""
+    generator = torch.Generator().manual_seed(0)
+    tops = torch.rand(197, generator=generator).mul(40).round().div(40)
+    labels = torch.randint(2, (197,), generator=generator).tolist()
+    rows = [('ab'[i % 2], label, torch.stack([1 - top, top])) for i, (label, top) in enumerate(zip(labels, tops))]
+    return ConcatDataset([[(split, *row) for row in part] for split, part in (('val', rows[:97]), ('test', rows[97:]))])
+
+
+ITEMS = ('balanced_accuracy', 'macro_f1', 'auroc', 'average_precision', 'ece')
+
+
+def evaluate_a_shard(dataset: ConcatDataset, predicted: str = 'pred_label', items=()) -> dict[str, float]:
     """Evaluate as MMEngine's test loop does in each process."""
-    dataset = sharded_dataset()
-    metric = GroupAccuracy(id='val', ood='test')
+    metric = GroupAccuracy(id='val', ood='test', items=items)
     evaluator = Evaluator(metric)
     for rows in DataLoader(dataset, 8, sampler=DefaultSampler(dataset, shuffle=False), collate_fn=list):
-        keys = ('split', 'group', 'gt_label', 'pred_label')
-        evaluator.process([dict(zip(keys, (*row[:2], *map(torch.tensor, row[2:])))) for row in rows])
+        keys = ('split', 'group', 'gt_label', predicted)
+        evaluator.process([dict(zip(keys, (*row[:2], *map(torch.as_tensor, row[2:])))) for row in rows])
     return {'seen': len(metric.results), **evaluator.evaluate(len(dataset))}
+
+
+def evaluate_shards() -> tuple[dict, dict]:
+    return evaluate_a_shard(sharded_dataset()), evaluate_a_shard(scored_dataset(), 'pred_score', ITEMS)
 
 
 def _shard_worker(rank: int, directory: str) -> None:
     torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
-    torch.save(evaluate_a_shard(), f'{directory}/{rank}.pt')
+    torch.save(evaluate_shards(), f'{directory}/{rank}.pt')
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.multiprocess
 def test_two_processes_report_the_same_as_one_of_133_samples(tmp_path):
-    """MMEngine's sampler repeats a sample so that both have 67; it must not count twice."""
-    alone = evaluate_a_shard()
+    """MMEngine's sampler repeats a sample so that both have 67; it must not count twice. Further metrics, exactly."""
+    alone, further = evaluate_shards()
     assert alone == {
         'seen': 133,
         'id/accuracy': 11 / 33,
@@ -174,7 +189,8 @@ def test_two_processes_report_the_same_as_one_of_133_samples(tmp_path):
     }
     mp.start_processes(_shard_worker, (str(tmp_path),), nprocs=2, start_method='fork')
     for rank in range(2):
-        assert torch.load(tmp_path / f'{rank}.pt') == {**alone, 'seen': 67}
+        assert torch.load(tmp_path / f'{rank}.pt') == ({**alone, 'seen': 67}, {**further, 'seen': 99})
+    assert further['seen'] == 197 and {f'id/{name}' for name in ITEMS} <= further.keys()
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,15 @@ def test_averaged_views_give_mmpretrains_accuracy():
     assert found['id/accuracy'] == found['ood/accuracy'] == found['ood/worst_group'] == 1
 
 
+def test_further_metrics_are_of_the_averaged_views():
+    metric = GroupAccuracy('val', 'test', items=('balanced_accuracy', 'macro_f1', 'auroc', 'average_precision', 'ece'))
+    samples = averaged()
+    metric.process({}, samples)
+    found = metric.evaluate(len(samples))
+    assert all(found[f'{part}/{name}'] == 1 for part in ('id', 'ood') for name in metric.items[:4])
+    assert found['id/ece'] == pytest.approx(1 - (0.45 + 0.9) / 2)
+
+
 def test_averaged_views_reach_the_files_of_the_leaderboard():
     metric = WildsPredictions([Waterbirds('nowhere', 'test', lazy_init=True)], 'predictions')
     metric.process({}, averaged())

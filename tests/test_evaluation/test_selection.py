@@ -10,12 +10,14 @@ import scipy.stats
 from ftsgd_plugin.evaluation.selection import (
     RULES,
     Z90,
+    describe_rule,
     difference_ci90,
     mean_and_ci90,
     mean_and_error,
     select_epoch,
     select_lr,
 )
+from ftsgd_plugin.utils.metrics import better_rule, selecting_key
 
 
 def epoch(id_accuracy: float, ood: float = 0.0) -> dict[str, float]:
@@ -64,6 +66,42 @@ def test_oracle_selects_the_learning_rate_on_ood_and_the_last_epoch_rule_does_no
 def test_oracle_looks_at_the_metric_that_it_is_given():
     epochs = [{'ood/accuracy': 0.9, 'ood/worst_group': 0.1}, {'ood/accuracy': 0.8, 'ood/worst_group': 0.2}]
     assert select_epoch(epochs, 'ood-oracle', 'ood/worst_group') == 1
+
+
+def test_another_id_metric_selects_in_its_own_direction():
+    """The lowest calibration error is the best, NaN never, the first on ties; the OOD data decides nothing."""
+    epochs = [{'id/ece': e, 'ood/ece': o, 'id/macro_f1': e} for e, o in ((0.3, 0.1), (0.1, 0.9), (0.1, 0.2))]
+    assert select_epoch(epochs, id_metric='id/ece') == 1
+    assert select_epoch(epochs, id_metric='id/macro_f1') == 0
+    assert select_epoch(epochs, 'ood-oracle', 'ood/ece', 'id/ece') == 0
+    assert select_epoch([{'id/ece': math.nan}, *epochs], id_metric='id/ece') == 2
+    runs = {1e-2: epochs[:1], 1e-3: epochs[1:2], 1e-4: [epochs[0], epochs[1]]}
+    assert select_lr(runs, id_metric='id/ece') == 1e-3 and select_lr(runs, id_metric='id/macro_f1') == 1e-2
+    assert describe_rule('id') == RULES['id'] and describe_rule('last', 'ece').startswith('last epoch')
+    assert describe_rule('id', 'macro_f1') == 'epoch and learning rate selected by ID macro F1'
+
+
+@pytest.mark.parametrize(
+    'key, rule',
+    [
+        ('id/accuracy', 'greater'),
+        ('ood/auroc', 'greater'),
+        ('id/ece', 'less'),
+        ('split/val/ece', 'less'),
+        ('macro_f1', 'greater'),
+        ('accuracy/top1', None),
+        ('split/ece', None),  # the accuracy of a split of that name
+        ('group/ece', None),
+        ('ood/worst_group', None),
+    ],
+)
+def test_which_values_are_better(key, rule):
+    assert better_rule(key) == rule
+
+
+def test_the_selecting_key_is_the_first_of_id_data():
+    assert selecting_key('id/ece') == 'id/ece' and selecting_key(['accuracy/top1', 'id/auroc']) == 'id/auroc'
+    assert all(selecting_key(none) == 'id/accuracy' for none in (None, 'auto', 'accuracy/top1', []))
 
 
 def test_interval_is_the_authors():

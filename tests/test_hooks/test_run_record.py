@@ -1,6 +1,7 @@
 """The record of a run: written from the start, complete at the end, the same whether the run was stopped or not."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -11,7 +12,9 @@ from ftsgd_plugin import records
 from ftsgd_plugin.evaluation.selection import select_epoch
 from ftsgd_plugin.optim.state import optimizer_state_bytes
 from ftsgd_plugin.records import FILE, RunRecord, config_hash, read_record
+from ftsgd_plugin.results.wise_ft import find_run
 from ftsgd_plugin.runner.build import build_runner
+from ftsgd_plugin.sweep.driver import _note as sweep_note
 
 EPOCHS = 3
 
@@ -94,6 +97,21 @@ def test_record_of_a_resumed_run_equals_that_of_an_uninterrupted_one(config, tmp
     straight, resumed = (read_record(tmp_path / name) for name in ('straight', 'stopped'))
     assert timeless(resumed) == timeless(straight) and len(resumed.epochs) == EPOCHS
     assert resumed.started <= resumed.finished and resumed.resources['seconds'] > 0
+
+
+def test_another_id_metric_selects_the_epoch_the_checkpoint_and_the_record(config, tmp_path):
+    """Of the calibration error the lowest value; the config's rule is left to the hook."""
+    items = dict(type='GroupAccuracy', id='val', ood='test', items=('ece', 'auroc'))
+    saving = {'default_hooks.checkpoint.save_best': 'id/ece', 'default_hooks.checkpoint.rule': None}
+    build_runner(config('run', val_evaluator=items, **saving)).train()
+    record = read_record(tmp_path / 'run')
+    values = [metrics['id/ece'] for metrics in record.epochs]
+    best = min(range(EPOCHS), key=values.__getitem__)
+    assert record.selected_by == 'id/ece' and record.selected_epoch == best and len(set(values)) == EPOCHS
+    assert {'ood/ece', 'split/val/ece', 'split/test/auroc', 'id/accuracy'} < record.epochs[0].keys()
+    checkpoint = find_run(tmp_path / 'run')[1]
+    assert checkpoint.name == f'best_id_ece_epoch_{best + 1}.pth'
+    assert f'id/ece {values[best]:6.1%}' in sweep_note(SimpleNamespace(directory=tmp_path / 'run'))
 
 
 def test_only_rank_0_writes(config, tmp_path):

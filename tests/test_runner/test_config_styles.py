@@ -21,7 +21,7 @@ from ftsgd_plugin import (
     Waterbirds,
 )
 from ftsgd_plugin.checkpoint.compatibility import check_pretrained
-from ftsgd_plugin.evaluation.group_accuracy import check_configured_splits
+from ftsgd_plugin.evaluation.checks import check_configured_splits
 from ftsgd_plugin.profiling.fake_step import image_size
 from ftsgd_plugin.profiling.phases import method_of
 from ftsgd_plugin.profiling.run_costs import _split_size

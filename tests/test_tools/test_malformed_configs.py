@@ -150,6 +150,10 @@ HOOKS = {
     'default_hooks = dict(checkpoint=dict(save_best="id/acuracy"))': "did you mean 'id/accuracy'",
     'default_hooks = dict(checkpoint=dict(save_best="accuracy/top1"))': "save_best='accuracy/top1': the validation",
     'val_evaluator = dict(_delete_=True, type="Accuracy", topk=(1,))': 'accuracy/top1',
+    'default_hooks = dict(checkpoint=dict(save_best="ood/accuracy"))': "is of the OOD data, which must not select",
+    'val_evaluator = dict(items=["ece"])\ndefault_hooks = dict(checkpoint=dict(save_best="id/ece"))':
+        "save_best='id/ece' with rule='greater': of this metric the greater value is worse; set rule='less'",
+    'val_evaluator = dict(items=["acc"])': "val_evaluator.items='acc': there is no such metric",
     'default_hooks = dict(checkpoint=dict(save_bset="id/accuracy"))': "did you mean 'save_best'?",
     'default_hooks = dict(checkpoint=dict(rule="bigger"))': 'checkpoint',
     'default_hooks = dict(checkpoint=dict(interval="1"))': "checkpoint.interval='1' is not a whole number",
@@ -163,7 +167,7 @@ HOOKS = {
     'custom_hooks = [dict(type="EarlyStoppingHook")]': 'custom_hooks.0: has no monitor',
     'val_evaluator = dict(type="GroupAcuracy")': "did you mean 'GroupAccuracy'?",
     'val_evaluator = dict(idd="val")': "got an unexpected keyword argument 'idd'",
-}
+}  # fmt: skip
 TABLE = {**TOP, **SEEDS, **OPTIMIZER, **SCHEDULE, **LOOP, **MODEL, **HOOKS}
 
 
