@@ -6,7 +6,7 @@ from os.path import abspath
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 
 from ..checkpoint.adoption import adopt_settings
@@ -100,6 +100,7 @@ class CheckpointFitHook(Hook):
             )
         warn_of_other_classes(path, checkpoint, _classes(runner))
         if resuming:
+            _check_length(runner, checkpoint['meta'], path, restart)
             self._compare_settings(runner, checkpoint, path, restart)
             _warn_of_other_config(runner, checkpoint, path)
 
@@ -131,6 +132,17 @@ class CheckpointFitHook(Hook):
         adopt_settings(checkpoint, runner.optim_wrapper, runner.param_schedulers, epoch_length)
         for line in found:
             print_log(f"{path}: {line}; the config's is used from here on.", 'current', WARNING)
+
+
+def _check_length(runner: Runner, meta: dict, path: str, restart: str) -> None:
+    """Refuse a run that ends before its checkpoint: it would train nothing and call the result its own."""
+    key = 'iter' if isinstance(runner.train_loop, IterBasedTrainLoop) else 'epoch'
+    done, length = meta.get(key, 0), getattr(runner, f'max_{key}s')
+    if length is not None and done > length:
+        raise CheckpointRefusedError(
+            f'{path}: cannot be resumed: it was written after {done} {key}s, and train_cfg.max_{key}s={length} is less; '
+            f'set it to {done} or more, or {restart}.'
+        )
 
 
 def _warn_of_other_config(runner: Runner, checkpoint: dict, path: str) -> None:

@@ -2,12 +2,13 @@
 
 import copy
 import functools
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.small_models import mmpretrain_vit, trained
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 
 from ftsgd_plugin.checkpoint.adoption import adopt_settings
@@ -302,6 +303,24 @@ def test_a_longer_run_follows_its_own_schedule_if_asked(one_epoch, digits_config
     assert rates[1][2:] == rates[0][2:] and rates[1][:2] == rates[0][:2] and len(rates[0]) == 6
     assert {group['weight_decay'] for group in resumed.optim_wrapper.optimizer.param_groups} == {0.05}
     assert isinstance(resumed, Runner) and resumed.epoch == 3
+
+
+def test_a_run_shorter_than_its_checkpoint_is_refused_whatever_is_asked(one_epoch, digits_config):
+    """It trained nothing, and called the longer training's weights its own result."""
+    options = {'train_cfg.max_epochs': 1, 'optim_wrapper.paramwise_cfg.freeze': ['patch_embed', 'blocks.0.*']}
+    path = one_epoch.with_name('epoch_2.pth')
+    cfg = digits_config('freeze-embed', 64, launcher='none', load_from=str(path), resume=True, **options)
+    said = 'it was written after 2 epochs, and train_cfg.max_epochs=1 is less; set it to 2 or more, or start again'
+    with pytest.raises(UserError, match=said):
+        build_runner(cfg, 'config').train()
+
+
+@pytest.mark.parametrize('done, refused', [(4, True), (3, False), (2, False)])
+def test_a_run_by_iterations_is_as_long_as_its_checkpoint_at_least(done, refused):
+    runner = SimpleNamespace(train_loop=IterBasedTrainLoop.__new__(IterBasedTrainLoop), max_iters=3, max_epochs=1)
+    message = 'after 4 iters, and train_cfg.max_iters=3 is less; set it to 4 or more'
+    with pytest.raises(UserError, match=message) if refused else nullcontext():
+        checkpoint_compatibility._check_length(runner, dict(epoch=7, iter=done), 'a.pth', 'start again')
 
 
 def test_other_data_and_model_options_are_named(one_epoch, digits_config, monkeypatch):
