@@ -140,8 +140,8 @@ def _check_length(runner: Runner, meta: dict, path: str, restart: str) -> None:
     done, length = meta.get(key, 0), getattr(runner, f'max_{key}s')
     if length is not None and done > length:
         raise CheckpointRefusedError(
-            f'{path}: cannot be resumed: it was written after {done} {key}s, and train_cfg.max_{key}s={length} is less; set '
-            f'it to {done} or more, or {restart}.'
+            f'{path}: cannot be resumed: it was written after {done} {key}s, and train_cfg.max_{key}s={length}; '
+            f'set it to {done} or more, or {restart}.'
         )
 
 

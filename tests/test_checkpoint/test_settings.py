@@ -310,7 +310,7 @@ def test_a_run_shorter_than_its_checkpoint_is_refused_whatever_is_asked(one_epoc
     options = {'train_cfg.max_epochs': 1, 'optim_wrapper.paramwise_cfg.freeze': ['patch_embed', 'blocks.0.*']}
     path = one_epoch.with_name('epoch_2.pth')
     cfg = digits_config('freeze-embed', 64, launcher='none', load_from=str(path), resume=True, **options)
-    said = 'it was written after 2 epochs, and train_cfg.max_epochs=1 is less; set it to 2 or more, or start again'
+    said = 'it was written after 2 epochs, and train_cfg.max_epochs=1; set it to 2 or more, or start again'
     with pytest.raises(UserError, match=said):
         build_runner(cfg, 'config').train()
 
@@ -318,7 +318,7 @@ def test_a_run_shorter_than_its_checkpoint_is_refused_whatever_is_asked(one_epoc
 @pytest.mark.parametrize('done, refused', [(4, True), (3, False), (2, False)])
 def test_a_run_by_iterations_is_as_long_as_its_checkpoint_at_least(done, refused):
     runner = SimpleNamespace(train_loop=IterBasedTrainLoop.__new__(IterBasedTrainLoop), max_iters=3, max_epochs=1)
-    message = 'after 4 iters, and train_cfg.max_iters=3 is less; set it to 4 or more'
+    message = 'after 4 iters, and train_cfg.max_iters=3; set it to 4 or more'
     with pytest.raises(UserError, match=message) if refused else nullcontext():
         checkpoint_compatibility._check_length(runner, dict(epoch=7, iter=done), 'a.pth', 'start again')
 
