@@ -5,7 +5,6 @@ them; ``torch.load`` would return other weights. Comparing them costs 0.7 s of C
 (``benchmarks/checksums.md``), and the disk's own time, once, if the file is not in memory yet.
 """
 
-import hashlib
 import json
 import zipfile
 import zlib
@@ -108,12 +107,3 @@ def _warn_without_checksums(file: Path) -> None:
         'current',
         WARNING,
     )
-
-
-def sha256(path: str | Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()

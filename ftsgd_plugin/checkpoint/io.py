@@ -22,8 +22,9 @@ from mmengine.utils import digit_version
 
 from ..layers import unwrap_state_dict
 from ..utils.errors import UserError
+from ..utils.files import sha256
 from ..utils.paths import PREVIOUS
-from .integrity import check_whole, damage, sha256
+from .integrity import check_whole, damage
 
 STARTED_FROM = 'ftsgd_started_from'  # message hub: the load_from of a run before it was resumed; empty without one
 _PACKAGED = Path(__file__).parents[1] / 'models/weights'

@@ -18,10 +18,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..checkpoint.compatibility import Misfit, misfits, summarise
-from ..checkpoint.integrity import damage, sha256
+from ..checkpoint.integrity import damage
 from ..checkpoint.io import is_torchscript, why_unreadable
 from ..layers import unwrap_state_dict
 from ..utils.errors import UserError, one_line
+from ..utils.files import sha256
 
 
 def read_tensors(path: Path, expected: str) -> dict[str, torch.Tensor]:

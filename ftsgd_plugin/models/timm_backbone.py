@@ -77,8 +77,22 @@ class TimmPooledBackbone(PooledBackbone):
                 raise UserError(f'{path}: timm has no .npz loader for {self.model_name}; expected {expected}.')
             fill_from_npz(self.net, self._load_npz, path, expected)
         else:
-            fill(self.net, self._convert(read_tensors(path, expected), path, expected), path, expected)
+            self.fill_from(read_tensors(path, expected), path, expected)
         report_filled(self.net, f'timm {self.model_name}', path)
+
+    def fill_from(self, tensors: dict[str, torch.Tensor], path: Path, expected: str = '') -> None:
+        """Fill every tensor from those of a file, with timm's conversion of published checkpoints.
+
+        Args:
+            tensors: Name -> tensor, as published; a classifier is left out.
+            path: Where they come from, for messages.
+            expected: Description of the right file. Default: timm's name of the model.
+
+        Raises:
+            UserError: A tensor is missing, left over or has another shape; nothing was filled.
+        """
+        expected = expected or f'the weights of timm {self.model_name}'
+        fill(self.net, self._convert(tensors, path, expected), path, expected)
 
     def _download(self, local_only: bool) -> str:
         from huggingface_hub import hf_hub_download

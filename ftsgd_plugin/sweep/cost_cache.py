@@ -5,7 +5,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 from dataclasses import astuple
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from mmengine.config import Config
 from ..profiling.run_costs import RunCost
 from ..utils.errors import UserError
 from ..utils.files import write_text
+from ..utils.paths import cache_directory
 
 LIMIT = 10_000  # entries of about 150 bytes
 _KEYS = ('model', 'run', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'train_dataloader', 'val_dataloader')
@@ -22,8 +22,7 @@ _LIBRARIES = ('torch', 'torchvision', 'timm', 'open_clip_torch', 'mmengine', 'mm
 
 def cache_file() -> Path:
     """``ftsgd_plugin/run_costs.json`` in ``XDG_CACHE_HOME``, by default ``~/.cache``."""
-    root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    return Path(root).expanduser() / 'ftsgd_plugin' / 'run_costs.json'
+    return cache_directory() / 'run_costs.json'
 
 
 class CostCache:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,3 +81,12 @@ def write_bytes(path: str | os.PathLike, content: bytes, **options) -> Path:
 def temporary_name(name: str) -> str:
     """Name of a file while :func:`atomic_write` writes it; a pattern gives a pattern."""
     return f'.{name}.tmp'
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file in hexadecimal, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

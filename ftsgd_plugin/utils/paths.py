@@ -1,5 +1,6 @@
-"""Where the config files and programs are, in a checkout and in an installed wheel."""
+"""Where the config files and programs are, in a checkout and in an installed wheel; where caches are."""
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -38,3 +39,9 @@ def tool_path(name: str) -> str:
     """Absolute path of a program of ``tools/``, e.g. ``'train'``."""
     roots = (_PACKAGE / '.mim/tools', _PACKAGE.parent / 'tools')  # wheel, checkout
     return str(next((root for root in roots if root.is_dir()), roots[-1]) / f'{name}.py')
+
+
+def cache_directory() -> Path:
+    """``ftsgd_plugin`` in ``XDG_CACHE_HOME``, by default ``~/.cache``; it need not exist."""
+    root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    return Path(root).expanduser() / 'ftsgd_plugin'

@@ -1,4 +1,4 @@
-"""The one table of tiny models: the seven backbones of the paper with few or narrow blocks, and MMPretrain's ViT.
+"""The one table of tiny models: the backbones of configs/ with few or narrow blocks, and MMPretrain's ViT.
 
 All are the same classes of timm, open_clip and MMPretrain as at full size, and train within milliseconds.
 """
@@ -13,6 +13,7 @@ from ftsgd_plugin.layers import list_layers
 
 _VIT = dict(type='TimmPooledBackbone', model_name='vit_base_patch16_224.augreg_in21k')
 _DINO = {**_VIT, 'model_name': 'vit_base_patch16_224.dino'}
+_DINOV2 = dict(type='TimmPooledBackbone', model_name='vit_small_patch14_dinov2.lvd142m')
 _CLIP = dict(type='OpenCLIPVisionTower', model_name='ViT-B-16-quickgelu')
 _CONVNEXT = dict(type='TimmPooledBackbone', model_name='convnext_base.fb_in22k')
 _BIT = dict(type='TimmPooledBackbone', stem_chs=32, channels=(128, 128, 128, 128))
@@ -28,6 +29,20 @@ SMALL = {
     'convnext-b': (dict(**_CONVNEXT, depths=(1, 1, 2, 1), dims=(8, 16, 16, 32)), 4),
     'bit-r50': (_BIT_R50, 13),
     'bit-r101': (dict(**_BIT, model_name='resnetv2_101x1_bit.goog_in21k'), 30),
+}
+
+# The parts beside the paper's seven, likewise; only the tests of backbones and weights run on them. name -> backbone
+RECENT = {
+    'dinov2-vit-s14': dict(**_DINOV2, img_size=28, depth=2, embed_dim=32, num_heads=2),
+    'dinov2-vit-b14': dict(
+        _DINOV2, model_name='vit_base_patch14_dinov2.lvd142m', img_size=28, depth=2, embed_dim=32, num_heads=2
+    ),
+    'convnextv2-t': dict(
+        type='TimmPooledBackbone',
+        model_name='convnextv2_tiny.fcmae_ft_in22k_in1k',
+        depths=(1, 1, 2, 1),
+        dims=(8, 16, 16, 32),
+    ),
 }
 
 # Narrow, but with the images (224 px) and patches (16 px) of the published weight files. name -> backbone config

@@ -9,12 +9,12 @@ from mmpretrain.registry import MODELS
 from safetensors.torch import save_file
 from torch import nn
 
-from helpers.small_models import PUBLISHED
+from helpers.small_models import PUBLISHED, RECENT
 
 
 def build(name: str, **options) -> nn.Module:
-    """One of the backbones of ``PUBLISHED``; more options override those of the table."""
-    return MODELS.build({**PUBLISHED[name], **options})
+    """One of the backbones of ``PUBLISHED`` or ``RECENT``; more options override those of the table."""
+    return MODELS.build({**{**RECENT, **PUBLISHED}[name], **options})
 
 
 vit, dino, clip, convnext, bit = (
@@ -111,9 +111,9 @@ def write_convnext_pth(path, weights) -> None:
     torch.save({'model': theirs}, path)
 
 
-def write_timm_safetensors(path, weights) -> None:
+def write_timm_safetensors(path, weights, classifier: str = 'head') -> None:
     """timm's hub files: its own names and a classifier."""
-    save_file({**weights, 'head.weight': torch.zeros(7, 64), 'head.bias': torch.zeros(7)}, path)
+    save_file({**weights, f'{classifier}.weight': torch.zeros(7, 64), f'{classifier}.bias': torch.zeros(7)}, path)
 
 
 class FullCLIP(nn.Module):
@@ -159,6 +159,17 @@ FORMATS = {
     'ViT-B-16.pt': (clip, write_openai_archive),
     'open_clip.safetensors': (clip, write_open_clip_safetensors),
     'open_clip.bin': (clip, write_open_clip_bin),
+}
+
+
+# timm's hub files of the parts beside the paper's.
+_CLASSIFIERS = {'convnextv2-t': 'head.fc'}  # the others: head, or no classifier
+FORMATS |= {
+    f'{name}.safetensors': (
+        partial(build, name),
+        partial(write_timm_safetensors, classifier=_CLASSIFIERS.get(name, 'head')),
+    )
+    for name in RECENT
 }
 
 

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 
 from ftsgd_plugin.checkpoint import integrity, io
 from ftsgd_plugin.checkpoint.compatibility import check_pretrained
-from ftsgd_plugin.checkpoint.integrity import damage, sha256
+from ftsgd_plugin.checkpoint.integrity import damage
 from ftsgd_plugin.checkpoint.io import check_readable, checkpoint_to_resume, read_weights
 from ftsgd_plugin.models.pretrained import read_tensors, report_filled
 from ftsgd_plugin.utils.errors import UserError
+from ftsgd_plugin.utils.files import sha256
 
 ADVICE = ('weights_only', 'weights only', 'trust', 'torch.load')
 

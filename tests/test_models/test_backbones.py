@@ -1,4 +1,4 @@
-"""The seven backbones of the paper against timm and open_clip called directly, and one step of freeze-embed on each."""
+"""The backbones of configs/ against timm and open_clip called directly, and one step of freeze-embed on each."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from helpers import ROOT
-from helpers.small_models import SMALL, batch
+from helpers.small_models import RECENT, SMALL, batch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -28,6 +28,14 @@ PAPER = {
     'bit-r50': ('resnetv2_50x1_bit.goog_in21k', 2048, 23_500_352, 224_320, 13),
     'bit-r101': ('resnetv2_101x1_bit.goog_in21k', 2048, 42_492_480, 224_320, 30),
 }
+# The parts beside the paper's, likewise; counts from timm: patch convolution, or stem and first stage.
+BACKBONES = {
+    **PAPER,
+    'dinov2-vit-s14': ('vit_small_patch14_dinov2.lvd142m', 384, 21_628_800, 226_176, 12),
+    'dinov2-vit-b14': ('vit_base_patch14_dinov2.lvd142m', 768, 85_724_928, 452_352, 12),
+    'convnextv2-t': ('convnextv2_tiny.fcmae_ft_in22k_in1k', 768, 27_866_496, 244_800, 15),
+}
+SMALL_BACKBONES = {**{name: backbone for name, (backbone, _) in SMALL.items()}, **RECENT}
 CLASSES = 3
 
 
@@ -53,9 +61,14 @@ def random_weights(model: torch.nn.Module) -> None:
             param.copy_(1 + noise if param.ndim == 1 and name.endswith('weight') else noise)
 
 
+def library_options(backbone: dict) -> dict:
+    """The arguments of a backbone's config that the library takes."""
+    return {key: value for key, value in backbone.items() if key not in ('type', 'model_name', 'pretrained')}
+
+
 def direct_model(name: str, options: dict) -> torch.nn.Module:
     """The library's own model, with the library's arguments that shrink it."""
-    library_name = PAPER[name][0]
+    library_name = BACKBONES[name][0]
     if not name.startswith('clip'):
         return timm.create_model(library_name, pretrained=False, num_classes=0, **options)
     cfg = open_clip.get_model_config(library_name)
@@ -76,7 +89,7 @@ def direct_forward(name: str, options: dict, backbone, images: torch.Tensor) -> 
 
 
 class Classifier(NamedTuple):
-    """One of the seven with random weights: the arguments that shrink its backbone, and its input size."""
+    """One of them with random weights: the arguments that shrink its backbone, and its input size."""
 
     name: str
     model: torch.nn.Module
@@ -90,17 +103,17 @@ def size(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=PAPER, scope='module')
+@pytest.fixture(params=BACKBONES, scope='module')
 def classifier(request, size) -> Classifier:
-    """One of the seven, built once for all tests of this file."""
+    """One of them, built once for all tests of this file."""
     init_default_scope('mmpretrain')
     torch.manual_seed(0)
-    name, cfg, pixels, options = request.param, part(request.param).model, 224, {}
+    name, cfg, pixels = request.param, part(request.param).model, 224
     if size == 'small':
-        cfg.backbone = {**SMALL[name][0], 'model_name': PAPER[name][0]}
+        cfg.backbone = {**SMALL_BACKBONES[name], 'model_name': BACKBONES[name][0]}
         cfg.head.in_channels = MODELS.build(cfg.backbone.copy()).num_features
-        pixels = batch(name, 0)[0].shape[-1]
-        options = {key: value for key, value in cfg.backbone.items() if key not in ('type', 'model_name')}
+        pixels = SMALL_BACKBONES[name].get('img_size', 32) if name in RECENT else batch(name, 0)[0].shape[-1]
+    options = library_options(cfg.backbone)
     model = MODELS.build(cfg)
     random_weights(model)
     return Classifier(name, model, options, pixels)
@@ -123,14 +136,14 @@ def test_features_and_input_gradients_equal_the_library(classifier):
     model.zero_grad()
 
 
-@pytest.mark.parametrize('name', PAPER)
+@pytest.mark.parametrize('name', BACKBONES)
 def test_counts_equal_the_papers(name):
     """At full size, on the meta device."""
-    _, features, total, frozen, blocks = PAPER[name]
+    _, features, total, frozen, blocks = BACKBONES[name]
     with torch.device('meta'):
         model = MODELS.build(part(name).model)
         assert model.backbone(torch.empty(1, 3, 224, 224))[0].shape == (1, features) == (1, model.backbone.num_features)
-        expected = direct_model(name, {})
+        expected = direct_model(name, library_options(part(name).model.backbone))
     expected = expected.visual if name.startswith('clip') else expected
     shapes = {key: value.shape for key, value in expected.state_dict().items()}
     assert {key: value.shape for key, value in model.backbone.net.state_dict().items()} == shapes
@@ -190,13 +203,13 @@ def test_authors_convolutional_head_of_bit_is_the_same_distribution():
         assert param.numel() < 100 or param.abs().max() > 0.98 * 2048**-0.5
 
 
-@pytest.mark.parametrize('name', PAPER)
+@pytest.mark.parametrize('name', BACKBONES)
 def test_normalisation_is_that_of_the_weights(name):
     preprocessor = part(name).model.data_preprocessor
     if name.startswith('clip'):
         mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
     else:
-        source = timm.get_pretrained_cfg(PAPER[name][0])
+        source = timm.get_pretrained_cfg(BACKBONES[name][0])
         mean, std = source.mean, source.std
     assert preprocessor.mean == pytest.approx([255 * value for value in mean])
     assert preprocessor.std == pytest.approx([255 * value for value in std])

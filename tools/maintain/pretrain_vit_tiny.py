@@ -20,9 +20,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 import ftsgd_plugin  # noqa: F401  registers the components
-from ftsgd_plugin.checkpoint.integrity import sha256
 from ftsgd_plugin.datasets import digits
-from ftsgd_plugin.utils.files import atomic_write, write_text
+from ftsgd_plugin.utils.files import atomic_write, sha256, write_text
 from ftsgd_plugin.utils.format import format_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
