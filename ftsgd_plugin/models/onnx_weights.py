@@ -4,6 +4,7 @@ The graph is a saliency model whose encoder is a ViT-S/14 in the layout of Huggi
 scales and tokens have names; the matrices have none and are found through the addition of their bias.
 """
 
+import importlib
 import os
 import zipfile
 from dataclasses import dataclass
@@ -306,16 +307,13 @@ def _lowest_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _import_onnx() -> Any:
-    onnx = _import('onnx')
-    import onnx.numpy_helper
-
-    return onnx
+    _import('onnx.numpy_helper')
+    return _import('onnx')
 
 
 def _import(name: str) -> Any:
-    import importlib
-
     try:
         return importlib.import_module(name)
     except ImportError:
+        name = name.partition('.')[0]
         raise UserError(f"{name} is missing; install it with: pip install 'ftsgd_plugin[export]'.") from None

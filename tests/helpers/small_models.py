@@ -43,6 +43,37 @@ RECENT = {
         depths=(1, 1, 2, 1),
         dims=(8, 16, 16, 32),
     ),
+    'dinov3-vit-s16': dict(
+        type='TimmPooledBackbone',
+        model_name='vit_small_patch16_dinov3.lvd1689m',
+        global_pool='token',
+        img_size=32,
+        depth=4,
+        embed_dim=96,
+        num_heads=2,
+    ),
+    'siglip2-vit-b16': dict(
+        type='TimmPooledBackbone', model_name='vit_base_patch16_siglip_224.v2_webli', **_AT_32, depth=2
+    ),
+    'eva02-vit-b14': dict(
+        type='TimmPooledBackbone',
+        model_name='eva02_base_patch14_224.mim_in22k',
+        img_size=28,
+        depth=4,
+        embed_dim=96,
+        num_heads=2,
+    ),
+    'swinv2-t': dict(
+        type='TimmPooledBackbone',
+        model_name='swinv2_tiny_window8_256.ms_in1k',
+        img_size=64,
+        window_size=2,
+        pretrained_window_sizes=(8, 8, 8, 8),
+        drop_path_rate=0.0,
+        embed_dim=16,
+        depths=(1, 1, 2, 1),
+        num_heads=(2, 2, 2, 2),
+    ),
 }
 
 # Narrow, but with the images (224 px) and patches (16 px) of the published weight files. name -> backbone config

@@ -163,7 +163,7 @@ FORMATS = {
 
 
 # timm's hub files of the parts beside the paper's.
-_CLASSIFIERS = {'convnextv2-t': 'head.fc'}  # the others: head, or no classifier
+_CLASSIFIERS = {'convnextv2-t': 'head.fc', 'swinv2-t': 'head.fc'}  # the others: head, or no classifier
 FORMATS |= {
     f'{name}.safetensors': (
         partial(build, name),

@@ -34,6 +34,10 @@ BACKBONES = {
     'dinov2-vit-s14': ('vit_small_patch14_dinov2.lvd142m', 384, 21_628_800, 226_176, 12),
     'dinov2-vit-b14': ('vit_base_patch14_dinov2.lvd142m', 768, 85_724_928, 452_352, 12),
     'convnextv2-t': ('convnextv2_tiny.fcmae_ft_in22k_in1k', 768, 27_866_496, 244_800, 15),
+    'dinov3-vit-s16': ('vit_small_patch16_dinov3.lvd1689m', 384, 21_586_944, 295_296, 12),
+    'siglip2-vit-b16': ('vit_base_patch16_siglip_224.v2_webli', 768, 92_884_224, 590_592, 12),
+    'eva02-vit-b14': ('eva02_base_patch14_224.mim_in22k', 768, 85_758_720, 452_352, 12),
+    'swinv2-t': ('swinv2_tiny_window8_256.ms_in1k', 768, 27_578_154, 4_896, 12),
 }
 SMALL_BACKBONES = {**{name: backbone for name, (backbone, _) in SMALL.items()}, **RECENT}
 CLASSES = 3
