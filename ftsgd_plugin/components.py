@@ -11,4 +11,7 @@ check_stack()
 from . import datasets, hooks, models, optim  # noqa: E402, F401
 from .checkpoint import io  # noqa: E402, F401
 from .evaluation import group_accuracy  # noqa: E402, F401
+from .inference.inferencer import support_inferencer  # noqa: E402
 from .runner import loops  # noqa: E402, F401
+
+support_inferencer()

@@ -206,6 +206,14 @@ def digits_config(digits_root, tmp_path):
 
 
 @pytest.fixture(scope='session')
+def finished_run(digits_root, tmp_path_factory) -> Path:
+    """The work directory of a short run of the demo; tests must not change it."""
+    from helpers.finished_run import train_briefly
+
+    return train_briefly(digits_root, tmp_path_factory.mktemp('finished') / 'work')
+
+
+@pytest.fixture(scope='session')
 def run_forked():
     """:func:`helpers.forked.run_forked`, once the server of its children has imported everything."""
     from helpers import forked

@@ -31,7 +31,9 @@ class LoadRGBImage(BaseTransform):
     No EXIF rotation; CMYK and palettes converted by PIL; of a camera's MPO file the main image. ``img`` stays a PIL
     image, which ``torchvision/...`` transforms take; end the pipeline with :class:`PackRGB`.
 
-    Required keys: ``img_path``. Added keys: ``img`` (PIL.Image.Image), ``img_shape``, ``ori_shape`` (height, width).
+    Required keys: ``img_path``; without it ``img``: a PIL image, or an array as OpenCV and MMPretrain's inferencers
+    have it (height x width x 3 in BGR order, or height x width; uint8). Added keys: ``img`` (PIL.Image.Image),
+    ``img_shape``, ``ori_shape`` (height, width).
 
     Args:
         draft (int, optional): Let libjpeg decode large JPEGs at 1/2, 1/4 or 1/8 of their size, as long as both sides
@@ -39,15 +41,17 @@ class LoadRGBImage(BaseTransform):
             Defaults to ``None``: exact.
 
     Raises:
-        ValueError: The image has more than 8 bits per channel, is an animation or has several pages.
+        ValueError: The image has more than 8 bits per channel, is an animation or has several pages, or an array is not
+            an image.
     """
 
     def __init__(self, draft: int | None = None) -> None:
         self.draft = draft
 
     def transform(self, results: dict) -> dict:
-        """Load ``results['img_path']``."""
-        results['img'] = _load(results['img_path'], self.draft)
+        """Load ``results['img_path']``, or convert ``results['img']`` if there is no path."""
+        in_memory = 'img_path' not in results and results.get('img') is not None
+        results['img'] = _from_memory(results['img']) if in_memory else _load(results['img_path'], self.draft)
         results['img_shape'] = results['ori_shape'] = results['img'].size[::-1]
         return results
 
@@ -81,12 +85,28 @@ def _load(path: str, draft: int | None = None) -> Image.Image:
         if draft is not None:
             image.draft('RGB', (draft, draft))
         image.load()
-        if image.mode == 'RGB':
-            return image
-        try:
-            return image.convert('RGB')
-        except ValueError:
-            raise UnsupportedImageError(f'has no conversion to RGB (mode {image.mode})') from None
+        return _to_rgb(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == 'RGB':
+        return image
+    try:
+        return image.convert('RGB')
+    except ValueError:
+        raise UnsupportedImageError(f'has no conversion to RGB (mode {image.mode})') from None
+
+
+def _from_memory(image: Image.Image | np.ndarray) -> Image.Image:
+    """The RGB image in a PIL image or in an array of OpenCV's layout."""
+    if isinstance(image, Image.Image):
+        return _to_rgb(image)
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) or not array.size:
+        raise UnsupportedImageError(
+            f'is an array of {array.dtype} with shape {array.shape} instead of uint8, height x width x 3'
+        )
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array if array.ndim == 2 else array[..., ::-1])))
 
 
 def _count_frames(image: Image.Image) -> int:

@@ -11,6 +11,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 
+from ..datasets.preprocessing import store_preprocessing
 from ..optim.accumulation import at_update_boundary
 from ..utils.files import sync_directory, write_bytes
 from ..utils.metrics import METRIC_NAMES, better_rule
@@ -107,6 +108,10 @@ class SafeCheckpointHook(CheckpointHook):
         self._written = position or None
         if VALIDATED not in runner.message_hub.runtime_info:  # a new run, or a checkpoint of MMEngine's own hook
             runner.message_hub.update_info(VALIDATED, runner.iter)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Store the preprocessing of the evaluation, which belongs to the weights."""
+        store_preprocessing(runner.cfg, checkpoint)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save what was due, if the accumulation window has ended."""

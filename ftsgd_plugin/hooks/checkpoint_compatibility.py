@@ -21,6 +21,7 @@ from ..checkpoint.compatibility import (
 from ..checkpoint.differences import Difference, differences, summarise_differences
 from ..checkpoint.io import STARTED_FROM, weights_of
 from ..checkpoint.settings import SETTINGS, describe_settings, foreign_state
+from ..datasets.preprocessing import store_preprocessing
 from ..layers import unwrap
 from ..utils.config_hash import as_text, other_settings
 from ..utils.errors import UserError
@@ -105,7 +106,8 @@ class CheckpointFitHook(Hook):
             _warn_of_other_config(runner, checkpoint, path)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Store what a later resume compares by name."""
+        """Store the preprocessing, and what a later resume compares by name."""
+        store_preprocessing(runner.cfg, checkpoint)
         if 'optimizer' in checkpoint:
             settings = describe_settings(unwrap(runner.model), runner.optim_wrapper, runner.param_schedulers)
             checkpoint['meta'][SETTINGS] = {**settings, 'config': as_text(runner.cfg)}

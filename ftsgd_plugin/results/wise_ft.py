@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -15,13 +14,14 @@ from mmengine.runner import Runner
 from ..checkpoint.compatibility import misfits, pretrained_parts, warn_of_other_classes
 from ..checkpoint.io import STARTED_FROM, read_content, read_weights, weights_of
 from ..evaluation.selection import select_epoch
+from ..inference.run import find_run, saved_by
 from ..layers import in_backbone, in_head, unwrap
 from ..records import FILE, read_record
-from ..runner.build import build_runner, read_config
+from ..runner.build import build_runner
 from ..utils.errors import UserError
 from ..utils.files import write_text
 from ..utils.format import printable
-from ..utils.metrics import METRIC_LABELS, selecting_key
+from ..utils.metrics import METRIC_LABELS
 from .plots import draw_interpolation
 
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
@@ -103,43 +103,6 @@ def _compare_with_record(run: Path, metrics: dict[str, float]) -> str | None:
         f'warning: at alpha 1 {key} is {metrics[key]:.4f}, in the run record {recorded[key]:.4f}; the checkpoint, the '
         'data or the device differs from that of training.'
     )
-
-
-def find_run(directory: str | os.PathLike, checkpoint: str | os.PathLike | None = None) -> tuple[Config, Path]:
-    """Find the config that a run dumped and its checkpoint.
-
-    Args:
-        directory: A run's work_dir.
-        checkpoint: Default: the best by ID accuracy, or by the other ID metric of the config's ``save_best``
-            (``best_id_accuracy_*.pth``); without one, the last ``epoch_*.pth``.
-
-    Raises:
-        UserError: The directory has no config or no checkpoint.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f'{directory}: no such directory; name the work_dir of a run.')
-    configs = sorted(directory.glob('*.py'), key=lambda path: path.stat().st_mtime)
-    if not configs:
-        raise UserError(f'{directory}: no config (*.py); name the work_dir that tools/train.py wrote.')
-    cfg = read_config(str(configs[-1]))
-    if checkpoint is None:
-        best = f'best_{saved_by(cfg)}_'.replace('/', '_')  # as MMEngine names it
-        found = [
-            (path.name.startswith('best'), int(number[1]), path)
-            for path in directory.glob('*.pth')
-            if (number := re.fullmatch(rf'(?:{best})?(?:epoch|iter)_(\d+)\.pth', path.name))
-        ]
-        if not found:
-            raise UserError(f'{directory}: no {best}*.pth or epoch_*.pth; name one with --checkpoint.')
-        checkpoint = max(found)[2]
-    return cfg, Path(checkpoint)
-
-
-def saved_by(cfg: Config) -> str:
-    """The ID metric that the checkpoint hook of a run's config saves the best of."""
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    return selecting_key(hook.get('save_best'))
 
 
 def evaluation_runner(cfg: Config, work_dir: str | Path) -> Runner:

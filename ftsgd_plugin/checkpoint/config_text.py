@@ -1,0 +1,63 @@
+"""Read the config that MMEngine stores as text in every checkpoint, without executing it."""
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from ..utils.errors import UserError
+
+
+def config_in(checkpoint: Mapping, path: str) -> Config | None:
+    """The config in a checkpoint's meta.
+
+    ``Config.fromstring`` would execute the text. A resolved config is assignments of plain values and ``dict(...)``;
+    nothing else is accepted.
+
+    Args:
+        checkpoint: Its content.
+        path: The file, for messages; the config takes it as its ``filename``.
+
+    Returns:
+        Config | None: ``None`` if the checkpoint stores no config.
+
+    Raises:
+        UserError: The text is not a resolved config.
+    """
+    text = (checkpoint.get('meta') or {}).get('cfg')
+    if not isinstance(text, str) or not text.strip():
+        return None
+    try:
+        values = {}
+        for statement in ast.parse(text).body:
+            if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+                raise ValueError(f'line {statement.lineno} is no assignment to a name')
+            values[statement.targets[0].id] = _value(statement.value)
+        return Config(values, cfg_text=text, filename=str(path))
+    except (ValueError, SyntaxError, TypeError, RecursionError) as error:
+        raise UserError(
+            f'{path}: the config stored in its meta cannot be read ({error}); name the config file and this checkpoint.'
+        ) from error
+
+
+def _value(node: ast.expr) -> Any:
+    """The value of a literal, with ``dict(key=value)`` and the numbers ``inf`` and ``nan``."""
+    if isinstance(node, ast.Dict):
+        return {_value(key): _value(value) for key, value in zip(node.keys, node.values)}
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        kind = {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)]
+        return kind(_value(item) for item in node.elts)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ('dict', 'set', 'float'):
+        if node.func.id == 'dict' and all(keyword.arg for keyword in node.keywords) and len(node.args) <= 1:
+            named = {keyword.arg: _value(keyword.value) for keyword in node.keywords}
+            return {**dict(*map(_value, node.args)), **named}
+        if node.func.id == 'set' and not node.args and not node.keywords:
+            return set()
+        if node.func.id == 'float' and len(node.args) == 1 and not node.keywords:
+            return float(_value(node.args[0]))
+    if isinstance(node, ast.Name) and node.id in ('inf', 'nan'):
+        return float(node.id)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand)
+    return ast.literal_eval(node)
