@@ -32,7 +32,7 @@ def config_in(checkpoint: Mapping, path: str) -> Config | None:
         values = {}
         for statement in ast.parse(text).body:
             if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
-                raise ValueError(f'line {statement.lineno} is no assignment to a name')
+                raise ValueError(f'line {statement.lineno} does not assign to a name')
             values[statement.targets[0].id] = _value(statement.value)
         return Config(values, cfg_text=text, filename=str(path))
     except (ValueError, SyntaxError, TypeError, RecursionError) as error:

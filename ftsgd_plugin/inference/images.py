@@ -9,7 +9,7 @@ from ..datasets.csv_reader import read_csv, shown
 from ..datasets.image_names import OTHER_IMAGES, SUFFIXES, is_hidden
 from ..utils.errors import UserError
 
-# Names of columns that are recognised, the first that is there; upper and lower case are alike.
+# Names of columns that are recognised, the first that a table has; upper and lower case are alike.
 COLUMNS = {
     'path': (
         'path',
@@ -58,7 +58,7 @@ def find_images(
         inputs: Image files, directories, CSV files.
         classes: Names of the classes.
         columns: Names of the columns of the CSV files: ``path``, ``label``, ``group``, ``split``. Default: those of
-            :data:`COLUMNS` that are there; only ``path`` is needed.
+            :data:`COLUMNS` that they have; only ``path`` is needed.
 
     Raises:
         UserError: An input does not exist or names no image, a column is missing, or a label is not one of the classes.
