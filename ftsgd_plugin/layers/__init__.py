@@ -20,7 +20,7 @@ backbone is its head and needs no entry.
 """
 
 from . import architectures, timm_networks  # noqa: F401  (register the known layer lists)
-from .api import Layer, list_layers, paper_parts, register_layer_list, weight_norms
+from .api import Layer, layer_depths, list_layers, paper_parts, register_layer_list, weight_norms
 from .entry import ROLES, Entry
 from .names import in_backbone, in_head, unwrap, unwrap_state_dict
 
@@ -30,6 +30,7 @@ __all__ = [
     'Layer',
     'in_backbone',
     'in_head',
+    'layer_depths',
     'list_layers',
     'paper_parts',
     'register_layer_list',

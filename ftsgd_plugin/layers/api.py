@@ -25,6 +25,7 @@ class Layer:
         group: The authors' coarser name, for figures, e.g. ``'trans0_attn'`` or ``'stage1'``.
         params: Full parameter name -> parameter, in the model's order. Never empty.
         modules: Full module name -> module, for the modules all of whose parameters are in this layer.
+        earlier: Names of the parameters that layer-wise learning-rate decay counts with the block before.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Layer:
     group: str
     params: dict[str, nn.Parameter] = field(repr=False)
     modules: dict[str, nn.Module] = field(repr=False)
+    earlier: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def num_params(self) -> int:
@@ -144,7 +146,7 @@ def _check_surroundings(model: nn.Module, prefix: str, backbone: nn.Module) -> N
 
 def _resolve(entry: Entry, prefix: str, backbone: nn.Module, names: dict[int, str]) -> Layer:
     """Turn an entry into a layer and remove its parameters from ``names`` (id -> full name)."""
-    params, modules = {}, {}
+    params, modules, earlier = {}, {}, set()
     for path in entry.members:
         member = backbone
         for attribute in path.split('.'):
@@ -154,8 +156,10 @@ def _resolve(entry: Entry, prefix: str, backbone: nn.Module, names: dict[int, st
             parts = member.parameters()
         else:
             parts = [member] if isinstance(member, nn.Parameter) else []
-        params.update({names.pop(id(param)): param for param in parts if id(param) in names})
-    return Layer(entry.name, entry.role, entry.block, entry.group, params, modules)
+        found = {names.pop(id(param)): param for param in parts if id(param) in names}
+        params.update(found)
+        earlier.update(found if path in entry.earlier else ())
+    return Layer(entry.name, entry.role, entry.block, entry.group, params, modules, frozenset(earlier))
 
 
 def _with_outer_head(layers: list[Layer], model: nn.Module, prefix: str, names: dict[int, str]) -> list[Layer]:
@@ -172,6 +176,27 @@ def _with_outer_head(layers: list[Layer], model: nn.Module, prefix: str, names: 
         inner = layers.pop()
         params, modules = {**inner.params, **params}, {**inner.modules, **modules}
     return [*layers, Layer('head', 'head', None, 'head', params, modules)]
+
+
+def layer_depths(layers: Sequence[Layer]) -> dict[str, int]:
+    """The depth of every parameter, for layer-wise learning-rate decay.
+
+    Embedding and position are at depth 0, block i at i + 1, and final norm, projection and head after the last block,
+    as MMPretrain's ``LearningRateDecayOptimWrapperConstructor`` and the fine-tuning code of BEiT and MAE have it.
+
+    Args:
+        layers: Output of :func:`ftsgd_plugin.layers.list_layers`.
+
+    Returns:
+        dict: Full parameter name -> depth.
+    """
+    blocks = 1 + max((layer.block for layer in layers if layer.block is not None), default=-1)
+    outside = {'embed': 0, 'position': 0, 'norm': blocks + 1, 'projection': blocks + 1, 'head': blocks + 1}
+    return {
+        name: outside[layer.role] if layer.block is None else layer.block + (name not in layer.earlier)
+        for layer in layers
+        for name in layer.params
+    }
 
 
 def weight_norms(layers: Sequence[Layer]) -> torch.Tensor:

@@ -97,7 +97,8 @@ def _mmpretrain_swin(net: nn.Module) -> Iterator[Entry]:
         for j in range(len(stage.blocks)):
             merging = [f'stages.{k - 1}.downsample'] if j == 0 else []  # stored in the stage before it
             members = [*merging, f'stages.{k}.blocks.{j}']
-            yield Entry(f'stages.{k}.blocks.{j}', 'block', *members, block=block, group=f'stage{k}')
+            name = f'stages.{k}.blocks.{j}'
+            yield Entry(name, 'block', *members, block=block, group=f'stage{k}', earlier=merging)
             block += 1
     yield Entry('post_norm', 'norm', *(f'norm{k}' for k in range(len(net.stages))))
 

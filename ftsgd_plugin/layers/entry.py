@@ -1,5 +1,6 @@
 """What one line of a layer list says."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 ROLES = ('embed', 'position', 'block', 'norm', 'projection', 'head')
@@ -16,6 +17,8 @@ class Entry:
             exist or have no parameter are skipped, and so is an entry without any parameter.
         block: Block index, from the input; ``None`` outside blocks.
         group: The authors' coarser name. Defaults to ``name``.
+        earlier: Those of ``members`` that layer-wise learning-rate decay counts with the block before: the merging of
+            patches that Swin stores in the stage before.
 
     Raises:
         ValueError: ``role`` is not one of ``ROLES``.
@@ -26,10 +29,19 @@ class Entry:
     members: tuple[str, ...]
     block: int | None
     group: str
+    earlier: tuple[str, ...]
 
-    def __init__(self, name: str, role: str, *members: str, block: int | None = None, group: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        role: str,
+        *members: str,
+        block: int | None = None,
+        group: str | None = None,
+        earlier: Iterable[str] = (),
+    ) -> None:
         if role not in ROLES:
             raise ValueError(f'layer {name!r}: role {role!r} is not one of {", ".join(ROLES)}.')
         group = name if group is None else group
-        for field_name, value in zip(self.__dataclass_fields__, (name, role, members, block, group)):
+        for field_name, value in zip(self.__dataclass_fields__, (name, role, members, block, group, tuple(earlier))):
             object.__setattr__(self, field_name, value)  # frozen; the paths are positional, so __init__ is our own

@@ -9,13 +9,13 @@ from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from ..freezing import Freeze, freeze_layers, select_layers
-from ..layers import Layer, list_layers, unwrap
+from ..layers import Layer, layer_depths, list_layers, unwrap
 from ..utils.errors import UserError
 from ..utils.patching import replaced
 from .checkpointing import use_non_reentrant_checkpointing
 from .finite import check_groups
 from .model_hooks import ModelHooks
-from .paramwise import IGNORED_KEYS, check_custom_keys, check_paramwise
+from .paramwise import check_custom_keys, check_paramwise
 from .report import FreezeReport
 from .sgd_in_backward import SGDInBackwardOptimWrapper, refuse_reducer
 
@@ -43,13 +43,17 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
             - ``freeze`` (str | list[str]): ``'embed'`` (default), ``'stem'``, ``'none'``, or a list of layer names and
               globs as printed by ``list_layers``.
+            - ``layer_decay_rate`` (float): Layer-wise learning-rate decay, as BEiT's and MAE's recipes use it: the rate
+              of a parameter is multiplied by it once per layer above, where blocks, and the final norm and the head
+              together, count as layers (:func:`ftsgd_plugin.layers.layer_depths`). ``lr_mult`` and the like multiply
+              it too. Defaults to none.
 
     Raises:
         UserError: ``paramwise_cfg`` has an unknown key or a custom key that matches no parameter, ``freeze`` matches
-            nothing or leaves nothing to train, the backbone has no layer list, a learning rate, momentum or weight
-            decay is NaN, infinite or out of range, a decay multiplier is given without the
-            optimizer's ``weight_decay``, activation checkpointing is re-entrant, or the optimizer wrapper and the model
-            wrapper cannot be combined.
+            nothing or leaves nothing to train, the backbone has no layer list, ``layer_decay_rate`` is not above 0 and
+            at most 1 or the optimizer has no learning rate for it, a learning rate, momentum or weight decay is NaN,
+            infinite or out of range, a decay multiplier is given without the optimizer's ``weight_decay``, activation
+            checkpointing is re-entrant, or the optimizer wrapper and the model wrapper cannot be combined.
 
     Examples:
         >>> optim_wrapper = dict(
@@ -67,13 +71,13 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         _require_weight_decay(optim_wrapper_cfg, paramwise_cfg)
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         self.freeze = self.paramwise_cfg['freeze']
-        self.layers: list[Layer] = []
-        if ignored := sorted(IGNORED_KEYS & self.paramwise_cfg.keys()):
-            print_log(
-                f'paramwise_cfg: {type(self).__name__} does not know {", ".join(ignored)}; ignored.',
-                logger='current',
-                level=logging.WARNING,
+        self.layer_decay_rate: float | None = self.paramwise_cfg.get('layer_decay_rate')
+        if self.layer_decay_rate is not None and self.base_lr is None:
+            raise UserError(
+                'optim_wrapper.paramwise_cfg.layer_decay_rate multiplies the learning rate and the optimizer has none; '
+                'add lr to optim_wrapper.optimizer.'
             )
+        self.layers: list[Layer] = []
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Freeze the layers of ``model`` and build its optimizer wrapper.
@@ -86,7 +90,7 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """
         inner = unwrap(model)
         check_custom_keys(inner, self.paramwise_cfg)
-        self.layers = _layers_to_freeze(inner, self.freeze)
+        self.layers = _layers_to_freeze(inner, self.freeze, self.layer_decay_rate)
         frozen = select_layers(self.layers, self.freeze)
         use_non_reentrant_checkpointing(inner)
         _warn_of_large_embedding(self.layers, frozen)
@@ -128,6 +132,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for group in groups:
             (param,) = group['params']
             options.setdefault(id(param), {key: value for key, value in group.items() if key != 'params'})
+        if self.layer_decay_rate is not None:
+            self._decay_rates(options)
         merged = {}
 
         def add(params: Iterable[nn.Parameter], stage: dict) -> None:
@@ -143,6 +149,15 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if not self.layers:
             add({id(param): param for group in groups for param in group['params']}.values(), {})
         return list(merged.values())
+
+    def _decay_rates(self, options: dict[int, dict]) -> None:
+        """Multiply the learning rates in the options (id of the parameter -> options) by the layer-wise decay."""
+        depths = layer_depths(self.layers)
+        top = max(depths.values())
+        for layer in self.layers:
+            for name, param in layer.params.items():
+                if (own := options.get(id(param))) is not None:
+                    own['lr'] = own.get('lr', self.base_lr) * self.layer_decay_rate ** (top - depths[name])
 
     def _check(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
         """Assert that every trained parameter is in exactly one group, and no frozen one in any."""
@@ -171,12 +186,12 @@ def _is_dict_of_dicts(paramwise_cfg: dict | None) -> bool:
     return isinstance(paramwise_cfg, dict) and isinstance(paramwise_cfg.get('custom_keys', {}), dict)
 
 
-def _layers_to_freeze(model: nn.Module, freeze: Freeze) -> list[Layer]:
-    """The layers of a model; none if nothing is to be frozen and its architecture is not known."""
+def _layers_to_freeze(model: nn.Module, freeze: Freeze, layer_decay_rate: float | None) -> list[Layer]:
+    """The layers of a model; none if its architecture is not known and neither freezing nor decay needs it."""
     try:
         return list_layers(model)
     except UserError:
-        if freeze != 'none':
+        if freeze != 'none' or layer_decay_rate is not None:
             raise
         return []
 

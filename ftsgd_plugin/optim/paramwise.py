@@ -13,6 +13,7 @@ from ..utils.errors import UserError
 from ..utils.names import did_you_mean, type_name
 
 _OURS = 'FreezeEmbedOptimWrapperConstructor'
+_LAYER_DECAY = 'LearningRateDecayOptimWrapperConstructor'  # MMPretrain's
 _NUMBERS = frozenset(
     {
         'bias_decay_mult',
@@ -24,12 +25,10 @@ _NUMBERS = frozenset(
     }
 )
 DEFAULT_KEYS = _NUMBERS | {'bypass_duplicate', 'custom_keys'}
-# Of MMPretrain's fine-tuning configs, which are inherited with another constructor: a warning, since it changes a run.
-IGNORED_KEYS = frozenset({'layer_decay_rate'})
 _OWN_KEYS = {  # by the constructor's class name, beyond those of MMEngine's default one
     'DefaultOptimWrapperConstructor': frozenset(),
-    _OURS: frozenset({'freeze'}),
-    'LearningRateDecayOptimWrapperConstructor': frozenset({'layer_decay_rate'}),
+    _OURS: frozenset({'freeze', 'layer_decay_rate'}),
+    _LAYER_DECAY: frozenset({'layer_decay_rate'}),
 }
 # The schedules of MMPretrain list these for models that may or may not have them: without a match only a warning.
 _OF_STOCK_SCHEDULES = (
@@ -56,9 +55,17 @@ def check_paramwise(paramwise_cfg: Any, constructor: type = DefaultOptimWrapperC
     if knows_keys_of(constructor):
         name_of = constructor.__name__
         known = DEFAULT_KEYS | _OWN_KEYS[name_of] | {'_delete_'}
-        for name in paramwise_cfg.keys() - known - {'_scope_'} - (IGNORED_KEYS if name_of == _OURS else set()):
-            hint = f"set optim_wrapper.constructor='{_OURS}'." if name == 'freeze' else did_you_mean(name, known)
+        for name in paramwise_cfg.keys() - known - {'_scope_'}:
+            ours = name in _OWN_KEYS[_OURS]
+            hint = f"set optim_wrapper.constructor='{_OURS}'." if ours else did_you_mean(name, known)
             raise UserError(f'{key}.{name}: {name_of} does not know it; {hint}')
+    rate = paramwise_cfg.get('layer_decay_rate')
+    in_range = rate is None or (_is_number(rate) and 0 < rate <= 1)
+    if constructor.__name__ != _LAYER_DECAY and not in_range:
+        raise UserError(
+            f'{key}.layer_decay_rate={rate!r} is not a number above 0 and at most 1, by which the learning rate is '
+            'multiplied from each block to the one before it; correct it.'
+        )
     for name in _NUMBERS & paramwise_cfg.keys():
         _check_number(f'{key}.{name}', paramwise_cfg[name])
     custom = paramwise_cfg.get('custom_keys')
@@ -80,8 +87,12 @@ def knows_keys_of(constructor: str | type) -> bool:
 
 
 def _check_number(key: str, value: Any) -> None:
-    if value is not None and (not isinstance(value, Real) or isinstance(value, bool)):
+    if value is not None and not _is_number(value):
         raise UserError(f'{key}={value!r} is not a number; correct it.')
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_custom_keys(model: nn.Module, paramwise_cfg: Mapping | None) -> None:

@@ -22,6 +22,7 @@ class FreezeReport:
         optimizer: Class name of the optimizer.
         groups: Number of its parameter groups.
         self_frozen: Number of parameters that the model itself freezes (counted in ``frozen``).
+        rates: The lowest and the highest learning rate of a group.
     """
 
     freeze: Freeze
@@ -31,6 +32,7 @@ class FreezeReport:
     optimizer: str
     groups: int
     self_frozen: int = 0
+    rates: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def of(
@@ -46,6 +48,7 @@ class FreezeReport:
         """
         trained, frozen, self_frozen = [0, 0, 0], [0, 0, 0], 0
         chosen = {layer.name for layer in selected}
+        rates = [float(group['lr']) for group in optimizer.param_groups if 'lr' in group] or [0.0]
         for layer in layers:
             trains = any(param.requires_grad for param in layer.params.values())
             (trained if trains else frozen)[0] += 1
@@ -63,6 +66,7 @@ class FreezeReport:
             optimizer=type(optimizer).__name__,
             groups=len(optimizer.param_groups),
             self_frozen=self_frozen,
+            rates=(min(rates), max(rates)),
         )
 
     def __str__(self) -> str:
@@ -77,4 +81,6 @@ class FreezeReport:
         if self.state_bytes is not None:
             state = f'{format_bytes(self.state_bytes)} of state, {self.state_bytes / total:.2f} bytes per parameter'
         lines.append(f'  {self.optimizer}: {self.groups} parameter groups, {state}')
+        if self.rates[0] != self.rates[1]:
+            lines.append(f'  learning rates: {self.rates[0]:.3g} to {self.rates[1]:.3g}')
         return '\n'.join(lines)

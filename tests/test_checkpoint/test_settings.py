@@ -106,6 +106,7 @@ CONFIGS = {
     ),
     'steps': dict(schedulers=[dict(type='MultiStepLR', milestones=[1, 3], gamma=0.3)]),
     'per layer': dict(norm_decay_mult=0.0, custom_keys={'head': dict(lr_mult=10.0)}),
+    'layer-wise': dict(layer_decay_rate=0.7, schedulers=[GRADUAL]),
     'adamw': dict(optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.99))),
 }
 
@@ -126,6 +127,11 @@ CHANGES = {
     'nesterov': (dict(optimizer={**SGD, 'nesterov': True}), 'optimizer.nesterov is False in the checkpoint', None),
     'maximize': (dict(optimizer={**SGD, 'maximize': True}), 'optimizer.maximize is False in the checkpoint', None),
     'lr of one layer': (dict(custom_keys={'head': dict(lr_mult=2.0)}), 'optimizer.lr of head is 0.1 in the', None),
+    'layer-wise decay': (
+        dict(layer_decay_rate=0.5),
+        'lr of pos_embed (and of 2 more groups) is 0.1 in the checkpoint and 0.0125',
+        None,
+    ),
     'other optimizer': (
         dict(optimizer=dict(type='AdamW', lr=0.1)),
         'another optimizer than AdamW (SGD)',

@@ -266,12 +266,12 @@ def test_the_log_has_counts_and_no_line_per_parameter(vit, caplog):
     model, logger = vit(), MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     with caplog.at_level(logging.INFO):
-        build(model, norm_decay_mult=0.0, layer_decay_rate=0.65)
+        build(model, norm_decay_mult=0.0, layer_decay_rate=0.5)
     logger.removeHandler(caplog.handler)
     messages = [record.getMessage() for record in caplog.records]
     assert not [line for line in messages if 'paramwise_options' in line or 'is skipped' in line]
     assert [line for line in messages if "freeze='embed'" in line and 'bytes per parameter' in line]
-    assert [line for line in messages if 'does not know layer_decay_rate; ignored' in line]
+    assert [line for line in messages if 'learning rates: 0.0125 to 0.1' in line]  # two blocks
     assert len(messages) < 8
 
 
