@@ -19,7 +19,13 @@ The last strings are attribute paths inside the backbone, of modules or paramete
 backbone is its head and needs no entry.
 """
 
-from . import architectures, timm_networks  # noqa: F401  (register the known layer lists)
+from . import (  # noqa: F401  (register the known layer lists)
+    architectures,
+    mmpretrain_backbones,
+    timm_networks,
+    torchvision_networks,
+    transformers_models,
+)
 from .api import Layer, layer_depths, list_layers, paper_parts, register_layer_list, weight_norms
 from .entry import ROLES, Entry
 from .names import in_backbone, in_head, unwrap, unwrap_state_dict

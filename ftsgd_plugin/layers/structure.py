@@ -1,11 +1,12 @@
 """From the blocks of a network to its whole layer list: where everything else belongs, by the traced order."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from torch import nn
 
+from ..utils.errors import UserError
 from .entry import Entry
 from .trace import Trace, trace
 
@@ -39,11 +40,13 @@ def list_around_blocks(
         Entry: The layers from input to output.
 
     Raises:
-        UserError: The network cannot be traced.
+        UserError: The network cannot be traced, or none of the blocks runs.
     """
     found = trace(net, shape)
     names = [name for name, _ in net.named_parameters()]
     units = _in_order(names, [(unit,) if isinstance(unit, str) else tuple(unit) for unit in blocks], found)
+    if not units:
+        raise UserError('no blocks are found in it')
     # Parameter name -> number of its unit, or a role.
     owner: dict[str, int | str] = {name: i for i, unit in enumerate(units) for name in _under(names, unit)}
     spans = [found.span(_under(names, unit)) for unit in units]
@@ -51,6 +54,7 @@ def list_around_blocks(
     for name in names:
         if name not in owner:
             owner[name] = _place(net, name, found, units, spans)
+    owner.update(dict.fromkeys(_norms_of_projections(owner), 'projection'))
     members = [[name for name, of in owner.items() if of == i] for i in range(len(units))]
     first = _first_stage(net, units, members, [name for name, of in owner.items() if of == 'embed'], found)
     yield from _entries(net, owner, units, members, first)
@@ -110,7 +114,17 @@ def _is_position(name: str) -> bool:
 def _closing_role(net: nn.Module, name: str) -> str:
     owner = name.rpartition('.')[0]
     kind = type(net.get_submodule(owner)).__name__.lower()
-    return 'norm' if ('norm' in kind or 'affine' in kind) and 'pool' not in owner else 'projection'
+    return 'norm' if 'norm' in kind or 'affine' in kind else 'projection'
+
+
+def _norms_of_projections(owner: Mapping[str, int | str]) -> Iterator[str]:
+    """Parameters of norms inside a projection: attention pooling, or a last convolution with its norm."""
+    for name in [name for name, of in owner.items() if of == 'norm']:
+        path = name.rpartition('.')[0]
+        while path := path.rpartition('.')[0]:
+            if {of for other, of in owner.items() if other.startswith(f'{path}.')} == {'norm', 'projection'}:
+                yield name
+                break
 
 
 def _first_stage(
@@ -162,7 +176,7 @@ def _entries(
         for role in ('embed', 'position', 'norm', 'projection', 'head')
     }
     yield Entry('stem' if first else 'patch_embed', 'embed', *cover(net, by_role['embed']))
-    for path, names in groupby(sorted(by_role['position'], key=_top), key=_top):
+    for path, names in groupby(sorted(by_role['position'], key=_position_of), key=_position_of):
         yield Entry(path, 'position', *cover(net, list(names)))
     containers = list(dict.fromkeys(stage_of(unit) for unit in units))
     for i, (unit, names) in enumerate(zip(units, members)):
@@ -174,8 +188,10 @@ def _entries(
     yield Entry('head', 'head', *cover(net, by_role['head']))
 
 
-def _top(name: str) -> str:
-    return name.partition('.')[0]
+def _position_of(name: str) -> str:
+    """The path of the embedding or token that a parameter is or belongs to."""
+    parts = name.split('.')
+    return '.'.join(parts[: next((i for i, part in enumerate(parts, 1) if _is_position(part)), 1)])
 
 
 def cover(net: nn.Module, names: Iterable[str]) -> list[str]:
