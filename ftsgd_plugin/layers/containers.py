@@ -30,9 +30,9 @@ def members(net: nn.Module, attribute: str) -> list[str]:
 
 
 def blocks_of(net: nn.Module, stages: Iterable[str]) -> list[Unit]:
-    """The blocks of a network's stages; a member of a container that is no stage is a block itself.
+    """The blocks of a network's stages; other members of a container are blocks themselves.
 
-    Norms, single convolutions and what leads from one stage to the next are no blocks. In a network of single
+    Norms, single convolutions and what leads from one stage to the next do not count. In a network of single
     convolutions each is a block with the norm after it, except the first, which is the stem.
 
     Args:
@@ -51,7 +51,7 @@ def blocks_of(net: nn.Module, stages: Iterable[str]) -> list[Unit]:
 
 
 def _open(net: nn.Module, path: str) -> list[str]:
-    """The members of a stage; what is no stage is returned as it is: a block, or a sequence of bare layers."""
+    """The members of a stage; anything else is returned as it is: a block, or a sequence of bare layers."""
     module = net.get_submodule(path)
     if isinstance(getattr(module, 'blocks', None), _LISTS):
         return members(net, f'{path}.blocks')
