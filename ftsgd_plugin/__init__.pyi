@@ -17,10 +17,12 @@ from . import utils as utils
 from .datasets import Camelyon17 as Camelyon17
 from .datasets import DomainNet as DomainNet
 from .datasets import FMoW as FMoW
+from .datasets import GroupedImages as GroupedImages
 from .datasets import Living17 as Living17
 from .datasets import LoadRGBImage as LoadRGBImage
 from .datasets import PackRGB as PackRGB
 from .datasets import Waterbirds as Waterbirds
+from .datasets import recognise as recognise
 from .evaluation.group_accuracy import GroupAccuracy as GroupAccuracy
 from .freezing import freeze_layers as freeze_layers
 from .freezing import select_layers as select_layers

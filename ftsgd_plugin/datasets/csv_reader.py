@@ -72,12 +72,16 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
                 yield line, text
 
 
-def read_csv(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def read_csv(
+    path: str, columns: Sequence[str], delimiter: str = ',', remedy: str = 'restore the file'
+) -> Iterator[tuple[int, list[str]]]:
     """Read columns of a CSV file with a header.
 
     Args:
         path: The file.
         columns: Names of the columns to read.
+        delimiter: What separates the fields; a tab for TSV.
+        remedy: What to do about a missing column, for the message.
 
     Yields:
         tuple[int, list[str]]: Line number (the header is line 1) and the fields in the order of ``columns``.
@@ -87,14 +91,14 @@ def read_csv(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]
             the header or extends over several lines (a quotation mark that nothing closes).
     """
     with open_text(path, 'CSV file') as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
             for column in columns:
                 if column not in header:
                     found = ', '.join(name or '(unnamed)' for name in header) or 'no header'
                     found = one_line(found, limit=300)
-                    raise UserError(f'{path}: column {column!r} is missing (found: {found}); restore the file.')
+                    raise UserError(f'{path}: column {column!r} is missing (found: {found}); {remedy}.')
                 if header.count(column) > 1:
                     raise UserError(f'{path}:1: column {column!r} occurs twice; remove the wrong one.')
             positions = [header.index(column) for column in columns]
@@ -161,17 +165,19 @@ class Unique:
     def __init__(self, path: str) -> None:
         self.path, self.seen = path, set()
 
-    def check(self, line: int, image: str) -> None:
-        """Remember ``image``; ``./a.jpg`` and ``a.jpg`` are the same.
+    def check(self, line: int, image: str) -> str:
+        """Remember ``image``; ``./a.jpg`` and ``a.jpg`` are the same, and the latter is returned.
 
         Raises:
             UserError: It was listed before, is blank, or has control characters.
         """
         if not image.strip() or _CONTROL.search(image):
             raise UserError(f'{self.path}:{line}: {shown(image)} does not name an image; correct this row.')
-        key = hash(posixpath.normpath(image))
+        normal = posixpath.normpath(image)
+        key = hash(normal)
         if key in self.seen:
             raise UserError(
                 f'{self.path}:{line}: {one_line(image, limit=200)} is listed twice; remove one of the rows.'
             )
         self.seen.add(key)
+        return normal

@@ -12,6 +12,7 @@ from mmpretrain.registry import DATASETS
 from ..utils.errors import UserError
 from .base import BenchmarkDataset, level_hint
 from .csv_reader import META, Unique, parse_code, read_csv, read_lines, shown
+from .image_names import OTHER_IMAGES, SUFFIXES
 
 
 def _read_table() -> tuple[tuple[str, str, tuple, tuple], ...]:
@@ -34,8 +35,6 @@ def _read_table() -> tuple[tuple[str, str, tuple, tuple], ...]:
 LIVING17 = _read_table()
 # Split -> directory of ImageNet, and column of LIVING17.
 PARTS = {'train': ('train', 2), 'ood_train': ('train', 3), 'id_val': ('val', 2), 'ood_val': ('val', 3)}
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')  # torchvision's IMG_EXTENSIONS
-OTHER_IMAGES = ('.gif', '.avif', '.heic', '.heif', '.jfif', '.jpe', '.jp2', '.apng', '.ico', '.pbm', '.pnm', '.tga')
 _WNID = re.compile('(n[0-9]{8})_')  # an image of train is named by its class
 FLAT_LIST = 'meta/val.txt'
 

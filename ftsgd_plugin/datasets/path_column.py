@@ -1,0 +1,81 @@
+"""The paths of a table: relative to the root, normal, each once."""
+
+import re
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..utils.errors import UserError
+from .csv_reader import Unique, shown
+
+# A path that is not normal, or not a path: looked at one by one.
+_ODD = re.compile(r'(?:^|/)\.|//|\\|^/|^\s*$|/$|[\x00-\x09\x0b-\x1f\x7f-\x9f]', re.M)
+
+
+class PathColumn:
+    """Paths relative to ``root``, batch by batch.
+
+    Args:
+        root: The directory that holds every image.
+        suffix: Added to every path.
+    """
+
+    def __init__(self, root: str, suffix: str = '') -> None:
+        self.root, self.suffix = root, suffix
+        self.paths: list[str] = []
+        self._seen: set[int] = set()  # an image in two tables is listed twice as well
+
+    def extend(self, place: str, lines: array, written: Sequence[str], prefix: str) -> None:
+        """Append paths.
+
+        Args:
+            place: The table, for messages.
+            lines: Their lines.
+            written: As the table has them.
+            prefix: Directory that they are relative to, below ``root``; empty or with ``/`` at its end.
+
+        Raises:
+            UserError: One is blank, occurs twice or lies outside ``root``.
+        """
+        text = '\n'.join(written)
+        odd = _ODD.search(text) is not None or text.count('\n') != len(written) - 1 or _ODD.search(prefix)
+        if not odd and (prefix or self.suffix):
+            written = [f'{prefix}{name}{self.suffix}' for name in written]
+        if not odd:
+            new = set(map(hash, written))
+            if len(new) == len(written) and self._seen.isdisjoint(new):
+                self._seen |= new
+                self.paths += written
+                return
+            prefix, suffix = '', ''
+        else:
+            suffix = self.suffix
+        unique = Unique(place)
+        unique.seen = self._seen
+        for line, name in zip(lines, written):
+            path = f'{prefix}{name}{suffix}' if name.strip() else ''
+            if path[:1] == '/' or name[:1] == '/' or '..' in path or '\\' in path:
+                path = self._inside(f'{place}:{line}' if line else place, path, name, suffix)
+            self.paths.append(unique.check(line, path))
+
+    def _inside(self, where: str, path: str, written: str, suffix: str) -> str:
+        """A path that is absolute, or leads upwards, relative to the root; refuse it if it leaves the root."""
+        if '\\' in path and not Path(self.root, path).is_file():
+            raise UserError(f'{where}: {shown(written)} has the separators of Windows; write / instead of \\.')
+        for base in (Path(self.root).absolute(), Path(self.root).resolve()):  # the root may be reached by a link
+            absolute = Path(f'{written}{suffix}') if written[:1] == '/' else base / path
+            if absolute.parts[: len(base.parts)] != base.parts:
+                continue
+            parts: list[str] = []
+            for part in absolute.parts[len(base.parts) :]:
+                if part != '..':
+                    parts.append(part)
+                elif parts:
+                    parts.pop()
+                else:
+                    break
+            else:
+                return '/'.join(parts)
+        raise UserError(
+            f'{where}: {shown(written)} lies outside {self.root}; set data_root to a directory that holds every image.'
+        )

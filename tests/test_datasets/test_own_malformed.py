@@ -1,0 +1,190 @@
+"""Bad input of a user's own data: one line that names file, row or option, before any image is opened."""
+
+from pathlib import Path
+
+import pytest
+from helpers import own_images as own
+
+from ftsgd_plugin.datasets import GroupedImages, recognise
+from ftsgd_plugin.utils.errors import UserError
+
+ROWS = own.rows()
+TABLE = own.as_table(ROWS)
+COLUMNS = dict(path='path', label='label', group='site', metadata=['patient'])
+FIRST = 'north/cat/0.png,cat,north,north-cat-0'
+
+
+def second_line(new: str):
+    return TABLE.replace(FIRST, new, 1)
+
+
+def read(root: Path, **options) -> GroupedImages:
+    options = dict(table='labels.csv', columns=COLUMNS, draw=dict(val=0.2), split='train') | options
+    return GroupedImages(str(root), **options)
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (b'\xef\xbb\xbf' + TABLE.encode(), None),  # a byte-order mark is none of the first column
+        (TABLE.replace('\n', '\r\n'), None),
+        (second_line('./north//cat/0.png,cat,north,p'), None),
+        ('', r"labels\.csv: column 'path' is missing \(found: no header\); name the right one in columns=dict\("),
+        (TABLE.partition('\n')[0], r'labels\.csv: lists no image'),
+        (TABLE.encode('utf-16'), r'not a CSV file \(line 1 is not UTF-8\)'),
+        (TABLE.replace('label', 'Label', 1), r"column 'label' is missing \(found: path, Label, site, patient\)"),
+        (second_line(',cat,north,p'), r":2: '' does not name an image"),
+        (second_line('a\x1b.png,cat,north,p'), r":2: 'a\\x1b\.png' does not name an image"),
+        (TABLE + FIRST, r':38: north/cat/0\.png is listed twice'),
+        (TABLE + f'./{FIRST}', r':38: \./north/cat/0\.png is listed twice'),
+        (TABLE + f'south/../{FIRST}', r':38: north/cat/0\.png is listed twice'),
+        (second_line('/etc/passwd,cat,north,p'), r":2: '/etc/passwd' lies outside \S+; set data_root"),
+        (second_line('../x.png,cat,north,p'), r":2: '\.\./x\.png' lies outside"),
+        (second_line('a/../../x.png,cat,north,p'), r":2: 'a/\.\./\.\./x\.png' lies outside"),
+        (second_line('north\\cat\\0.png,cat,north,p'), r'has the separators of Windows'),
+        (second_line('north/cat/0.png,,north,p'), r":2: 'label' is blank; fill it in or remove this row"),
+        (second_line('north/cat/0.png,cat,  ,p'), r":2: 'site' is blank"),
+        (second_line('north/cat/0.png,Cat,north,p'), r":2: label 'Cat' is spelled like 'cat'"),
+        (second_line('north/cat/0.png,\uff43at,north,p'), "label '\uff43at' is spelled like 'cat'"),
+        (second_line('north/cat/0.png,fox,north,p'), r":2: class 'fox' has 1 image; add images, leave"),
+        (second_line('north/cat/0.png,cat,north'), r":2: 'patient' is missing"),
+        (second_line('north/cat/0.png,cat,north,p,q'), r':2: 5 fields under 4 columns'),
+    ],
+)  # fmt: skip
+def test_tables(tmp_path, content, message):
+    (tmp_path / 'labels.csv').write_bytes(content if isinstance(content, bytes) else content.encode())
+    if message is None:
+        dataset = read(tmp_path)
+        assert dataset.metainfo['classes'] == own.CLASSES and len(dataset) == 29
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path)
+    assert '\n' not in str(caught.value) and str(caught.value).startswith(str(tmp_path))
+
+
+def test_absolute_paths_inside_and_blanks_around_labels(tmp_path):
+    (tmp_path / 'labels.csv').write_text(second_line(f'{tmp_path}/north/cat/0.png,cat ,north,p'))
+    dataset = read(tmp_path)
+    assert dataset.metainfo['classes'] == own.CLASSES and dataset.get_data_info(0)['img_path'].startswith(str(tmp_path))
+    own.write_images(tmp_path, [path for path, *_ in ROWS])
+    layout = recognise(tmp_path)
+    assert "blanks at the ends of labels are left out: 'cat '" in layout.notes
+    assert layout.fingerprint.startswith('36-')
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(split='vla'), r"labels\.csv: split 'vla' has no image; did you mean 'val'\?"),
+        (dict(split='test'), r"split 'test' has no image; known: train, val"),
+        (dict(split=3), 'split=3 is not the name of a split'),
+        (dict(table='', columns=None), "set one of table='labels.csv' and tree="),
+        (dict(tree='class'), 'set one of table='),
+        (dict(table='', columns=None, tree='species'), "tree='species' is not one of class, split/class"),
+        (dict(table='', tree='class'), 'columns, images and suffix are of a table'),
+        (dict(table='none.csv'), r'none\.csv: not found; correct table or data_root'),
+        (dict(table='labels.xls'), r'labels\.xls: not found'),
+        (dict(columns=dict(pth='path')), "columns has no 'pth'; did you mean 'path'"),
+        (dict(columns=dict(path=3)), 'columns.path=3 is not the name of a column'),
+        (dict(columns=dict(metadata='patient')), "columns.metadata='patient' is not a list"),
+        (dict(columns=dict(metadata=['split'])), "every record has its own 'split'"),
+        (dict(columns=dict(metadata=['patient', 'patient'])), "names 'patient' twice"),
+        (dict(columns='path'), "columns='path' is not a dict"),
+        (dict(columns=dict(label='species')), "column 'species' is missing"),
+        (dict(hold_out=['nroth']), "hold_out='nroth' is not a group of the data; did you mean 'north'"),
+        (dict(hold_out='north'), "hold_out='north' is not a list of groups"),
+        (dict(hold_out=['north', 'south', 'west']), 'every group is held out; leave one'),
+        (dict(hold_out=['cat'], columns=dict(path='path')), r"hold_out needs groups; name their column with columns="),
+        (dict(draw=None), r'nothing says which images are for training; set draw='),
+        (dict(draw=dict(val=0.2, whole='ptient')), "'ptient' is not a field of the data; did you mean 'patient'"),
+        (dict(draw=dict(val=0.001), split='val'), "split 'val' has no image; known: train"),
+        (dict(split_names={'a': 'train'}, columns=COLUMNS | dict(split='site')), "no split is named 'a'"),
+        (dict(draw=dict(val=0.2), columns=COLUMNS | dict(split='site')), "split 'train', from which to draw"),
+        (dict(classes=['cat', 'dog']), r":10: label 'owl' is not one of the 2 classes; known: cat, dog"),
+        (dict(classes=['cat', 'dog', 'wol']), r":10: label 'owl' is not one of the 3 classes; did you mean 'wol'"),
+        (dict(classes=['cat', 'dog', 'owl', 'cat']), "metainfo.classes: 'cat' occurs twice"),
+        (dict(classes=['cat', 3]), 'is not a list of names'),
+        (dict(min_per_class=13), r":2: class 'cat' has 12 images; add images"),
+        (dict(fingerprint='1-0'), r'has changed since the config was written: fingerprint 36-\w+, there 1-0'),
+    ],
+)  # fmt: skip
+def test_options(tmp_path, options, message):
+    (tmp_path / 'labels.csv').write_text(TABLE)
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path, **options)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'line, message',
+    [
+        ('{"path": "a.png"}', r":37: 'label' is missing \(found: path\)"),
+        ('{"path": "a.png", "label": ["cat"]}', r":37: label=\['cat'\] is neither text nor a number"),
+        ('["a.png", "cat"]', r':37: .* is not an object'),
+        ('{"path": ', r':37: not JSON \('),
+        ('[' * 5000, r':37: not JSON \('),
+        ('{"path": "a.png", "label": null}', r":37: 'label' is blank"),
+        ('{"path": "a.png", "label": 1}', r":37: class '1' has 1 image"),
+    ],
+)
+def test_json_lines(tmp_path, line, message):
+    file = own.write_table(tmp_path / 'labels.jsonl', ROWS)
+    file.write_text(file.read_text() + line + '\n')
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, table='labels.jsonl', columns=None)
+
+
+@pytest.mark.parametrize('line, message', [
+    ('a.png', r":37: 'a\.png' is not \"path label\""),
+    ('north/cat/0.png cat', r':37: north/cat/0\.png is listed twice'),
+    ('a b.png fox', r":37: class 'fox' has 1 image"),
+])  # fmt: skip
+def test_lists(tmp_path, line, message):
+    file = own.write_table(tmp_path / 'labels.txt', ROWS)
+    file.write_text(file.read_text() + line + '\n')
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, table='labels.txt', columns=None)
+    with pytest.raises(UserError, match="a list has no column 'site'"):
+        read(tmp_path, table='labels.txt')
+
+
+def test_an_image_in_two_tables(tmp_path):
+    own.write_table(tmp_path / 'train.csv', ROWS)
+    own.write_table(tmp_path / 'test.csv', ROWS[-1:])
+    with pytest.raises(UserError, match=r'test\.csv:2: west/owl/3\.png is listed twice'):
+        read(tmp_path, table=dict(train='train.csv', test='test.csv'), draw=None)
+
+
+def test_recognise_names_what_it_does_not_find(tmp_path):
+    own.write_images(tmp_path, [path for path, *_ in ROWS])
+    labels = tmp_path / 'labels.csv'
+
+    def refused(text: str, message: str, **options) -> None:
+        labels.write_text(text)
+        with pytest.raises(UserError, match=message):
+            recognise(tmp_path, **options)
+
+    refused(TABLE.replace('label', 'etikett', 1), r'no column is named like label \(found: path, etikett, site')
+    refused(TABLE.replace('north/', 'nord/').replace('south/', 'x/').replace('west/', 'y/'),
+            r'none of its first 36 images exists, such as nord/cat/0\.png \(looked in')  # fmt: skip
+    refused(TABLE, "hold_out='eest' is not a group of the data; did you mean 'west'", hold_out=['eest'])
+    (tmp_path / 'more.csv').write_text(TABLE)
+    (tmp_path / 'labels.csv').rename(tmp_path / 'list.csv')
+    with pytest.raises(UserError, match=r'holds several tables \(list\.csv, more\.csv\); name the one'):
+        recognise(tmp_path)
+    with pytest.raises(UserError, match='no such file or directory'):
+        recognise(tmp_path / 'none')
+    with pytest.raises(UserError, match='is not a table'):
+        recognise(tmp_path / 'north/cat/0.png')
+
+
+def test_problems_wait_for_the_training(tmp_path):
+    """recognise shows everything that is wrong; the config of a data set is refused."""
+    own.write_images(tmp_path, ['a/1.png', 'a/2.png', 'a/3.png', 'A/1.png', 'b/1.png'])
+    layout = recognise(tmp_path)
+    assert len(layout.problems) == 5, layout
+    assert 'PROBLEM' in str(layout)
+    with pytest.raises(UserError, match=r"A/1\.png: label 'A' is spelled like 'a'; .* \(4 more problems\)"):
+        layout.dataset('train', [])
+    with pytest.raises(UserError, match='holds images but no directories of classes and no table'):
+        recognise(own.write_images(tmp_path / 'b/x', ['1.png', '2.png']))
