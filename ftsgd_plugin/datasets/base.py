@@ -188,12 +188,12 @@ class BenchmarkDataset(BaseDataset):
                 raise
             if self.on_bad_image == 'skip' and not self.test_mode and self._may_skip(path, reason):
                 return None
-            raise UserError(f'{path}: {reason}; {self.bad_image_remedy}.') from error
+            raise UserError(f'{path}: {reason}{self.bad_image_remedy}') from error
 
     @property
     def bad_image_remedy(self) -> str:
-        """What to do about an image that cannot be loaded, for the message."""
-        return f'restore the file or remove its row from {self.ann_file}'
+        """The end of the message about an image that cannot be loaded."""
+        return f'; restore the file or remove its row from {self.ann_file}.'
 
     def _may_skip(self, path: str, reason: str) -> bool:
         """Whether few enough files are bad; a file counts once, however often it is drawn."""

@@ -160,8 +160,8 @@ class GroupedImages(BenchmarkDataset):
 
     @property
     def bad_image_remedy(self) -> str:
-        """What to do about an image that cannot be loaded, for the message."""
-        return 'restore or remove the file' if self.source.tree else super().bad_image_remedy
+        """The end of the message about an image that cannot be loaded."""
+        return '; restore or remove the file.' if self.source.tree else super().bad_image_remedy
 
 
 def assigned(table: Table, hold_out: tuple[str, ...], draw: Draw | None) -> tuple[tuple[str, ...], np.ndarray]:

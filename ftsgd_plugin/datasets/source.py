@@ -119,7 +119,7 @@ def parse_columns(columns: Mapping | None) -> Columns:
     """Names of columns from a config: ``dict(path='file', label='species', group='site', metadata=['year'])``.
 
     Raises:
-        UserError: A key is unknown, or a name is no text, repeated or that of a field of every record.
+        UserError: A key is unknown, or a name is empty, repeated or that of a field of every record.
     """
     if not isinstance(columns, Mapping | None):
         raise UserError(f'GroupedImages: columns={one_line(repr(columns), limit=60)} is not a dict; correct it.')
