@@ -1,8 +1,11 @@
-"""Print the layer list of a config's model: the layers that freeze-embed and the other methods select from.
+"""Print the layer list of a config's model, or of any model of a library: the layers that the methods select from.
 
     python tools/print_layers.py configs/vit-tiny_freeze-embed_digits.py
     python tools/print_layers.py configs/_base_/models/clip-vit-l14.py --json layers.json
+    python tools/print_layers.py --model timm/vit_small_patch14_dinov2.lvd142m
+    python tools/print_layers.py --model open_clip/ViT-B-16/openai --freeze stem
 
+Models are named as timm/NAME, open_clip/NAME[/TAG], torchvision/NAME[/WEIGHTS] or mmpretrain/NAME.
 No weights are loaded: the model is built on the meta device if its code allows that.
 """
 
@@ -13,7 +16,9 @@ from ftsgd_plugin.utils.cli import one_line_errors
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file, or a model part')
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument('config', nargs='?', help='config file, or a model part')
+    source.add_argument('--model', metavar='LIBRARY/NAME', help='a model of a library instead of a config')
     parser.add_argument(
         '--freeze', nargs='+', help="'embed', 'stem', 'none' or names (default: the config's, else embed)"
     )
@@ -29,7 +34,7 @@ def main() -> None:
     freeze = args.freeze
     if freeze and len(freeze) == 1 and freeze[0] in ('embed', 'stem', 'none'):
         freeze = freeze[0]
-    print_layers(args.config, freeze, args.json)
+    print_layers(args.config, freeze, args.json, args.model)
 
 
 if __name__ == '__main__':

@@ -22,13 +22,15 @@ backbone is its head and needs no entry.
 from . import (  # noqa: F401  (register the known layer lists)
     architectures,
     mmpretrain_backbones,
+    open_clip_towers,
     timm_networks,
     torchvision_networks,
     transformers_models,
 )
-from .api import Layer, layer_depths, list_layers, paper_parts, register_layer_list, weight_norms
+from .api import Layer, layer_depths, list_layers, paper_parts, weight_norms
 from .entry import ROLES, Entry
 from .names import in_backbone, in_head, unwrap, unwrap_state_dict
+from .register import register_layer_list
 
 __all__ = [
     'ROLES',

@@ -1,6 +1,6 @@
 """The layer list of a classifier: what a layer is, the register of architectures, and ``list_layers``."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,8 +9,9 @@ from torch import nn
 from ..utils.errors import UserError
 from ..utils.norms import stacked_norms
 from .entry import Entry
-from .generic import generic_list, library_of, no_list
+from .generic import layer_list_of, no_list
 from .names import unwrap
+from .register import LayerList, path_of
 
 
 @dataclass(frozen=True)
@@ -49,26 +50,6 @@ class Layer:
 
 # Networks of which everything outside the backbone is the head, whatever its size.
 _CLASSIFIERS = {'mmpretrain.models.classifiers.base.BaseClassifier'}
-LayerList = Callable[[nn.Module], Iterator[Entry]]
-_LAYER_LISTS: dict[str, LayerList] = {}
-
-
-def register_layer_list(*backbones: str | type[nn.Module]) -> Callable[[LayerList], LayerList]:
-    """Register the layer list of one or more backbone classes (subclasses included).
-
-    Args:
-        *backbones: Classes, or their import paths (``'package.module.Class'``), which are not imported.
-
-    Returns:
-        Callable: Decorator for a generator function ``backbone -> Entry, Entry, ...`` in order from input to output.
-    """
-
-    def register(function: LayerList) -> LayerList:
-        for backbone in backbones:
-            _LAYER_LISTS[backbone if isinstance(backbone, str) else _path(backbone)] = function
-        return function
-
-    return register
 
 
 def list_layers(model: nn.Module) -> list[Layer]:
@@ -104,21 +85,12 @@ def list_layers(model: nn.Module) -> list[Layer]:
     return _with_outer_head([layer for layer in layers if layer.params], model, prefix, names)
 
 
-def _path(cls: type) -> str:
-    return f'{cls.__module__}.{cls.__qualname__}'
-
-
 def _find_backbone(model: nn.Module) -> tuple[str, nn.Module, LayerList]:
-    """Find the outermost module with a layer list; return its name, the module and the list.
-
-    A list written by hand comes first, then what its library says about itself, verified.
-    """
+    """Find the outermost module with a layer list; return its name, the module and the list."""
     for name, module in model.named_modules():
-        for cls in type(module).__mro__:
-            if _path(cls) in _LAYER_LISTS:
-                return name, module, _LAYER_LISTS[_path(cls)]
-        if library_of(module) is not None:
-            return name, module, generic_list
+        entries = layer_list_of(module)
+        if entries is not None:
+            return name, module, entries
     raise no_list(getattr(model, 'backbone', model), 'its library is not known here')
 
 
@@ -129,7 +101,7 @@ def _check_surroundings(model: nn.Module, prefix: str, backbone: nn.Module) -> N
     path, outer = '', model
     for attribute in prefix.split('.') if prefix else ():
         outside = [(name, param) for name, param in outer.named_parameters() if id(param) not in own]
-        if outside and not any(_path(cls) in _CLASSIFIERS for cls in type(outer).__mro__):
+        if outside and not any(path_of(cls) in _CLASSIFIERS for cls in type(outer).__mro__):
             first = next(name for name, _ in outer.named_parameters())
             share = sum(param.numel() for _, param in outside)
             if share > size or first == outside[0][0]:

@@ -8,8 +8,8 @@ from collections.abc import Generator, Iterator, Sequence
 from torch import nn
 
 from ..utils.errors import UserError
-from .api import register_layer_list
 from .entry import Entry
+from .register import register_layer_list
 
 
 @register_layer_list('mmpretrain.models.backbones.vision_transformer.VisionTransformer')

@@ -1,5 +1,6 @@
 """Layer lists of networks that nobody has written by hand: proposed from what their library says, then verified."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -8,8 +9,9 @@ from torch import nn
 
 from ..utils.errors import UserError
 from .entry import Entry
+from .register import LayerList, path_of, written_list
 from .sketch import sketch, source
-from .trace import structure, verify
+from .trace import owners_of, structure, verify
 
 Proposal = Callable[[nn.Module], Iterator[Entry]]
 Shape = Callable[[nn.Module], Sequence[int]]
@@ -32,6 +34,7 @@ class Library:
     shape: Shape
 
 
+_OURS = f'{__package__}.architectures'
 _LIBRARIES: list[Library] = []
 # What a run lists several times.
 _ACCEPTED: WeakKeyDictionary[nn.Module, tuple[tuple, list[Entry]]] = WeakKeyDictionary()
@@ -66,11 +69,51 @@ def register_generic(
 def library_of(module: nn.Module) -> Library | None:
     """The library that a network is from, if it has a proposal; a user's subclass counts as the library's."""
     for cls in type(module).__mro__:
-        path = f'{cls.__module__}.{cls.__qualname__}'
         for library in _LIBRARIES:
-            if path.startswith(f'{library.prefix}.') and library.is_network(module):
+            if path_of(cls).startswith(f'{library.prefix}.') and library.is_network(module):
                 return library
     return None
+
+
+def layer_list_of(module: nn.Module) -> LayerList | None:
+    """The layer list of a network: the one written by hand for its class, else a verified one from its library.
+
+    A list of this package that does not fit a variant of its class (other blocks, another patch embedding) gives way
+    to the verified one.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        Callable: Function ``network -> Entry, Entry, ...``; ``None`` if neither exists.
+    """
+    written = written_list(module)
+    if library_of(module) is None:
+        return written
+    if written is None:
+        return generic_list
+    return functools.partial(_written_or_generic, written) if written.__module__ == _OURS else written
+
+
+def _written_or_generic(written: LayerList, net: nn.Module) -> list[Entry]:
+    try:
+        entries, refusal = list(written(net)), None
+    except UserError as error:
+        entries, refusal = [], error
+    if len(owners_of(net, entries)) == sum(1 for _ in net.parameters()):
+        return entries
+    try:
+        return generic_list(net)
+    except UserError:
+        if refusal is None:
+            raise
+        raise refusal from None
+
+
+def image_shape(net: nn.Module) -> tuple[int, ...]:
+    """Channels, height and width of the images that a network takes; (3, 224, 224) if its library does not say."""
+    library = library_of(net)
+    return (3, 224, 224) if library is None else tuple(library.shape(net))
 
 
 def generic_list(net: nn.Module) -> list[Entry]:
@@ -98,8 +141,7 @@ def generic_list(net: nn.Module) -> list[Entry]:
 
 def no_list(net: nn.Module, reason: str) -> UserError:
     """The error for a network without a layer list: its class, why, and a list to paste, correct and run."""
-    cls = type(net)
     return UserError(
-        f'no layer list for {cls.__module__}.{cls.__qualname__} ({reason}); paste this list and correct its roles: '
+        f'no layer list for {path_of(type(net))} ({reason}); paste this list and correct its roles: '
         + source(net, sketch(net))
     )

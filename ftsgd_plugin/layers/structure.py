@@ -11,7 +11,7 @@ from .entry import Entry
 from .trace import Trace, trace
 
 # Parts of names by which vision libraries call what has a place and no weights of a layer.
-_POSITION = re.compile(r'(^|[._])(pos|position|positional|rope|(cls|class|reg|dist|mask)_?(embed|token))')
+_POSITION = re.compile(r'(^|[._])(pos|position|positional|rope|(cls|class|reg|dist|mask)_?(embed|token)|cr?pe\d*\.)')
 _TOKEN = re.compile(r'token')
 _AFTER = re.compile(r'downsample|transition')  # leads to the next stage, wherever it is stored
 
@@ -93,7 +93,8 @@ def _place(
         return 'position' if bare or _is_position(name) else _closing_role(net, name)
     start = found.first[name]
     following = next((i for i, span in enumerate(spans) if span[0] > start), None)
-    if _is_position(name) and (following == 0 or '.' not in name):
+    shared = following is not None and found.last[name] > spans[following][0]
+    if _is_position(name) and (following == 0 or shared or '.' not in name):
         return 'position'
     if following == 0:
         return 'embed'

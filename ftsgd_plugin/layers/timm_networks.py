@@ -31,7 +31,10 @@ def _timm(net: nn.Module) -> Iterator[Entry]:
 
 def classifier_paths(net: nn.Module) -> list[str]:
     """Attribute paths of the modules that timm's ``get_classifier`` returns, of those with parameters."""
-    found = net.get_classifier()
+    try:
+        found = net.get_classifier()
+    except AttributeError:  # num_classes=0 leaves an Identity, which has no parts
+        return []
     wanted = {id(part) for part in (found if isinstance(found, (tuple, list)) else [found])}
     return [name for name, part in net.named_modules() if id(part) in wanted and any(True for _ in part.parameters())]
 
@@ -48,7 +51,8 @@ def _matched(net: nn.Module) -> list[str]:
     """The paths that ``group_matcher`` numbers."""
     if not hasattr(net, 'group_matcher'):
         return []
-    return _numbered(net, net.group_matcher(coarse=False))
+    found = _numbered(net, net.group_matcher(coarse=False))
+    return find_blocks(net, found) if len(found) < 8 else found  # some matchers number stages only
 
 
 def _numbered(net: nn.Module, matcher: object) -> list[str]:

@@ -19,6 +19,16 @@ from .entry import Entry
 # above this limit has taken blocks for a stem.
 MAX_EMBEDDING = 0.15
 MIN_BLOCKS = 4  # fewer leave nothing to unfreeze gradually, and point at a list of stages, not of blocks
+# Operations of ATen whose (first) result has the shape of their first argument.
+_SAME_SHAPE = {'gelu', 'hardsigmoid', 'hardswish', 'relu', 'sigmoid', 'silu', '_safe_softmax', '_softmax', 'tanh'}
+_NORMS = {
+    '_native_batch_norm_legit',
+    '_native_batch_norm_legit_no_training',
+    'cudnn_batch_norm',
+    'native_batch_norm',
+    'native_group_norm',
+    'native_layer_norm',
+}
 _HOOKS = (
     '_forward_hooks',
     '_forward_pre_hooks',
@@ -39,11 +49,13 @@ class Trace:
         last: Parameter name -> index of the last such operation.
         positions: Parameter name -> number of positions (pixels, tokens) that its convolution or norm works on, for
             parameters of such layers.
+        output: The pass's result, on the meta device: a tensor, or whatever the network returns.
     """
 
     first: dict[str, int]
     last: dict[str, int]
     positions: dict[str, int]
+    output: object
 
     def span(self, names: Iterable[str]) -> tuple[int, int] | None:
         """Indices of the first and last operation that use any of these parameters; ``None`` if none is used."""
@@ -92,12 +104,12 @@ def _trace(net: nn.Module, shape: Sequence[int]) -> Trace:
             dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), torch.float32)
             recorder = _Recorder(twin)
             with recorder:
-                twin(torch.empty(1, *shape, dtype=dtype))
+                output = twin(torch.empty(1, *shape, dtype=dtype))
         except Exception as error:
             raise UserError(
                 f'its forward pass on {"x".join(map(str, shape))} cannot be traced ({_why(error)})'
             ) from error
-    return Trace(recorder.first, recorder.last, recorder.positions)
+    return Trace(recorder.first, recorder.last, recorder.positions, output)
 
 
 def _why(error: Exception) -> str:
@@ -130,25 +142,30 @@ class _Recorder(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
+        operation = func.overloadpacket.__name__
+        if operation in _SAME_SHAPE:  # their own code for shapes is slow
+            out = torch.empty_like(args[0])
+        elif operation in _NORMS:
+            out = (torch.empty_like(args[0]), *(args[0].new_empty(0) for _ in func._schema.returns[1:]))
+        else:
+            out = func(*args, **(kwargs or {}))
         self.count += 1
         used = [self.names[id(x)] for x in tree_leaves((args, kwargs)) if id(x) in self.names]
         for name in used:
             self.first.setdefault(name, self.count)
             self.last[name] = self.count
-        if used and (positions := _positions(func, args, out)):
+        if used and (positions := _positions(operation, args, out)):
             self.positions.update(dict.fromkeys(used, positions))
         return out
 
 
-def _positions(func, args: tuple, out: object) -> int | None:
+def _positions(operation: str, args: tuple, out: object) -> int | None:
     """Pixels or tokens that a convolution writes, or that a norm works on."""
-    name = func.overloadpacket.__name__
-    if name == 'convolution':
+    if operation == 'convolution':
         return out.shape[2:].numel()
-    if name == 'native_layer_norm' and len(args[1]) == 1:
+    if operation == 'native_layer_norm' and len(args[1]) == 1:
         return args[0].numel() // args[0].shape[-1]
-    if 'batch_norm' in name or 'group_norm' in name:
+    if operation in _NORMS and operation != 'native_layer_norm':
         return args[0].shape[2:].numel()
     return None
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from .api import register_layer_list
 from .containers import Unit, blocks_of, members
 from .entry import Entry
 from .generic import register_generic
+from .register import register_layer_list
 from .structure import list_around_blocks
 
 _SIGLIP2 = ('VisionModel', 'ForImageClassification')

@@ -1,11 +1,14 @@
 """Base class of the two backbones: when pretrained weights are loaded, and the speed options."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.model import BaseModule
 from torch import nn
 
+from ..layers.generic import image_shape
+from ..layers.trace import trace
 from ..utils.errors import UserError
 
 
@@ -16,7 +19,7 @@ class PooledBackbone(BaseModule):
     testing do not need the file.
 
     Args:
-        net (nn.Module): The network; its forward returns pooled features.
+        net (nn.Module): The network; its forward returns features, see :func:`pooled`.
         pretrained (bool | str): ``False`` (default): random weights; ``True``: by name from the library's hub; a path:
             from that file.
         channels_last (bool): Keep the inputs and the weights of plain convolutions in channels-last memory format;
@@ -56,6 +59,17 @@ class PooledBackbone(BaseModule):
             # In place: parameter names stay, and a deep copy (EMA) drops the compiled code instead of sharing it.
             net.compile(**(compile if isinstance(compile, Mapping) else {}))
 
+    @functools.cached_property
+    def num_features(self) -> int:
+        """Width of the features, from a forward pass without computation: what libraries declare is not always it.
+
+        Raises:
+            UserError: The forward pass fails, or returns no features per image.
+        """
+        output = trace(self.net, image_shape(self.net)).output
+        with torch.device('meta'):
+            return pooled(output, getattr(self.net, 'output_fmt', 'NCHW')).shape[1]
+
     def load_pretrained(self) -> None:
         """Fill ``self.net`` completely from ``self.pretrained`` (``True`` or a path)."""
         raise NotImplementedError
@@ -77,4 +91,30 @@ class PooledBackbone(BaseModule):
         """
         if self.channels_last and (x.device.type != 'cpu' or not self._has_group_norm):
             x = x.contiguous(memory_format=torch.channels_last)
-        return (self.net(x),)
+        return (pooled(self.net(x), getattr(self.net, 'output_fmt', 'NCHW')),)
+
+
+def pooled(output: torch.Tensor | Sequence, layout: str = 'NCHW') -> torch.Tensor:
+    """One feature vector per image from what a network without its classifier returns.
+
+    Args:
+        output: Features (B, C); tokens (B, N, C) or a feature map (B, C, H, W), which are averaged; or a sequence of
+            results, of which the first counts (CoCa returns pooled features and tokens).
+        layout: ``'NHWC'`` if feature maps are (B, H, W, C), as timm's ``output_fmt`` says. Defaults to ``'NCHW'``.
+
+    Returns:
+        torch.Tensor: Features (B, C).
+
+    Raises:
+        UserError: It is none of these.
+    """
+    while isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4):
+        found = f'{output.ndim} dimensions' if isinstance(output, torch.Tensor) else type(output).__name__
+        raise UserError(f'the network returns {found} instead of features (B, C), tokens or a feature map per image.')
+    if output.ndim == 2:
+        return output
+    if output.ndim == 3:
+        return output.mean(1)
+    return output.mean((1, 2) if layout == 'NHWC' else (2, 3))

@@ -60,11 +60,6 @@ class OpenCLIPVisionTower(PooledBackbone):
         self.model_name, self.tag = model_name, tag
         self.native_size = cfg['vision_cfg']['image_size']
 
-    @property
-    def num_features(self) -> int:
-        """Width of the projected features."""
-        return self.net.output_dim
-
     def load_pretrained(self) -> None:
         """Fill every tensor of the vision tower from the hub's file or the local one."""
         import open_clip

@@ -54,11 +54,6 @@ class TimmPooledBackbone(PooledBackbone):
         super().__init__(net, pretrained, channels_last, grad_checkpointing, compile)
         self.model_name = model_name
 
-    @property
-    def num_features(self) -> int:
-        """Width of the pooled features."""
-        return self.net.num_features
-
     def load_pretrained(self) -> None:
         """Fill every tensor from the hub's file or the local one."""
         hub = self.net.pretrained_cfg.get('hf_hub_id')

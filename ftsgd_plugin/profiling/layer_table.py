@@ -12,6 +12,7 @@ from mmpretrain.registry import MODELS
 
 from ..freezing import Freeze, select_layers
 from ..layers import list_layers
+from ..models.catalog import find_model
 from ..runner.build import read_config
 from ..utils.errors import UserError, check_parent
 from ..utils.files import write_text
@@ -22,14 +23,18 @@ LAYER_COLUMNS = ('layer', 'role', 'block', 'group', 'tensors', 'parameters', 'by
 
 
 def print_layers(
-    config: str | os.PathLike, freeze: Freeze | None = None, json_path: str | os.PathLike | None = None
+    config: str | os.PathLike | None,
+    freeze: Freeze | None = None,
+    json_path: str | os.PathLike | None = None,
+    model: str | None = None,
 ) -> list[dict]:
     """Print the layers of a config's model, with totals of what trains and what is frozen.
 
     Args:
-        config: A config file, or a model part.
+        config: A config file, or a model part; ``None`` with ``model``.
         freeze: See :func:`layer_table`.
         json_path: Write the rows as a list of objects to this file.
+        model: A model of a library instead of a config, see :func:`ftsgd_plugin.models.catalog.find_model`.
 
     Returns:
         list[dict]: The rows of :func:`layer_table`.
@@ -41,11 +46,30 @@ def print_layers(
         check_parent(json_path, f'--json {json_path}')
     if json_path and Path(json_path).is_dir():
         raise UserError(f'--json {json_path}: is a directory; name a file.')
-    rows = layer_table(read_config(str(config)), freeze)
+    rows = layer_table(read_config(str(config)) if model is None else classifier_config(model), freeze)
     print(format_rows(rows))
     if json_path:
         write_text(json_path, json.dumps(rows, indent=1) + '\n')
     return rows
+
+
+def classifier_config(model: str, num_classes: int = 1000) -> Config:
+    """The config of a linear classifier on a model of a library.
+
+    Args:
+        model: Its name, see :func:`ftsgd_plugin.models.catalog.find_model`.
+        num_classes: Number of classes. Defaults to 1000.
+    """
+    source = find_model(model)
+    head = dict(type='LinearClsHead', num_classes=num_classes, in_channels=source.num_features, init_cfg=None)
+    preprocessor = dict(mean=list(source.mean), std=list(source.std), to_rgb=True)
+    return Config(
+        dict(
+            model=dict(
+                type='ImageClassifier', data_preprocessor=preprocessor, backbone=dict(source.backbone), head=head
+            )
+        )
+    )
 
 
 def layer_table(cfg: Config, freeze: Freeze | None = None) -> list[dict]:

@@ -14,8 +14,8 @@ from torch import nn
 from ftsgd_plugin.freezing import freeze_layers
 from ftsgd_plugin.layers import (
     Entry,
-    api,
     list_layers,
+    register,
     register_layer_list,
     unwrap,
     unwrap_state_dict,
@@ -129,7 +129,7 @@ def test_error_for_an_unknown_backbone_names_its_class_and_has_a_list_that_works
 @contextlib.contextmanager
 def registered(code: str):
     """Run a pasted line, and forget afterwards what it has registered."""
-    with mock.patch.dict(api._LAYER_LISTS):
+    with mock.patch.dict(register._LAYER_LISTS):
         exec(code, {})
         yield
 

@@ -67,3 +67,17 @@ def test_table_that_cannot_be_written_is_one_line_at_once(run_tool, tmp_path):
         code, err = run_tool('print_layers', ROOT / 'configs/vit-tiny_sgd_digits.py', '--json', tmp_path / path)
         assert (code, err) == (2, f'error: --json {tmp_path / path}: {message}\n') and not run_tool.stdout
     assert [path.name for path in tmp_path.iterdir()] == ['directory']
+
+
+def test_a_model_of_a_library_needs_no_config(run_tool, tmp_path):
+    rows = table(run_tool, tmp_path, '--model', 'timm/resnet18')
+    assert rows[0]['layer'] == 'stem' and rows[0]['state'] == 'frozen' and rows[-1]['layer'] == 'head'
+    rows = table(run_tool, tmp_path, '--model', 'timm/vit_tiny_patch16_224', '--freeze', 'none')
+    assert {row['state'] for row in rows} == {'trained'} and rows[0]['layer'] == 'patch_embed'
+
+
+def test_a_mistaken_model_name_and_no_model_at_all(run_tool):
+    code, err = run_tool('print_layers', '--model', 'timm/resnet81')
+    assert code == 2 and 'timm has no such model; did you mean' in err and err.count('\n') == 1
+    assert run_tool('print_layers')[0] == 2
+    assert run_tool('print_layers', ROOT / 'configs/vit-tiny_sgd_digits.py', '--model', 'timm/resnet18')[0] == 2
