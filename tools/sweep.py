@@ -2,6 +2,7 @@
 
     python tools/sweep.py configs/sweeps/paper.py --dry-run                 # its runs, GPU-hours and disk space
     python tools/sweep.py configs/sweeps/paper.py --out work_dirs/paper     # Ray on this machine, no set-up
+    python tools/sweep.py PLAN --forked --workers 4                         # forked processes instead of Ray
     python tools/sweep.py PLAN --out SHARED_DIR --address 10.0.0.1:6379     # a Ray cluster
     python tools/sweep.py PLAN --out SHARED_DIR --slurm DIR                 # writes DIR/sweep.sh for sbatch
 
@@ -55,6 +56,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--gpus-per-run', type=_gpus, help='0 to 1, may be a fraction (default: 1 if there are GPUs)')
     parser.add_argument('--cpus-per-run', type=positive_int, help='CPU cores (default: 1, with a GPU up to 5)')
     parser.add_argument('--workers', type=positive_int, help='most runs at a time (default: as many as fit)')
+    parser.add_argument(
+        '--forked',
+        action='store_true',
+        help='run in forked processes of this machine, without Ray: imports are paid once, and runs share the GPU',
+    )
     parser.add_argument('--keep-checkpoints', action='store_true', help='keep the weights of finished runs')
     parser.add_argument('--slurm', metavar='DIR', help='write a Slurm array script into DIR and run nothing')
     parser.add_argument('--index', type=int, help='run this one run of the plan, here and without Ray')
@@ -80,6 +86,7 @@ def main() -> None:
         args.keep_checkpoints,
         args.slurm,
         args.index,
+        args.forked,
     )
     if failures:
         sys.exit(1)

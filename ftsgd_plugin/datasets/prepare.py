@@ -93,16 +93,30 @@ def check_benchmark(
     _print_table(checks)
     complete = all(check.is_complete for check in checks)
     if scan:
-        paths = dict.fromkeys(path for check in checks for path in check.present)
-        bad = _decode(list(paths), workers or os.cpu_count() or 1)
-        report = Path(bad_list or f'bad_images_{name}.txt')
-        if bad:
-            write_text(report, ''.join(f'{path}\t{reason}\n' for path, reason in bad))
-            print(f'{len(bad):,} of {len(paths):,} images cannot be used; listed in {report}')
-        else:
-            print(f'all {len(paths):,} images can be decoded')
-        complete = complete and not bad
+        paths = list(dict.fromkeys(path for check in checks for path in check.present))
+        complete = report_undecodable(name, paths, workers, bad_list) and complete
     return complete
+
+
+def report_undecodable(
+    name: str, paths: list[str], workers: int | None = None, bad_list: str | os.PathLike | None = None
+) -> bool:
+    """Decode images, print how many cannot be used and list them in a file; return whether all can.
+
+    Args:
+        name: Name of the data, for the file.
+        paths: The images.
+        workers: Processes. Default: one per core.
+        bad_list: The file. Default: ``bad_images_NAME.txt``.
+    """
+    bad = _decode(paths, workers or os.cpu_count() or 1)
+    report = Path(bad_list or f'bad_images_{name}.txt')
+    if bad:
+        write_text(report, ''.join(f'{path}\t{reason}\n' for path, reason in bad))
+        print(f'{len(bad):,} of {len(paths):,} images cannot be used; listed in {report}')
+    else:
+        print(f'all {len(paths):,} images can be decoded')
+    return not bad
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from ..utils.metrics import ID_METRIC
 from ..utils.options import TFLOPS
 from ..utils.paths import tool_path
 from .forecast import describe, flop_weights, predict_costs
+from .forked import Forks
 from .plan import Plan, claim_directory, read_plan
 from .progress import SweepProgress
 from .ray_backend import LOG, Cluster, hold_lock, run_process
@@ -55,6 +56,7 @@ def sweep(
     keep_checkpoints: bool = False,
     slurm: str | os.PathLike | None = None,
     index: int | None = None,
+    forked: bool = False,
 ) -> Failures:
     """Run a plan file on Ray, or print what it would run, or write it as a Slurm script, or run one of its runs.
 
@@ -68,6 +70,7 @@ def sweep(
         keep_checkpoints: Keep the weights of finished runs.
         slurm: Write a Slurm array script into this directory and run nothing.
         index: Run this one run of the plan here, without Ray.
+        forked: Run ``workers`` at a time in forked processes of this machine, without Ray.
 
     Returns:
         list: Name and last line of every run that failed.
@@ -101,7 +104,7 @@ def sweep(
         failure = run_one(task, keep_checkpoints)
         print(f'{task.run.name}: {failure or ("diverged" if has_diverged(task) else "finished")}')
         return [(task.run.name, failure)] if failure else []
-    failures = run_sweep(content, out, cfg_options, address, gpus, cpus, workers, keep_checkpoints)
+    failures = run_sweep(content, out, cfg_options, address, gpus, cpus, workers, keep_checkpoints, forked=forked)
     if failures:
         print(f'\n{failures_text(failures, out)}', file=sys.stderr)
     else:
@@ -127,8 +130,9 @@ def run_sweep(
     workers: int | None = None,
     keep_checkpoints: bool = False,
     command: Command = train_command,
+    forked: bool = False,
 ) -> Failures:
-    """Run the unfinished runs of a plan on Ray, with progress on stdout. No failure stops the others.
+    """Run the unfinished runs of a plan on Ray or in forked processes, with progress on stdout. No failure stops the others.
 
     Args:
         plan: The plan.
@@ -138,6 +142,8 @@ def run_sweep(
         address, gpus, cpus, workers: See :class:`ftsgd_plugin.sweep.ray_backend.Cluster`.
         keep_checkpoints: Keep the weights of finished runs.
         command: Gives the command of a run.
+        forked: Run ``workers`` at a time in forked processes of this machine, without Ray; see
+            :class:`ftsgd_plugin.sweep.forked.Forks`.
 
     Returns:
         list: Name and last line of every run that failed.
@@ -146,43 +152,70 @@ def run_sweep(
         UserError: Another process runs this sweep, Ray is not available, the directory cannot be written, or the sweep
             was interrupted.
     """
-    failures: Failures = []
-    with _locked(out):
+    with locked(out):
         tasks = survey(plan, out, cfg_options)
-        to_do = [i for i, task in enumerate(tasks) if task.state not in SETTLED]
-        for task in tasks:
-            if task.state == 'finished' and not keep_checkpoints:
-                delete_weights(task.directory)
-        _warn_of_other_code(tasks)
-        if not to_do:
-            print(f'all {len(tasks)} runs are finished')
-            _name_diverged(tasks)
-            return failures
-        flops = flop_weights(predict_costs(tasks))
-        finished = sorted(set(range(len(tasks))) - set(to_do))
-        cluster = Cluster(address, gpus, cpus, workers)
-        try:
-            at_once = min(cluster.workers, len(to_do))
-            print(f'{len(tasks)} runs, {len(finished)} finished before, {at_once} at a time, in {out}', flush=True)
-            # Only now: Ray sets its own handler of SIGTERM when it starts.
-            with _interruptible(out), SweepProgress([task.run.method for task in tasks], flops, finished) as progress:
+        place = (lambda: Forks(workers)) if forked else (lambda: Cluster(address, gpus, cpus, workers))
+        return run_tasks(tasks, out, place, keep_checkpoints, command)
 
-                def start(job: int) -> None:
-                    task = tasks[to_do[job]]
-                    if moved := prepare(task):
-                        progress.print(_moved(task, moved))
-                    progress.started(to_do[job])
 
-                jobs = [(command(tasks[i].directory), str(tasks[i].directory)) for i in to_do]
-                for job, status, line in cluster.run(jobs, start):
-                    task = tasks[to_do[job]]
-                    failure = conclude(task, status, line, keep_checkpoints)
-                    if failure:
-                        failures.append((task.run.name, failure))
-                    progress.ended(to_do[job], task.run.name, failure, '' if failure else _note(task))
-        finally:
-            cluster.close()
+def run_tasks(
+    tasks: Sequence[Task],
+    out: str | os.PathLike,
+    place: Callable[[], Cluster | Forks],
+    keep_checkpoints: bool = False,
+    command: Command = train_command,
+    forecast: bool = True,
+) -> Failures:
+    """Run those of some tasks that are not finished, with progress on stdout. No failure stops the others.
+
+    Args:
+        tasks: Any runs of a sweep's directory, which the caller has locked.
+        out: The directory, for messages.
+        place: Makes the place where they run, if there is one to run.
+        keep_checkpoints, command: See :func:`run_sweep`.
+        forecast: Predict the costs first, for the time that is left. Defaults to True.
+
+    Returns:
+        list: Name and last line of every run that failed.
+
+    Raises:
+        UserError: As :func:`run_sweep`.
+    """
+    failures: Failures = []
+    to_do = [i for i, task in enumerate(tasks) if task.state not in SETTLED]
+    for task in tasks:
+        if task.state == 'finished' and not keep_checkpoints:
+            delete_weights(task.directory)
+    _warn_of_other_code(tasks)
+    if not to_do:
+        print(f'all {len(tasks)} runs are finished')
         _name_diverged(tasks)
+        return failures
+    flops = flop_weights(predict_costs(tasks)) if forecast else [1.0] * len(tasks)
+    finished = sorted(set(range(len(tasks))) - set(to_do))
+    cluster = place()
+    try:
+        at_once = min(cluster.workers, len(to_do))
+        print(f'{len(tasks)} runs, {len(finished)} finished before, {at_once} at a time, in {out}', flush=True)
+        # Only now: Ray sets its own handler of SIGTERM when it starts.
+        with _interruptible(out), SweepProgress([task.run.method for task in tasks], flops, finished) as progress:
+
+            def start(job: int) -> None:
+                task = tasks[to_do[job]]
+                if moved := prepare(task):
+                    progress.print(_moved(task, moved))
+                progress.started(to_do[job])
+
+            jobs = [(command(tasks[i].directory), str(tasks[i].directory)) for i in to_do]
+            for job, status, line in cluster.run(jobs, start):
+                task = tasks[to_do[job]]
+                failure = conclude(task, status, line, keep_checkpoints)
+                if failure:
+                    failures.append((task.run.name, failure))
+                progress.ended(to_do[job], task.run.name, failure, '' if failure else _note(task))
+    finally:
+        cluster.close()
+    _name_diverged(tasks)
     return failures
 
 
@@ -254,7 +287,7 @@ def failures_text(failures: Failures, out: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def _locked(out: str | os.PathLike) -> Iterator[None]:
+def locked(out: str | os.PathLike) -> Iterator[None]:
     """Hold the lock of a sweep's directory."""
     try:
         with hold_lock(Path(out) / 'sweep.lock', 1):
