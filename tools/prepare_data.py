@@ -4,8 +4,8 @@
     python tools/prepare_data.py elpv                                  # downloads it with pip (91 MB) into data/elpv
     python tools/prepare_data.py living17 /data/imagenet --scan        # also decode every image
 
-Nothing else is downloaded and nothing is deleted. Exit code 0: complete; 1: an image is missing or broken. Sizes that differ
-from the published ones are a warning.
+Nothing else is downloaded and nothing is deleted. Exit code 0: complete; 1: an image is missing or broken. Sizes that
+differ from the published ones are a warning.
 """
 
 import argparse

@@ -64,7 +64,7 @@ def prepare_elpv(
     bad_list: str | os.PathLike | None = None,
     cache: str | os.PathLike | None = None,
 ) -> bool:
-    """Write ELPV's images and the table of its splits, unless they are there, and print what there is.
+    """Write ELPV's images and the table of its splits, unless they exist, and print what the data holds.
 
     Args:
         root: Directory of the data: ``elpv.csv`` and ``images/``.
@@ -99,7 +99,7 @@ def prepare_elpv(
 
 
 def _is_whole(root: Path) -> bool:
-    """Whether the table is there, which is written last."""
+    """Whether the table exists, which is written last."""
     if not (root / TABLE).is_file():
         return False
     if (found := sha256(root / TABLE)) != TABLE_SHA256:
@@ -112,7 +112,7 @@ def _write(root: Path, wheel: Path) -> None:
         cells = parse_list(archive.read(f'{_DATA}/labels.csv').decode())
         images = [name for name in archive.namelist() if name.startswith(f'{_DATA}/images/') and name.endswith('.png')]
         if len(cells) != COUNT or {f'{_DATA}/{cell.path}' for cell in cells} != set(images):
-            raise UserError(f'{wheel}: {len(cells)} cells are listed and {len(images)} images are there, not {COUNT:,}.')
+            raise UserError(f'{wheel}: lists {len(cells)} cells and has {len(images)} images instead of {COUNT:,}.')
         for cell in cells:
             write_bytes(root / cell.path, archive.read(f'{_DATA}/{cell.path}'))
     write_text(root / TABLE, table_of(cells))

@@ -26,6 +26,9 @@ DATASETS = {
     'fmow': 'FMoW',
     'camelyon': 'Camelyon',
 }
+# Not in the paper: what the package registry has of a real network and real images, and its larger sibling.
+REAL_MODELS = {'dinov2-vit-s14': 'DINOv2 ViT-S/14', 'dinov2-vit-b14': 'DINOv2 ViT-B/14'}
+REAL_DATASETS = {'elpv-mono': 'ELPV (mono to poly)', 'elpv-poly': 'ELPV (poly to mono)'}
 METHODS = {
     'sgd': 'SGD',
     'adamw': 'AdamW',
@@ -48,12 +51,12 @@ CONFIG_METHODS = (*MAIN_METHODS, 'adamw-freeze-embed', 'freeze-embed-no-momentum
 
 def model_label(name: str) -> str:
     """``'vit-b16'`` -> ``'Sup. ViT-B/16'``; an unknown name is its own label."""
-    return MODELS.get(name, name)
+    return MODELS.get(name) or REAL_MODELS.get(name, name)
 
 
 def dataset_label(name: str) -> str:
     """``'living17'`` -> ``'Living-17'``; an unknown name is its own label."""
-    return DATASETS.get(name, name)
+    return DATASETS.get(name) or REAL_DATASETS.get(name, name)
 
 
 def method_label(name: str) -> str:

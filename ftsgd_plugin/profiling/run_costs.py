@@ -115,11 +115,14 @@ def _key(settings: dict) -> str:
 
 
 def _split_size(name: str, dataset: dict) -> int:
-    """Published number of images of a split; ``indices`` may cut it."""
+    """Published number of images of a split, of other data the number on disk; ``indices`` may cut it."""
     if name == 'digits':  # written in the layout of Waterbirds and read by its class
         size = DIGITS_PER_SPLIT[dataset['split']] * IMAGES_PER_DIGIT
     else:
         kind = dataset['type']  # a name, or the class in a config of the newer style
-        size = (DATASETS.get(kind) if isinstance(kind, str) else kind).PUBLISHED[dataset['split']]
+        published = (DATASETS.get(kind) if isinstance(kind, str) else kind).PUBLISHED
+        if dataset['split'] not in published:
+            return len(DATASETS.build({key: value for key, value in dataset.items() if key != 'pipeline'}))
+        size = published[dataset['split']]
     indices = dataset.get('indices')
     return min(size, indices) if isinstance(indices, int) and indices > 0 else size

@@ -132,7 +132,9 @@ def run_sweep(
     command: Command = train_command,
     forked: bool = False,
 ) -> Failures:
-    """Run the unfinished runs of a plan on Ray or in forked processes, with progress on stdout. No failure stops the others.
+    """Run the unfinished runs of a plan on Ray or in forked processes, with progress on stdout.
+
+    No failure stops the others.
 
     Args:
         plan: The plan.

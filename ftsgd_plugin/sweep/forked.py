@@ -84,7 +84,7 @@ class Forks:
             else:
                 os.environ[_CHECK] = before
         if child.exitcode != 0:
-            print('the GPU cannot be used after a fork: every run imports the stack anew', flush=True)
+            print('the GPU cannot be used after a fork: every run imports the stack itself', flush=True)
         return child.exitcode == 0
 
     def _may_start(self) -> bool:

@@ -1,5 +1,7 @@
 """Write the experiment matrix: a thin config for each of 7 models, 6 methods and 5 datasets of the paper.
 
+Beside it: 2 models, 6 methods and 2 datasets of the benchmark on a real network (`benchmarks/real_model.py`).
+
     python tools/maintain/make_configs.py            # (re)write configs/MODEL_METHOD_DATASET.py
     python tools/maintain/make_configs.py --check    # write nothing; exit 1 and name the files that differ
 
@@ -17,6 +19,8 @@ from ftsgd_plugin.paper.names import (
     DATASETS,
     MODELS,
     PRETRAINED_ON,
+    REAL_DATASETS,
+    REAL_MODELS,
     dataset_label,
     method_label,
     model_label,
@@ -35,11 +39,22 @@ DATA = {
     'domainnet': (40, 'data/domainnet'),
     'fmow': (62, 'data/fmow_v1.1'),
     'camelyon': (2, 'data/camelyon17_v1.0'),
+    'elpv-mono': (2, ''),
+    'elpv-poly': (2, ''),
+}
+# A start for the real network: what did well in a first trial at 112 pixels; `configs/sweeps/real.py` has the grids.
+REAL_LRS = {
+    'sgd': 1e-4,
+    'adamw': 1e-5,
+    'freeze-embed': 3e-4,
+    'adamw-freeze-embed': 1e-5,
+    'freeze-embed-no-momentum': 3e-3,
+    'gradual-unfreezing': 1e-5,
 }
 TEMPLATE = '''\
 """{title} on {benchmark} with {label}.
 
-python tools/prepare_data.py {dataset} {data_root}
+python tools/prepare_data.py {data}
 python tools/train.py configs/{name}.py
 {published}"""
 
@@ -60,6 +75,8 @@ def config_text(model: str, method: str, dataset: str, result: PaperResult | Non
     num_classes, data_root = DATA[dataset]
     if result and result.lr:
         lr, choice = result.lr, "the authors' best"
+    elif model in REAL_MODELS:
+        lr, choice = REAL_LRS[method], 'from a first trial'
     else:
         middle = len(grid) // 2  # of six, the upper of the two
         lr, choice = grid[middle], f"middle of the paper's grid, {format_rate(grid[0])} to {format_rate(grid[-1])}"
@@ -67,8 +84,8 @@ def config_text(model: str, method: str, dataset: str, result: PaperResult | Non
         title=model_label(model) + (f' ({PRETRAINED_ON[model]})' if model in PRETRAINED_ON else ''),
         benchmark=dataset_label(dataset),
         label=method_label(method),
+        data=f'{dataset} {data_root}' if data_root else dataset.partition('-')[0],
         dataset=dataset,
-        data_root=data_root,
         name=f'{model}_{method}_{dataset}',
         published=f'\n{_published(result)}\n' if result else '',
         model=model,
@@ -94,7 +111,8 @@ def matrix() -> dict[Path, str]:
     published = {(result.model, result.method, result.dataset): result for result in paper_results()}
     return {
         CONFIGS / f'{"_".join(cell)}.py': config_text(*cell, published.get(cell))
-        for cell in itertools.product(MODELS, CONFIG_METHODS, DATASETS)
+        for models, datasets in ((MODELS, DATASETS), (REAL_MODELS, REAL_DATASETS))
+        for cell in itertools.product(models, CONFIG_METHODS, datasets)
     }
 
 
