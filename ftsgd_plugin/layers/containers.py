@@ -80,9 +80,13 @@ def leads_on(module: nn.Module) -> bool:
 
 
 def linear_layers(net: nn.Module, path: str) -> tuple[list[Unit], list[str]]:
-    """The linear layers of a classifier: the hidden ones, if there are several, which count as blocks; the last one."""
+    """The linear layers of a classifier: the hidden ones, if there are several, which count as blocks; the last one.
+
+    A backbone without its last layer has an ``Identity`` there.
+    """
     head = getattr(net, path, None)
-    parts = head.named_modules(prefix=path) if isinstance(head, nn.Module) else ()
-    linear = [name for name, part in parts if isinstance(part, nn.Linear)]
+    parts = list(head.named_modules(prefix=path)) if isinstance(head, nn.Module) else []
+    removed = parts[-1][0] if parts and isinstance(parts[-1][1], nn.Identity) else None
+    linear = [name for name, part in parts if isinstance(part, nn.Linear) or name == removed]
     hidden = linear[:-1] if len(linear) > 2 else []
     return [(name,) for name in hidden], linear[-1:]

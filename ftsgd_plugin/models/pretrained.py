@@ -129,13 +129,14 @@ def local_file(path: str, expected: str) -> Path:
     return file
 
 
-def fetch(download: Callable[[bool], str | os.PathLike], name: str, expected: str) -> Path:
+def fetch(download: Callable[[bool], str | os.PathLike], name: str, expected: str, address: str | None = None) -> Path:
     """Get a weight file by name: from the hub's cache, else from the hub. Fail at once if it cannot be reached.
 
     Args:
         download: Called with ``local_only``; returns the path or raises.
         name: The model's name, for the messages.
         expected: Description of the file and its address, for the message.
+        address: URL of the file, if it is not on the Hugging Face hub.
 
     Raises:
         UserError: The file is not in the cache, and the hub cannot be reached or refuses.
@@ -145,7 +146,7 @@ def fetch(download: Callable[[bool], str | os.PathLike], name: str, expected: st
     except Exception:  # not in the cache; hubs raise many kinds
         pass
     remedy = f'download {expected} on a connected machine and set pretrained to its path, or pretrained=False'
-    if os.environ.get('HF_HUB_OFFLINE', '0').upper() in ('1', 'TRUE', 'YES', 'ON') or not _hub_answers():
+    if os.environ.get('HF_HUB_OFFLINE', '0').upper() in ('1', 'TRUE', 'YES', 'ON') or not _hub_answers(address):
         raise UserError(f'pretrained=True: {name} is not in the cache and its hub cannot be reached; {remedy}.')
     try:
         print_log(f'downloading {name}', logger='current')
@@ -155,11 +156,11 @@ def fetch(download: Callable[[bool], str | os.PathLike], name: str, expected: st
         raise UserError(f'pretrained=True: {name} cannot be downloaded ({reason}); {remedy}.') from error
 
 
-def _hub_answers(seconds: float = 3.0) -> bool:
-    """Whether the Hugging Face endpoint accepts connections; through a proxy this is assumed."""
+def _hub_answers(address: str | None = None, seconds: float = 3.0) -> bool:
+    """Whether an address (default: the Hugging Face endpoint) accepts connections; assumed through a proxy."""
     if any(os.environ.get(key) for key in ('https_proxy', 'HTTPS_PROXY', 'all_proxy', 'ALL_PROXY')):
         return True
-    endpoint = urlparse(os.environ.get('HF_ENDPOINT', 'https://huggingface.co'))
+    endpoint = urlparse(address or os.environ.get('HF_ENDPOINT', 'https://huggingface.co'))
     try:
         with socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=seconds):
             return True

@@ -62,6 +62,7 @@ def test_the_verified_list_places_every_parameter_as_the_list_written_by_hand(cf
 _BEIT = dict(embed_dims=96, num_layers=4, num_heads=2, feedforward_channels=384)
 MMPRETRAIN = {
     'DeiT3': (dict(arch='small', img_size=32), {'patch_embed'}, 12),
+    'ViTEVA02': (dict(arch='tiny', img_size=28, patch_size=14), {'patch_embed'}, 12),
     'BEiTViT': (dict(arch=_BEIT), {'patch_embed'}, 4),
     'SwinTransformerV2': (dict(arch='tiny', img_size=64, window_size=2), {'patch_embed'}, 12),
     'T2T_ViT': (dict(img_size=32), {'tokens_to_token'}, 14),
