@@ -46,6 +46,7 @@ from .optim import GradualUnfreezingLR as GradualUnfreezingLR
 from .optim import InBackwardDataParallel as InBackwardDataParallel
 from .optim import SGDInBackwardOptimWrapper as SGDInBackwardOptimWrapper
 from .records import read_record as read_record
+from .runner.inheritance import method_part as method_part
 from .runner.loops import ResumableEpochTrainLoop as ResumableEpochTrainLoop
 from .runner.loops import ResumableIterTrainLoop as ResumableIterTrainLoop
 from .utils.errors import UserError as UserError

@@ -19,14 +19,13 @@ from ftsgd_plugin.utils.errors import UserError
 
 STOCK = osp.join(osp.dirname(mmpretrain.__file__), '.mim/configs')
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.05)
-VIT = dict(arch=dict(embed_dims=16, num_layers=12, num_heads=2, feedforward_channels=16), img_size=32)
+VIT = dict(arch=dict(embed_dims=64, num_layers=12, num_heads=2, feedforward_channels=128), img_size=32)
 SWIN = dict(arch=dict(embed_dims=8, depths=[2, 2, 6, 2], num_heads=[1, 2, 4, 8]))
 # Stock configs with layer-wise decay, with narrow networks of the same depth.
 RECIPES = {
     'mae/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k': VIT,
-    'maskfeat/benchmarks/vit-base-p16_8xb256-coslr-100e_in1k': VIT,
+    'beit/benchmarks/beit-base-p16_8xb128-coslr-100e_in1k': VIT,
     'simmim/benchmarks/swin-base-w6_8xb256-coslr-100e_in1k-192px': SWIN,
-    'simmim/benchmarks/swin-large-w14_8xb256-coslr-100e_in1k': SWIN,
 }
 
 

@@ -1,8 +1,9 @@
 """Configs that MMEngine cannot merge: the line names the key and the form that works, and that form does."""
 
 import pytest
+from mmengine.config import Config
 
-from ftsgd_plugin import config_path
+from ftsgd_plugin import config_path, method_part
 from ftsgd_plugin.runner.build import merge_cfg_options, read_config
 from ftsgd_plugin.utils.errors import UserError
 
@@ -38,7 +39,19 @@ def test_two_bases_with_a_shared_key_name_the_way(tmp_path, part):
         read_config(path)
     line = str(caught.value)
     assert 'optim_wrapper, param_scheduler: two of its bases set it' in line and method in line and '\n' not in line
-    assert 'set these keys in this file' in line
+    call = f"optim_wrapper, param_scheduler = __import__('ftsgd_plugin').method_part({part!r})"
+    assert f'set these keys in this file: {call}' in line
+    cfg = read_config(write(tmp_path, f'_base_ = {STOCK}\n{IMPORTS}{call}\n'))
+    own = Config.fromfile(method)
+    assert cfg.optim_wrapper == own.optim_wrapper and cfg.param_scheduler == [own.param_scheduler]
+
+
+def test_a_method_part_takes_a_rate_and_more_options():
+    optim_wrapper, schedulers = method_part('gradual-unfreezing', lr=3e-5, layer_decay_rate=0.7)
+    assert optim_wrapper['optimizer']['lr'] == 3e-5 and schedulers[0]['type'] == 'GradualUnfreezingLR'
+    assert optim_wrapper['paramwise_cfg'] == dict(freeze='embed', layer_decay_rate=0.7)
+    with pytest.raises(UserError, match=r'methods/freeze-embd\.py: no such config .*freeze-embed\.py'):
+        method_part('freeze-embd')
 
 
 def test_the_way_out_of_two_bases_works(tmp_path):
