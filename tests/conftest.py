@@ -153,6 +153,14 @@ def domainnet_root(write_shared) -> Path:
     return write_shared(trees.write_domainnet)
 
 
+@pytest.fixture(scope='session')
+def own_root(write_shared) -> Path:
+    """A user's own images, directories ``domain/class``: photo and sketch of cat and dog, 40 images."""
+    from helpers import trees
+
+    return write_shared(trees.write_own)
+
+
 @pytest.fixture
 def copy(tmp_path):
     """Copy a tree that a test may damage; images are linked."""

@@ -73,6 +73,8 @@ class GroupedImages(BenchmarkDataset):
         classes (Sequence[str]): Names in the order of the model's outputs; another label is an error. Labels may be
             their numbers. Defaults to the labels that occur.
         min_per_class (int): A class with fewer images (in all splits) is an error.
+        exclude (Sequence[str]): Paths, as in the data, of images that are left out of every split, such as unreadable
+            ones. What is drawn does not depend on it.
         fingerprint (str): The data's ``Layout.fingerprint``; other data is an error.
         **kwargs: See :class:`BenchmarkDataset`.
 
@@ -98,6 +100,7 @@ class GroupedImages(BenchmarkDataset):
         classes: Sequence[str] | None = None,
         min_per_class: int = 2,
         fingerprint: str = '',
+        exclude: Sequence[str] = (),
         **kwargs,
     ) -> None:
         if not isinstance(split, str) or not split:
@@ -108,6 +111,9 @@ class GroupedImages(BenchmarkDataset):
         self.source = parse_source(root, table, tree, columns, images, suffix, split_names)
         self.hold_out, self.draw = tuple(hold_out), parse_draw(draw)
         self.min_per_class, self.fingerprint = min_per_class, fingerprint
+        if isinstance(exclude, str) or not all(isinstance(path, str) for path in exclude):
+            raise UserError(f'GroupedImages: exclude={one_line(repr(exclude), limit=60)} is not a list of paths.')
+        self.exclude = frozenset(exclude)
         if classes is not None:
             if not isinstance(classes, str):  # a string is the file of MMPretrain's option
                 self._check_names('classes', classes, ())
@@ -154,9 +160,17 @@ class GroupedImages(BenchmarkDataset):
         """The rows of this split."""
         names, splits = assigned(table, self.hold_out, self.draw)
         if self.split in names and len(rows := np.flatnonzero(splits == names.index(self.split))):
-            return rows
+            return self._without_excluded(table, rows)
         found = [name for i, name in enumerate(names) if (splits == i).any()]
         raise UserError(f'{self.source.name}: split {self.split!r} has no image; {did_you_mean(self.split, found)}')
+
+    def _without_excluded(self, table: Table, rows: np.ndarray) -> np.ndarray:
+        if not self.exclude:
+            return rows
+        kept = rows[[table.paths[row] not in self.exclude for row in rows.tolist()]]
+        if not len(kept):
+            raise UserError(f'{self.source.name}: every image of split {self.split!r} is in exclude; shorten the list.')
+        return kept
 
     @property
     def bad_image_remedy(self) -> str:

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mmengine
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.evaluator import DumpResults
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..checkpoint.io import checkpoint_to_resume
@@ -40,6 +41,7 @@ def train(
     validate: bool = True,
     auto_scale_lr: bool = False,
     persistent_workers: bool = True,
+    hooks: Sequence[Hook] = (),
     **options,
 ) -> Runner:
     """Fine-tune a classifier.
@@ -57,6 +59,7 @@ def train(
         validate: Whether to evaluate during training.
         auto_scale_lr: Whether to scale the learning rate with the batch size, as the config's ``auto_scale_lr`` says.
         persistent_workers: Whether data workers are kept between epochs.
+        hooks: Hooks of this call that are not part of the config, such as one that prints progress.
         **options: ``work_dir``, ``cfg_options``, ``launcher``, ``local_rank``, ``pin_memory`` of
             :func:`ftsgd_plugin.runner.build.load_config`.
 
@@ -102,6 +105,8 @@ def train(
         if get_world_size() > 1:
             timeout = collective_timeout(cfg.get('env_cfg', {}).get('dist_cfg', {}))
             peers = stack.enter_context(Peers(signals, timeout))
+        for hook in hooks:
+            runner.register_hook(hook)
         runner.register_hook(StopHook(signals, peers))
         try:
             runner.train()

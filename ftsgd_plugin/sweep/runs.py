@@ -95,7 +95,17 @@ def survey(plan: Plan, out: str | os.PathLike, cfg_options: dict | None = None) 
 def task_of(plan: Plan, run: Run, out: str | os.PathLike, cfg_options: dict | None = None) -> Task:
     """One run of a plan with its state in the directory of a sweep; writes nothing."""
     directory = Path(out).absolute() / 'runs' / run.name
-    cfg = run_config(plan, run, directory, cfg_options)
+    return task_in(directory, run, run_config(plan, run, directory, cfg_options))
+
+
+def task_in(directory: Path, run: Run, cfg: Config) -> Task:
+    """A run of any config with its state in its directory; writes nothing.
+
+    Args:
+        directory: Its work directory, which may not exist yet.
+        run: Its names, learning rate and seed, for its record if it fails.
+        cfg: Its full config.
+    """
     record = _record_of(directory)
     task = Task(run, directory, cfg, config_hash(cfg), '', record, former_hash(cfg))
     if record is None:

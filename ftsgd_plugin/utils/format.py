@@ -1,4 +1,4 @@
-"""Numbers as text: bytes in IEC units (1 MiB is 1,048,576 bytes), a mean with its interval; text of others."""
+"""Numbers as text: bytes in IEC units (1 MiB is 1,048,576 bytes), a mean with its interval, times; text of others."""
 
 import math
 import re
@@ -55,3 +55,31 @@ def parse_bytes(text: str) -> int:
     if size < 1:
         raise UserError(f'{text!r} is not a memory size; write it like 8GiB or 16GB.')
     return int(size)
+
+
+def format_duration(seconds: float) -> str:
+    """``42`` -> ``'42 s'``, ``750`` -> ``'12 min 30 s'``, ``7500`` -> ``'2 h 5 min'``: the two largest units."""
+    whole = round(seconds)
+    if whole < 60:
+        return f'{seconds:.2g} s' if seconds < 10 else f'{whole} s'
+    minutes, rest = divmod(whole, 60)
+    hours, left = divmod(minutes, 60)
+    if hours:
+        return f'{hours} h {left} min' if left else f'{hours} h'
+    return f'{minutes} min {rest} s' if rest else f'{minutes} min'
+
+
+def parse_duration(text: str) -> float:
+    """``'2h'``, ``'1h30m'``, ``'90min'``, ``'45s'``, ``'1.5h'`` -> seconds.
+
+    Raises:
+        UserError: It is not a positive time with units.
+    """
+    units = {'d': 86400, 'h': 3600, 'm': 60, 'min': 60, 's': 1}
+    parts = re.findall(r'(\d+(?:\.\d+)?)\s*(min|[dhms])\s*', text.lower())
+    if not parts or ''.join(text.lower().split()) != ''.join(number + unit for number, unit in parts):
+        raise UserError(f'{text!r} is not a time; write it like 2h, 1h30m, 45min or 90s.')
+    seconds = sum(float(number) * units[unit] for number, unit in parts)
+    if seconds <= 0:
+        raise UserError(f'{text!r} is not a positive time; write it like 2h, 1h30m, 45min or 90s.')
+    return seconds

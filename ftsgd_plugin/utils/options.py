@@ -3,7 +3,7 @@
 import argparse
 
 from .errors import UserError
-from .format import parse_bytes
+from .format import parse_bytes, parse_duration
 
 TFLOPS = 60.0  # sustained TFLOP/s of a GPU that GPU-hours assume; not a measurement
 
@@ -49,6 +49,13 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """The ``type`` of an option that counts and may be 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 0 up')
+    return int(text)
+
+
 def seed_number(text: str) -> int:
     """The ``type`` of an option that seeds random numbers: what NumPy takes."""
     if not text.isdecimal() or int(text) >= 2**32:
@@ -60,5 +67,13 @@ def byte_size(text: str) -> int:
     """The ``type`` of an option in bytes, e.g. ``8GiB``."""
     try:
         return parse_bytes(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def duration(text: str) -> float:
+    """The ``type`` of an option in seconds, e.g. ``2h``."""
+    try:
+        return parse_duration(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error

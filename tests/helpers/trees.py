@@ -118,3 +118,13 @@ def write_domainnet(parent: Path, classes=CLASSES[::6]) -> Path:
 def write_digits(parent: Path) -> Path:
     """The demo's benchmark, complete."""
     return write_benchmark(parent / 'digits').parent
+
+
+def write_own(parent: Path, per_cell: int = 10, size: int = 32) -> Path:
+    """A user's own images: directories ``domain/class`` of two domains and two classes."""
+    root = parent / 'own'
+    cells = [(domain, label) for domain in ('photo', 'sketch') for label in ('cat', 'dog')]
+    for i, (domain, label) in enumerate(cells):
+        for k in range(per_cell):
+            write_image(root / domain / label / f'{k}.png', (size, size), i * per_cell + k)
+    return root

@@ -1,0 +1,172 @@
+"""The whole way from images to weights, in this process; what a second start does with what it finds."""
+
+import json
+import shutil
+import signal
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.registry import DATASETS
+
+from ftsgd_plugin.checkpoint.io import read_weights
+from ftsgd_plugin.finetune import run as module
+from ftsgd_plugin.finetune.progress import ProgressHook
+from ftsgd_plugin.records import read_record
+from ftsgd_plugin.runner.build import read_config
+from ftsgd_plugin.runner.config_check import check_config, check_keys
+from ftsgd_plugin.utils.errors import DivergedError, UserError
+from ftsgd_plugin.utils.signals import Interrupted
+
+
+def test_from_images_to_weights(whole):
+    result, printed = whole
+    lines, directory = printed.splitlines(), result.directory
+    assert 'train          12' in printed and 'ood            20  (held out: sketch)' in printed
+    assert '[1/2] lr 1e-3  ID accuracy' in printed and '[2/2] lr 1e-2  ID accuracy' in printed
+    assert 'epoch 1/1  loss' in printed
+    assert lines[-3].startswith('result:  ID accuracy ') and 'held out (sketch) accuracy ' in lines[-3]
+    assert lines[-2] == f'weights: {result.checkpoint}' and result.checkpoint.is_file()
+    assert lines[-1] == f'predict: python tools/predict.py {directory}/training IMAGES'
+
+    record = read_record(result.run)
+    assert record.status == 'finished' and record.lr == result.lr and record.method == 'freeze-embed'
+    metrics = json.loads((directory / 'metrics.json').read_text())
+    assert metrics == result.metrics
+    assert {key: metrics[key] for key in record.selected} == record.selected  # of the weights that were saved
+    assert metrics.keys() - record.selected.keys() == {'split/test'}
+    page = (directory / 'report.html').read_text()
+    assert 'vit-tiny on own' in page and 'a command' in page
+
+
+def test_search_sees_nothing_that_is_held_out(whole):
+    result, _ = whole
+    searched = {lr: read_record(result.directory / f'search/lr{lr}') for lr in ('1e-3', '1e-2')}
+    best = max(searched.values(), key=lambda one: (one.selected['id/accuracy'], -one.lr))
+    assert result.lr == best.lr
+    for one in searched.values():
+        assert {key for key in one.epochs[0] if key.startswith('split/')} == {'split/val'}
+    assert not list((result.directory / 'search').rglob('*.pth'))
+
+
+def test_finished_it_trains_nothing_again(whole, fine_tune, monkeypatch, capsys):
+    result, printed = whole
+    monkeypatch.setattr(module, 'write_report', lambda *args, **options: None)
+    monkeypatch.setattr(module, 'run_task', lambda task, hooks: '' if task.state == 'finished' else 'was run again')
+    assert fine_tune(result.directory) == result
+    again = capsys.readouterr().out
+    assert 'done before' in again and again.splitlines()[-3:] == printed.splitlines()[-3:]
+
+
+def test_config_is_ordinary(fine_tune, tmp_path, monkeypatch):
+    fine_tune(tmp_path / 'a', dry_run=True)
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    child = tmp_path / 'elsewhere/child.py'
+    child.write_text(f'_base_ = {str(tmp_path / "a/config.py")!r}\ntrain_cfg = dict(max_epochs=3)\n')
+    cfg = read_config(str(child))
+    check_keys(cfg)
+    check_config(cfg)
+    assert cfg.train_cfg.max_epochs == 3 and cfg.optim_wrapper.paramwise_cfg['freeze'] == 'embed'
+    assert cfg.model.head.num_classes == 2 and cfg.optim_wrapper.optimizer.lr == 1e-3
+    assert DATASETS.get('GroupedImages') is not None
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert len(dataset) == 12 and dataset[0]['inputs'].shape == (3, 32, 32)
+    assert list(dataset.metainfo['classes']) == ['cat', 'dog']
+
+
+def test_dry_run_stops_before_training(fine_tune, tmp_path, capsys):
+    assert fine_tune(tmp_path / 'a', dry_run=True) is None
+    printed = capsys.readouterr().out
+    assert 'memory: 16.0 MiB' in printed and 'try 2 learning rates for 1 epoch each, ID only: about' in printed
+    assert 'train 1 epoch: about' in printed and printed.splitlines()[-1].startswith('dry run')
+    assert sorted(path.name for path in (tmp_path / 'a').iterdir()) == ['config.py', 'finetune.json', 'finetune.lock']
+
+
+def weights_of(result) -> dict[str, torch.Tensor]:
+    return read_weights(str(result.checkpoint))
+
+
+def test_interrupted_it_goes_on_to_the_same_weights(whole, fine_tune, tmp_path, monkeypatch):
+    whole, _ = whole
+    monkeypatch.setattr(module, 'write_report', lambda *args, **options: None)
+    after_train_iter, steps = ProgressHook.after_train_iter, []
+
+    def stop_at_some(self, runner, batch_idx, data_batch=None, outputs=None):
+        after_train_iter(self, runner, batch_idx, data_batch, outputs)
+        steps.append(runner.iter)
+        if len(steps) in (2, 7):  # in the first run of the search, and in the training: 3 steps each
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(ProgressHook, 'after_train_iter', stop_at_some)
+    for _ in range(2):
+        with pytest.raises(Interrupted) as stop:
+            fine_tune(tmp_path / 'parts')
+        assert stop.value.code == 128 + signal.SIGTERM
+        assert stop.value.message.endswith(
+            'interrupted by SIGTERM; nothing is lost: start the same command again to continue'
+        )
+    parts = fine_tune(tmp_path / 'parts')
+    assert len(steps) == 9  # no step was taken twice
+    assert (parts.lr, parts.metrics) == (whole.lr, whole.metrics)
+    expected = weights_of(whole)
+    assert weights_of(parts).keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in weights_of(parts).items())
+
+
+def test_an_edited_config_is_not_overwritten(fine_tune, tmp_path):
+    fine_tune(tmp_path / 'a', dry_run=True)
+    config = tmp_path / 'a/config.py'
+    text = config.read_text() + '\ntrain_cfg = dict(max_epochs=3)\n'
+    config.write_text(text)
+    with pytest.raises(
+        UserError, match='has been edited since this command wrote it; train it with `python tools/train'
+    ):
+        fine_tune(tmp_path / 'a')
+    assert config.read_text() == text
+
+
+def test_changed_data_is_refused(fine_tune, own_root, tmp_path):
+    root = shutil.copytree(own_root, tmp_path / 'own')
+    fine_tune(tmp_path / 'a', dry_run=True, data=root)
+    (root / 'photo/cat/0.png').unlink()
+    with pytest.raises(UserError, match=r'has changed since .* was begun'):
+        fine_tune(tmp_path / 'a', data=root)
+
+
+def test_unreadable_images_are_listed_and_left_out(fine_tune, own_root, tmp_path, capsys):
+    root = shutil.copytree(own_root, tmp_path / 'own')
+    for name in ('photo/cat/0.png', 'sketch/dog/3.png'):
+        content = (root / name).read_bytes()
+        (root / name).write_bytes(content[: len(content) // 2])
+    (root / '.cache/cat').mkdir(parents=True)
+    shutil.copy(root / 'photo/cat/1.png', root / '.cache/cat/1.png')
+    fine_tune(tmp_path / 'a', data=root, dry_run=True)
+    printed = capsys.readouterr().out
+    assert 'left out, as they cannot be read: 2 images' in printed and 'photo/cat/0.png: not a complete' in printed
+    cfg = Config.fromfile(tmp_path / 'a/config.py')
+    assert cfg.train_dataloader.dataset.exclude == ['photo/cat/0.png', 'sketch/dog/3.png']
+    datasets = [cfg.train_dataloader.dataset, *cfg.test_dataloader.dataset.datasets]
+    assert sum(len(DATASETS.build({**one, 'pipeline': []})) for one in datasets) == 38
+
+
+def test_all_rates_diverge_is_one_line(fine_tune, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, 'rates_to_try', lambda method: [1e30, 1e31])
+    with pytest.raises(DivergedError, match=r'diverges at every learning rate \(1e\+30, 1e\+31\); give a lower --lr'):
+        fine_tune(tmp_path / 'a')
+
+
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        ({'model': 'vit-tinny'}, "did you mean 'vit-tiny'"),
+        ({'hold_out': ('skech',)}, "did you mean 'sketch'"),
+        ({'split_fractions': (0.5, 0.2)}, '--split-fractions 0.5 0.2: give two or three shares that add up to 1'),
+        ({'time': 0.9}, '--time: one epoch of training takes about'),
+    ],
+)
+def test_bad_input_is_found_before_training(fine_tune, tmp_path, options, said):
+    with pytest.raises(UserError) as error:
+        fine_tune(tmp_path / 'a', dry_run=True, **options)
+    assert said in str(error.value) and '\n' not in str(error.value)
+    assert not (tmp_path / 'a/training').exists()
