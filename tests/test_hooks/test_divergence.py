@@ -101,6 +101,29 @@ def test_the_run_stops_with_one_line_and_the_checkpoint_before_it_stays(config, 
     assert all(finite(tmp_path / 'work' / name) for name in checkpoints)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize('what', ['loss', 'gradient'])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'optim_wrapper.optimizer.fused': True},
+        {
+            'optim_wrapper.type': 'AmpOptimWrapper',
+            'optim_wrapper.dtype': 'bfloat16',
+            'optim_wrapper.loss_scale': dict(enabled=False),
+        },
+        {'optim_wrapper.type': 'SGDInBackwardOptimWrapper', 'optim_wrapper.optimizer.momentum': 0.0},
+    ],
+    ids=['read by the host', 'read late', 'bfloat16', 'in backward'],
+)
+def test_on_a_gpu_the_run_stops_with_the_same_line(config, tmp_path, what, options):
+    with pytest.raises(DivergedError, match=rf'^iteration {ITERATIONS + 2}: .*, so its update was not made; '):
+        run(config('freeze-embed', **options), Spoil(what, ITERATIONS + 1))
+    assert read_record(tmp_path / 'work').status == 'diverged'
+    assert all(finite(path) for path in (tmp_path / 'work').glob('*.pth'))
+
+
 def test_a_learning_rate_that_is_far_too_large(config, tmp_path):
     with pytest.raises(DivergedError, match=rf'the run has diverged: .*{REMEDY}'):
         run(config('sgd', **{'optim_wrapper.optimizer.lr': 1e30, 'optim_wrapper.optimizer.weight_decay': 0.1}))

@@ -62,21 +62,22 @@ def build() -> nn.Module:
 
 
 def loss_of(model: nn.Module, step: int, bad: str = '') -> torch.Tensor:
-    images = torch.randn(5, 4, generator=torch.Generator().manual_seed(step))
+    device = next(model.parameters()).device
+    images = torch.randn(5, 4, generator=torch.Generator().manual_seed(step)).to(device)
     hidden = model[:2](images)
     if bad.startswith('gradient'):
         hidden = _BadGradient.apply(hidden, float(bad.split()[1]))
-    loss = nn.functional.cross_entropy(model[2](hidden), torch.arange(5) % 3)
+    loss = nn.functional.cross_entropy(model[2](hidden), torch.arange(5, device=device) % 3)
     return loss + float(bad.split()[1]) if bad.startswith('loss') else loss
 
 
-def train(name: str, steps: list[tuple[int, str]], guard: bool = True):
+def train(name: str, steps: list[tuple[int, str]], guard: bool = True, device: str = 'cpu'):
     """Weights, optimizer state and outcomes after (batch, fault) steps."""
     wrapper, options, kind, settings = deepcopy(WRAPPERS[name])  # MMEngine takes options out of clip_grad
-    model = build()
+    model = build().to(device)
     with amp_wrapper():
         optim_wrapper = wrapper(optimizer=kind(model.parameters(), lr=0.1, **settings), **options)
-    if 'on the device' in name:
+    if 'on the device' in name and device == 'cpu':
         optim_wrapper._answers_on_device = lambda param: True
     guard = FiniteUpdates(optim_wrapper, model) if guard else None
     outcomes = []
@@ -94,11 +95,12 @@ def equal(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
 BAD = ('loss nan', 'loss inf', 'gradient nan', 'gradient -inf')
 
 
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
 @pytest.mark.parametrize('name', WRAPPERS)
-def test_a_bad_batch_leaves_weights_and_state_as_if_it_had_not_been(name):
+def test_a_bad_batch_leaves_weights_and_state_as_if_it_had_not_been(name, device):
     good, window = [(0, ''), (1, ''), (4, ''), (5, '')], 2 if 'accumulated' in name else 1
-    expected, outcomes, _ = train(name, good)
-    assert equal(expected, train(name, good, guard=False)[0]), 'the guard changes a healthy run'
+    expected, outcomes, _ = train(name, good, device=device)
+    assert equal(expected, train(name, good, guard=False, device=device)[0]), 'the guard changes a healthy run'
     assert [bool(one) for one in outcomes if one is not None] == [False] * (4 // window)
     for bad in BAD:
         if name.startswith('in backward') and bad.startswith('gradient'):
@@ -106,7 +108,7 @@ def test_a_bad_batch_leaves_weights_and_state_as_if_it_had_not_been(name):
         # With accumulation the whole window of the bad batch is left out, wherever in it the batch is.
         for inserted in ([(2, bad)], [(2, ''), (3, bad)], [(2, bad), (3, '')])[:: 3 if window == 1 else 1]:
             inserted = inserted if window == 1 else (inserted * 2)[:2]
-            found, outcomes, _ = train(name, [*good[:2], *inserted, *good[2:]])
+            found, outcomes, _ = train(name, [*good[:2], *inserted, *good[2:]], device=device)
             assert equal(found, expected), bad
             assert [bool(one) for one in outcomes if one is not None].count(True) == 1
 
@@ -121,6 +123,27 @@ def test_in_backward_what_comes_after_a_bad_gradient_is_not_updated(name, value)
     expected, _, _ = train(name, [(0, ''), (1, '')])
     assert torch.equal(last, expected[2]) and torch.equal(last_bias, expected[3])
     assert [bool(one) for one in outcomes] == [False, True]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('name', ['fused sgd', 'fused adamw', 'in backward', 'in backward, maximised'])
+def test_on_a_gpu_the_host_does_not_wait_for_the_answer(name):
+    model, (wrapper, options, kind, settings) = build().cuda(), deepcopy(WRAPPERS[name])
+    optim_wrapper = wrapper(optimizer=kind(model.parameters(), lr=0.1, **settings), **options)
+    guard = FiniteUpdates(optim_wrapper, model)
+    first, *others = torch.randn(4, 5, 4, device='cuda')
+    loss = model(first).square().mean()
+    optim_wrapper.update_params(loss)
+    guard.take()
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        with pytest.raises(RuntimeError, match='synchronizing'):
+            float(loss)  # the mode notices who waits
+        for images in others:
+            optim_wrapper.update_params(model(images).square().mean())
+            assert isinstance(guard.take(), torch.Tensor)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
 
 
 def test_without_the_guard_the_weights_are_lost():
