@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,43 @@ def atomic_write(path: str | os.PathLike, remedy: str = 'make room or choose ano
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Fill a directory under a temporary name beside it (``.NAME.tmp``) and rename it at the end.
+
+    If the block fails, nothing is left behind.
+
+    Args:
+        path: The directory; it must not exist. The one above it is created if it is missing.
+
+    Yields:
+        Path: The temporary directory, empty.
+
+    Raises:
+        UserError: It exists, or cannot be written.
+    """
+    path = Path(path)
+    if path.exists():
+        raise UserError(f'{path}: exists; remove it or name another directory.')
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of an attempt that was killed
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.rglob('*'):
+            if file.is_file():
+                with open(file, 'rb') as opened:
+                    os.fsync(opened.fileno())
+        os.rename(temporary, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise UserError(
+            f'{path}: cannot be written ({error.strerror or error}); make room or choose another directory.'
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sync_directory(path: str | os.PathLike) -> None:
