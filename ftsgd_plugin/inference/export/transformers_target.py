@@ -33,10 +33,17 @@ def _write(run: FinishedRun, directory: Path) -> list[str]:
         return ['The preprocessing is not part of the export; prepare images as stated above.']
     from transformers import TimmWrapperForImageClassification
 
+    _without_progress_bars()
     with tempfile.TemporaryDirectory() as scratch:
         remarks = write_timm(run, Path(scratch))
         TimmWrapperForImageClassification.from_pretrained(scratch).save_pretrained(directory)
     return [remark.replace('timm cannot', 'transformers cannot') for remark in remarks]
+
+
+def _without_progress_bars() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _read(run: FinishedRun, directory: Path) -> Reader:
