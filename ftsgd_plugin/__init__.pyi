@@ -41,6 +41,7 @@ from .layers import register_layer_list as register_layer_list
 from .models import OpenCLIPVisionTower as OpenCLIPVisionTower
 from .models import TimmPooledBackbone as TimmPooledBackbone
 from .models import TorchvisionBackbone as TorchvisionBackbone
+from .models import TransformersBackbone as TransformersBackbone
 from .optim import FreezeEmbedOptimWrapperConstructor as FreezeEmbedOptimWrapperConstructor
 from .optim import GradualUnfreezingLR as GradualUnfreezingLR
 from .optim import InBackwardDataParallel as InBackwardDataParallel

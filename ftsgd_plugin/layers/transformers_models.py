@@ -26,17 +26,22 @@ def _is_network(module: nn.Module) -> bool:
 
 def _shape(net: nn.Module) -> tuple[int, int, int]:
     """Channels, height and width of the images that a model takes, from its config."""
-    size = getattr(net.config, 'image_size', None) or 224
+    config = getattr(net.config, 'vision_config', None) or net.config
+    size = getattr(config, 'image_size', None) or 224
     height, width = (size, size) if isinstance(size, int) else size
-    return getattr(net.config, 'num_channels', 3), height, width
+    return getattr(config, 'num_channels', 3), height, width
 
 
 @register_generic('transformers.models', network=_is_network, shape=_shape)
 def _transformers(net: nn.Module) -> Iterator[Entry]:
     """A vision model of transformers, with or without a classifier."""
+    yield from list_around_blocks(net, _blocks(net), classifiers(net), shape=_shape(net))
+
+
+def classifiers(net: nn.Module) -> list[str]:
+    """Names of the children that classify, of a model for classification."""
     children = [name for name, _ in net.named_children()] if 'Classification' in type(net).__name__ else []
-    head = [name for name in children if _HEAD.fullmatch(name)]
-    yield from list_around_blocks(net, _blocks(net), head, shape=_shape(net))
+    return [name for name in children if _HEAD.fullmatch(name)]
 
 
 @register_layer_list(*(f'transformers.models.siglip2.modeling_siglip2.Siglip2{kind}' for kind in _SIGLIP2))

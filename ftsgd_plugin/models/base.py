@@ -1,4 +1,4 @@
-"""Base class of the two backbones: when pretrained weights are loaded, and the speed options."""
+"""Base class of the backbones of other libraries: when pretrained weights are loaded, and the speed options."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from ..utils.errors import UserError
 
 
 class PooledBackbone(BaseModule):
-    """A network of timm or open_clip with pooled features, as an MMPretrain backbone.
+    """A network of another library with pooled features, as an MMPretrain backbone.
 
     Weights are loaded in ``init_weights``, which the runner calls before training and not for testing. Building and
     testing do not need the file.
@@ -68,7 +68,11 @@ class PooledBackbone(BaseModule):
         """
         output = trace(self.net, image_shape(self.net)).output
         with torch.device('meta'):
-            return pooled(output, getattr(self.net, 'output_fmt', 'NCHW')).shape[1]
+            return self.pool(output).shape[1]
+
+    def pool(self, output: object) -> torch.Tensor:
+        """Features (B, C) from what the network returns."""
+        return pooled(output, getattr(self.net, 'output_fmt', 'NCHW'))
 
     def load_pretrained(self) -> None:
         """Fill ``self.net`` completely from ``self.pretrained`` (``True`` or a path)."""
@@ -91,7 +95,7 @@ class PooledBackbone(BaseModule):
         """
         if self.channels_last and (x.device.type != 'cpu' or not self._has_group_norm):
             x = x.contiguous(memory_format=torch.channels_last)
-        return (pooled(self.net(x), getattr(self.net, 'output_fmt', 'NCHW')),)
+        return (self.pool(self.net(x)),)
 
 
 def pooled(output: torch.Tensor | Sequence, layout: str = 'NCHW') -> torch.Tensor:

@@ -146,7 +146,7 @@ def fetch(download: Callable[[bool], str | os.PathLike], name: str, expected: st
     except Exception:  # not in the cache; hubs raise many kinds
         pass
     remedy = f'download {expected} on a connected machine and set pretrained to its path, or pretrained=False'
-    if os.environ.get('HF_HUB_OFFLINE', '0').upper() in ('1', 'TRUE', 'YES', 'ON') or not _hub_answers(address):
+    if not hub_answers(address):
         raise UserError(f'pretrained=True: {name} is not in the cache and its hub cannot be reached; {remedy}.')
     try:
         print_log(f'downloading {name}', logger='current')
@@ -156,8 +156,15 @@ def fetch(download: Callable[[bool], str | os.PathLike], name: str, expected: st
         raise UserError(f'pretrained=True: {name} cannot be downloaded ({reason}); {remedy}.') from error
 
 
-def _hub_answers(address: str | None = None, seconds: float = 3.0) -> bool:
-    """Whether an address (default: the Hugging Face endpoint) accepts connections; assumed through a proxy."""
+def hub_answers(address: str | None = None, seconds: float = 3.0) -> bool:
+    """Whether an address accepts connections; through a proxy this is assumed.
+
+    Args:
+        address: Default: the Hugging Face endpoint. With ``HF_HUB_OFFLINE`` nothing is asked and no hub answers.
+        seconds: Time to wait.
+    """
+    if os.environ.get('HF_HUB_OFFLINE', '0').upper() in ('1', 'TRUE', 'YES', 'ON'):
+        return False
     if any(os.environ.get(key) for key in ('https_proxy', 'HTTPS_PROXY', 'all_proxy', 'ALL_PROXY')):
         return True
     endpoint = urlparse(address or os.environ.get('HF_ENDPOINT', 'https://huggingface.co'))
