@@ -5,9 +5,9 @@
     python tools/predict.py CONFIG list.csv --checkpoint epoch_3.pth --out predictions.csv --metrics metrics.json
 
 RUN is a work directory (its selected checkpoint), a checkpoint, or a config with --checkpoint. IMAGES are image files,
-directories or CSV files with a column of paths (relative to the CSV file). If labels are known, from a column or from
-directories named as the classes, accuracies by group and split are printed. Neither the data of the run nor its
-pretrained weights are needed.
+directories or tables (CSV, TSV, JSON lines, Parquet, lists) with a column of paths. If labels are known, from a column
+or from directories named as the classes, metrics and accuracies by group and split are printed. Neither the data of the
+run nor its pretrained weights are needed.
 
 Exit code: 0; 3 if some files could not be read (their rows say why in the column error); 2 for a mistake.
 """
@@ -22,7 +22,7 @@ from ftsgd_plugin.utils.options import positive_int
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('run', help='work directory, checkpoint, or config (with --checkpoint)')
-    parser.add_argument('images', nargs='+', help='image files, directories, CSV files')
+    parser.add_argument('images', nargs='+', help='image files, directories, tables')
     parser.add_argument('--out', required=True, help='table to write: .csv, .jsonl or .parquet')
     parser.add_argument('--checkpoint', help='checkpoint (default: best_*.pth, else the last epoch_*.pth)')
     parser.add_argument('--top-k', type=positive_int, help='write so many classes (default: all probabilities)')
@@ -31,7 +31,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--workers', type=int, help="processes that read images (default: the run's)")
     parser.add_argument('--device', help='cpu, cuda, cuda:1 ... (default: a GPU if there is one)')
     for column in ('path', 'label', 'group', 'split'):
-        parser.add_argument(f'--{column}-column', metavar='NAME', help=f'column of the CSV files with the {column}')
+        parser.add_argument(f'--{column}-column', metavar='NAME', help=f'column of the tables with the {column}')
+    parser.add_argument('--root', help='directory that paths in tables are relative to (default: that of the table)')
     parser.add_argument('--no-progress', action='store_true', help='no progress bar')
     return parser.parse_args()
 
@@ -49,6 +50,7 @@ def main() -> None:
         args.out,
         top_k=args.top_k,
         columns={what: name for what, name in columns.items() if name is not None},
+        root=args.root,
         metrics_out=args.metrics,
         batch_size=args.batch_size,
         workers=args.workers,

@@ -128,8 +128,28 @@ def _name_columns(file: str, columns: Mapping) -> dict:
     parse_columns(columns)
     if not Path(file).is_file():
         raise UserError(f'{file}: not found; correct table or the path.')
-    header, found = header_of(file), dict(columns)
-    plain = {}
+    header = header_of(file)
+    found = usual_columns(header, columns)
+    for key in ('path', 'label'):
+        if key not in found:
+            shown = one_line(', '.join(header), limit=300) or 'no header'
+            raise UserError(
+                f'{file}: no column is named like {key} (found: {shown}); name it with columns=dict({key}=...).'
+            )
+    return {key: value for key, value in found.items() if value}
+
+
+def usual_columns(header: Sequence[str], given: Mapping) -> dict:
+    """The columns of a table by their usual names.
+
+    Args:
+        header: Names of its columns.
+        given: Those that are named already: ``path``, ``label``, ``split``, ``group``, ``metadata``.
+
+    Returns:
+        dict: ``given``, and what was recognised of the others.
+    """
+    plain, found = {}, dict(given)
     for name in header:
         plain.setdefault(name.lower().replace('_', '').replace('-', '').replace(' ', ''), name)
     taken = {*(name for key, name in found.items() if key != 'metadata'), *found.get('metadata', ())}
@@ -140,12 +160,7 @@ def _name_columns(file: str, columns: Mapping) -> dict:
         if name:
             found[key] = name
             taken.add(name)
-        elif key in ('path', 'label'):
-            shown = one_line(', '.join(header), limit=300) or 'no header'
-            raise UserError(
-                f'{file}: no column is named like {key} (found: {shown}); name it with columns=dict({key}=...).'
-            )
-    return {key: value for key, value in found.items() if value}
+    return found
 
 
 def _find_images(root: Path, tables: Mapping[str, str], options: Mapping, notes: list[str]) -> dict:

@@ -5,28 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..datasets.csv_reader import read_csv, shown
+from ..datasets.csv_reader import read_lines, shown
+from ..datasets.find_tables import header_of, usual_columns
 from ..datasets.image_names import OTHER_IMAGES, SUFFIXES, is_hidden
+from ..datasets.readers import read_rows
+from ..datasets.source import TABLE_SUFFIXES, Columns
 from ..utils.errors import UserError
-
-# Names of columns that are recognised, the first that a table has; upper and lower case are alike.
-COLUMNS = {
-    'path': (
-        'path',
-        'img_path',
-        'image_path',
-        'filepath',
-        'file_path',
-        'file_name',
-        'filename',
-        'file',
-        'image',
-        'img',
-    ),
-    'label': ('label', 'class', 'class_name', 'gt_label', 'target', 'y'),
-    'group': ('group',),
-    'split': ('split',),
-}
 
 
 class Image(NamedTuple):
@@ -47,18 +31,23 @@ class Image(NamedTuple):
 
 
 def find_images(
-    inputs: Iterable[str | os.PathLike], classes: Sequence[str], columns: dict[str, str] | None = None
+    inputs: Iterable[str | os.PathLike],
+    classes: Sequence[str],
+    columns: dict[str, str] | None = None,
+    root: str | os.PathLike | None = None,
 ) -> list[Image]:
-    """The images that files, directories and CSV files name, in this order; those of a directory by name.
+    """The images that files, directories and tables name, in this order; those of a directory by name.
 
     Inside a directory an image belongs to the class whose name a directory above it has, the innermost one, and to the
     group that the directories above that one name. Unless every image of a directory has a class, none has.
 
     Args:
-        inputs: Image files, directories, CSV files.
+        inputs: Image files, directories, tables (CSV, TSV, JSON lines, Parquet), lists (``.txt``: ``path`` or
+            ``path label``).
         classes: Names of the classes.
-        columns: Names of the columns of the CSV files: ``path``, ``label``, ``group``, ``split``. Default: those of
-            :data:`COLUMNS` that they have; only ``path`` is needed.
+        columns: Names of the columns of the tables: ``path``, ``label``, ``group``, ``split``. Default: by their usual
+            names; only ``path`` is needed.
+        root: Directory that the paths in tables are relative to. Default: that of the table.
 
     Raises:
         UserError: An input does not exist or names no image, a column is missing, or a label is not one of the classes.
@@ -68,15 +57,13 @@ def find_images(
         if one.is_dir():
             images = _in_directory(one, classes)
         elif not one.is_file():
-            raise UserError(f'{one}: no such file or directory; name images, a directory or a CSV file.')
-        elif one.suffix.lower() == '.csv':
-            images = list(_in_table(one, classes, columns or {}))
+            raise UserError(f'{one}: no such file or directory; name images, a directory or a table.')
+        elif one.suffix.lower() in TABLE_SUFFIXES:
+            images = list(_in_table(one, classes, columns or {}, one.parent if root is None else Path(root)))
         else:
             images = [Image(str(one), str(one))]
         if not images:
-            raise UserError(
-                f'{one}: holds no image; name images, a directory of images or a CSV file with their paths.'
-            )
+            raise UserError(f'{one}: holds no image; name images, a directory of images or a table with their paths.')
         found += images
     return found
 
@@ -100,25 +87,31 @@ def _in_directory(root: Path, classes: Sequence[str]) -> list[Image]:
     return images if labelled else [Image(image.path, image.file) for image in images]
 
 
-def _in_table(path: Path, classes: Sequence[str], columns: dict[str, str]) -> Iterator[Image]:
-    with open(path, encoding='utf-8-sig', errors='replace', newline='') as file:
-        header = [name.strip('"\r\n') for name in file.readline().split(',')]
-    chosen = {}
-    for what, candidates in COLUMNS.items():
-        by_lower = {name.lower(): name for name in reversed(header)}
-        name = columns.get(what) or next((by_lower[one] for one in candidates if one in by_lower), None)
-        if name is not None:
-            chosen[what] = name
-    if 'path' not in chosen:
+def _in_table(path: Path, classes: Sequence[str], columns: dict[str, str], root: Path) -> Iterator[Image]:
+    known = {name: i for i, name in enumerate(classes)}
+    if path.suffix.lower() == '.txt':
+        yield from _in_list(path, known, root)
+        return
+    header = header_of(str(path))
+    found = usual_columns(header, columns)
+    if 'path' not in found:
         raise UserError(
             f'{path}: no column with the paths of the images (found: {", ".join(header)}); name it with --path-column.'
         )
-    known = {name: i for i, name in enumerate(classes)}
-    for line, fields in read_csv(str(path), list(chosen.values())):
-        row = dict(zip(chosen, fields))
-        label = _label(f'{path}:{line}: {chosen.get("label")}', row['label'], known) if 'label' in row else None
+    chosen = Columns(**{'label': '', **found})
+    order = [key for key in ('path', 'label', 'split', 'group') if getattr(chosen, key)]
+    for line, fields in read_rows(str(path), chosen):
+        row = dict(zip(order, fields))
+        label = _label(f'{path}:{line}: {chosen.label}', row['label'], known) if 'label' in row else None
+        yield Image(row['path'], os.path.join(root, row['path']), label, row.get('group', ''), row.get('split', ''))
+
+
+def _in_list(path: Path, known: dict[str, int], root: Path) -> Iterator[Image]:
+    """Lines ``path`` or, as in MMPretrain's lists, ``path label``."""
+    for line, text in read_lines(path):
+        file, *label = [text] if os.path.isfile(os.path.join(root, text)) else text.rsplit(maxsplit=1)
         yield Image(
-            row['path'], os.path.join(path.parent, row['path']), label, row.get('group', ''), row.get('split', '')
+            file, os.path.join(root, file), _label(f'{path}:{line}: the label', label[0], known) if label else None
         )
 
 

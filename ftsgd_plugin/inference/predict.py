@@ -19,6 +19,7 @@ from ..evaluation.group_accuracy import GroupAccuracy
 from ..models.image_size import built_for
 from ..utils.errors import DivergedError, UserError, check_parent
 from ..utils.files import write_text
+from ..utils.metrics import ACCURACY, METRIC_NAMES, OF_TWO_CLASSES
 from .images import Image, find_images
 from .run import FinishedRun
 from .tables import check_table, open_table
@@ -35,7 +36,8 @@ class PredictionReport:
         out: The table.
         images: Number of images, unreadable ones included.
         unreadable: Path and reason of every file that could not be read.
-        metrics: Fractions: ``accuracy``, ``worst_group``, ``group/NAME``, ``split/NAME``; empty without labels.
+        metrics: Fractions: ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``ece`` and, of two classes, ``auroc``
+            and ``average_precision``; ``worst_group``, ``group/NAME``, ``split/NAME``. Empty without labels.
     """
 
     out: str
@@ -146,6 +148,7 @@ def write_predictions(
     *,
     top_k: int | None = None,
     columns: dict[str, str] | None = None,
+    root: str | os.PathLike | None = None,
     metrics_out: str | os.PathLike | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -160,7 +163,7 @@ def write_predictions(
 
     Args:
         run: From :func:`ftsgd_plugin.inference.run.load_run`.
-        inputs, columns: See :func:`ftsgd_plugin.inference.images.find_images`.
+        inputs, columns, root: See :func:`ftsgd_plugin.inference.images.find_images`.
         out: The table: ``.csv``, ``.jsonl`` or ``.parquet``.
         top_k: Number of classes to write, the most probable first. Default: the probabilities of all.
         metrics_out: JSON file for the metrics; needs labels.
@@ -180,7 +183,7 @@ def write_predictions(
     check_table(out)
     if metrics_out is not None:
         check_parent(metrics_out)
-    images = find_images(inputs, run.classes, columns)
+    images = find_images(inputs, run.classes, columns, root)
     labelled = any(image.label is not None for image in images)
     if metrics_out is not None and not labelled:
         raise UserError(f'{metrics_out}: metrics need labels, and no image has one; leave out --metrics.')
@@ -188,7 +191,7 @@ def write_predictions(
         report('the test data of this run have several pipelines; that of the first is used')
     known = {key for key in ('group', 'split') if any(getattr(image, key) for image in images)}
     known |= {'label'} if labelled else set()
-    metric = GroupAccuracy(id='all', ood='all', by=('subset',)) if labelled else None
+    metric = _metric(run.classes) if labelled else None
     unreadable: list[tuple[str, str]] = []
     bar = tqdm(total=len(images), unit='image', disable=not progress)
     with open_table(out, _columns(run.classes, known, top_k)) as table, bar:
@@ -240,6 +243,11 @@ def _row(classes: Sequence[str], image: Image, known: set[str], scores: np.ndarr
     return {**row, 'error': ''}
 
 
+def _metric(classes: Sequence[str]) -> GroupAccuracy:
+    names = [name for name in METRIC_NAMES if name != ACCURACY and (len(classes) == 2 or name not in OF_TWO_CLASSES)]
+    return GroupAccuracy(id='all', ood='all', by=('subset',), items=names)
+
+
 def _collect(metric: GroupAccuracy | None, images: Sequence[Image], scored: Sequence[tuple[int, np.ndarray]]) -> None:
     if metric is None:
         return
@@ -260,7 +268,7 @@ def _collect(metric: GroupAccuracy | None, images: Sequence[Image], scored: Sequ
 
 def _metrics(metric: GroupAccuracy, known: set[str]) -> dict[str, float]:
     found = metric.evaluate(len(metric.results))
-    metrics = {'accuracy': found['id/accuracy']}
+    metrics = {name: found[f'id/{name}'] for name in METRIC_NAMES if f'id/{name}' in found}
     if 'group' in known:
         metrics |= {'worst_group': found['ood/worst_group']}
         metrics |= {key: value for key, value in found.items() if key.startswith('group/')}

@@ -1,6 +1,7 @@
 """Predictions are what tools/test.py computes for the same images: all, in order, whatever else is unreadable."""
 
 import csv
+import importlib.util
 import json
 import pickle
 import shutil
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PILImage
+from sklearn.metrics import roc_auc_score
 
+from ftsgd_plugin.inference.images import find_images
 from ftsgd_plugin.inference.predict import predict, write_predictions
 from ftsgd_plugin.inference.run import load_run
 from ftsgd_plugin.runner.run import test as evaluate
@@ -91,6 +94,10 @@ def test_group_metrics_of_one_split_are_those_of_tools_test(run, evaluated, tabl
     expected = evaluated[1]
     assert done.metrics['accuracy'] == expected['ood/accuracy']
     assert done.metrics['worst_group'] == expected['ood/worst_group']
+    samples = [one for one in evaluated[0] if one['split'] == 'test']
+    labels, scores = ([int(one['gt_label']) for one in samples], [float(one['pred_score'][1]) for one in samples])
+    assert done.metrics['auroc'] == pytest.approx(roc_auc_score(labels, scores))
+    assert {'balanced_accuracy', 'macro_f1', 'ece', 'average_precision'} < done.metrics.keys()
     groups = {key: value for key, value in expected.items() if key.startswith('group/')}
     assert groups and {key: value for key, value in done.metrics.items() if key.startswith('group/')} == groups
 
@@ -141,6 +148,30 @@ def test_unreadable_files_have_a_row_with_the_reason_and_the_exit_code_3(finishe
     assert {'prediction_2', 'probability_2'} <= rows['0.png'].keys() and rows['0.png']['prediction_2']
     assert f'not predicted: {photos}/a.png: {reasons["a.png"]}' in run_tool.stdout
     assert '(6 of 10 images predicted)' in run_tool.stdout
+
+
+def test_every_kind_of_table_names_the_same_images(run, table, tmp_path):
+    import pandas as pd
+
+    rows = pd.read_csv(table)
+    rows.to_csv(tmp_path / 'a.tsv', sep='\t', index=False)
+    rows.to_json(tmp_path / 'a.jsonl', orient='records', lines=True)
+    rows.rename(columns={'img_path': 'File Name', 'label': 'klass'}).to_csv(tmp_path / 'b.csv', index=False)
+    tables = [tmp_path / 'a.tsv', tmp_path / 'a.jsonl']
+    if importlib.util.find_spec('pyarrow'):
+        rows.to_parquet(tmp_path / 'a.parquet')
+        tables.append(tmp_path / 'a.parquet')
+    expected = find_images([table], run.classes)
+    assert len(expected) == 64 and {image.split for image in expected} == {'val', 'test'}
+    for other in tables:
+        assert find_images([other], run.classes) == expected
+    assert find_images([tmp_path / 'b.csv'], run.classes, {'label': 'klass'}) == expected
+    (tmp_path / 'a.txt').write_text(''.join(f'{path}\n' for path in rows['img_path']))
+    (tmp_path / 'b.txt').write_text(''.join(f'{Path(image.path).name} {image.label}\n' for image in expected[:3]))
+    assert [image.path for image in find_images([tmp_path / 'a.txt'], run.classes)] == list(rows['img_path'])
+    assert [image.label for image in find_images([tmp_path / 'b.txt'], run.classes, root='/x')] == [
+        image.label for image in expected[:3]
+    ]
 
 
 def test_parquet_has_the_numbers_of_csv(run, table, tmp_path):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from ...evaluation.selection import selecting_metric
+from ...models.catalog import LIBRARIES
 from ...records import RunRecord
 from ...utils.format import printable
 from ...utils.metrics import METRIC_LABELS
@@ -75,6 +76,15 @@ def model_card(run: FinishedRun, target: Target, remarks: Sequence[str], differe
 _HUB_LICENCES = ('apache-2.0', 'mit', 'bsd-3-clause', 'cc-by-4.0', 'cc-by-nc-4.0', 'cc-by-nc-sa-4.0', 'cc0-1.0')
 
 
+_LIBRARY_OF = {
+    'TimmPooledBackbone': 'timm',
+    'TIMMBackbone': 'timm',
+    'TimmClassifier': 'timm',
+    'OpenCLIPVisionTower': 'open_clip',
+    'TorchvisionBackbone': 'torchvision',
+}
+
+
 def source_licence(run: FinishedRun) -> str | None:
     """The licence of the weights that training started from, as their library states it; ``None`` if it does not."""
     model = run.cfg.model
@@ -82,14 +92,11 @@ def source_licence(run: FinishedRun) -> str | None:
     kind = type_name(backbone)
     if (backbone.get('init_cfg') or {}).get('checkpoint', '').startswith('ftsgd://'):
         return 'apache-2.0'  # of this project
-    if kind in ('TimmPooledBackbone', 'TIMMBackbone', 'TimmClassifier'):
-        import timm
-
-        cfg = timm.models.get_pretrained_cfg(backbone.model_name)
-        return getattr(cfg, 'license', None)
-    if kind == 'OpenCLIPVisionTower' and backbone.get('tag', 'openai') == 'openai':
-        return 'mit'  # github.com/openai/CLIP
-    return None
+    if (library := _LIBRARY_OF.get(kind)) is None:
+        return None
+    tag = {'open_clip': f'/{backbone.get("tag", "openai")}', 'torchvision': f'/{backbone.get("weights", "DEFAULT")}'}
+    source = LIBRARIES[library].find(f'{backbone.model_name}{tag.get(library, "")}'.removesuffix('/DEFAULT'))
+    return source.licence.lower() if source is not None and source.licence else None
 
 
 def _shortened(classes: Sequence[str]) -> str:
