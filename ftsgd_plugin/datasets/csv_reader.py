@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import TextIO
 
@@ -74,7 +75,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
 
 def read_csv(
     path: str, columns: Sequence[str], delimiter: str = ',', remedy: str = 'restore the file'
-) -> Iterator[tuple[int, list[str]]]:
+) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Read columns of a CSV file with a header.
 
     Args:
@@ -84,7 +85,7 @@ def read_csv(
         remedy: What to do about a missing column, for the message.
 
     Yields:
-        tuple[int, list[str]]: Line number (the header is line 1) and the fields in the order of ``columns``.
+        tuple[int, tuple[str, ...]]: Line number (the header is line 1) and the fields in the order of ``columns``.
 
     Raises:
         UserError: The file is not text, a column is missing or there twice, or a row has another number of fields than
@@ -102,6 +103,7 @@ def read_csv(
                 if header.count(column) > 1:
                     raise UserError(f'{path}:1: column {column!r} occurs twice; remove the wrong one.')
             positions = [header.index(column) for column in columns]
+            pick = itemgetter(*positions) if len(positions) > 1 else lambda row: (row[positions[0]],)
             line = reader.line_num
             for row in reader:
                 line += 1
@@ -111,7 +113,7 @@ def read_csv(
                     continue  # a blank line
                 if len(row) != len(header):
                     _check_length(path, line, row, header, columns)
-                yield line, [row[position] for position in positions]
+                yield line, pick(row)
         except csv.Error as error:
             line = reader.line_num
             raise UserError(f'{path}: not a CSV file (up to line {line}: {error}); restore the file.') from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..utils.errors import UserError
 from ..utils.files import sha256, write_bytes, write_text
 from ..utils.packages import Package, download_wheel
-from .prepare import report_undecodable
+from .scanning import report_undecodable
 
 PACKAGE = Package(
     'elpv-dataset',

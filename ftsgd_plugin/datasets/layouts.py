@@ -263,11 +263,16 @@ def _decide_draw(data: Table, hold_out, val, test, seed: int, whole: str | None)
 def _whole_field(data: Table) -> str:
     """The field whose values should stay together, by its name."""
     columns = data.source.columns
-    for field_name, column in [*((name, name) for name in columns.metadata), ('group', columns.group)]:
-        words = column.lower().replace('-', '_').split('_')
-        if column and any(word.rstrip('s') in WHOLE or word in WHOLE for word in words):
-            return field_name
+    for name, column in [*((name, name) for name in columns.metadata), ('group', columns.group)]:
+        if column and is_whole(column):
+            return name
     return ''
+
+
+def is_whole(column: str) -> bool:
+    """Whether the values of a column of this name should not be separated: ``patient_id``, ``Slides``."""
+    words = column.lower().replace('-', '_').replace(' ', '_').split('_')
+    return any(word in WHOLE or word.removesuffix('s') in WHOLE or word.removesuffix('id') in WHOLE for word in words)
 
 
 def _describe_draw(data: Table, drawn: Mapping) -> str:

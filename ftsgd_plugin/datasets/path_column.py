@@ -1,6 +1,5 @@
 """The paths of a table: relative to the root, normal, each once."""
 
-import re
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 from ..utils.errors import UserError
 from .csv_reader import Unique, shown
 
-# A path that is not normal, or not a path: looked at one by one.
-_ODD = re.compile(r'(?:^|/)\.|//|\\|^/|^\s*$|/$|[\x00-\x09\x0b-\x1f\x7f-\x9f]', re.M)
+# Where a batch of paths, one a line, holds one of these, they are looked at one by one: the path may not be normal.
+_ODD = ('//', '/.', '\n.', '\n/', '/\n', '\n\n', ' \n', '\\')
 
 
 class PathColumn:
@@ -37,8 +36,9 @@ class PathColumn:
         Raises:
             UserError: One is blank, occurs twice or lies outside ``root``.
         """
-        text = '\n'.join(written)
-        odd = _ODD.search(text) is not None or text.count('\n') != len(written) - 1 or _ODD.search(prefix)
+        text = '\n'.join(['', *written, ''])
+        lines_only = text.count('\n') == len(written) + 1 and text.replace('\n', '').isprintable()
+        odd = not lines_only or any(part in text for part in _ODD) or any(part in f'\n{prefix}' for part in _ODD)
         if not odd and (prefix or self.suffix):
             written = [f'{prefix}{name}{self.suffix}' for name in written]
         if not odd:

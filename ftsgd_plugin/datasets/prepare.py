@@ -4,23 +4,18 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from multiprocessing import get_context
-from pathlib import Path
 
 from mmengine.logging import MMLogger
-from tqdm import tqdm
 
 from ..utils.errors import UserError
-from ..utils.files import write_text
 from .base import BenchmarkDataset
 from .camelyon17 import Camelyon17
 from .domainnet import DomainNet
 from .fmow import FMoW
 from .living17 import Living17
-from .transforms import why_unreadable
+from .scanning import report_undecodable
 from .waterbirds import Waterbirds
 
 # Name in configs -> data set.
@@ -98,27 +93,6 @@ def check_benchmark(
     return complete
 
 
-def report_undecodable(
-    name: str, paths: list[str], workers: int | None = None, bad_list: str | os.PathLike | None = None
-) -> bool:
-    """Decode images, print how many cannot be used and list them in a file; return whether all can.
-
-    Args:
-        name: Name of the data, for the file.
-        paths: The images.
-        workers: Processes. Default: one per core.
-        bad_list: The file. Default: ``bad_images_NAME.txt``.
-    """
-    bad = _decode(paths, workers or os.cpu_count() or 1)
-    report = Path(bad_list or f'bad_images_{name}.txt')
-    if bad:
-        write_text(report, ''.join(f'{path}\t{reason}\n' for path, reason in bad))
-        print(f'{len(bad):,} of {len(paths):,} images cannot be used; listed in {report}')
-    else:
-        print(f'all {len(paths):,} images can be decoded')
-    return not bad
-
-
 @contextlib.contextmanager
 def _errors_only() -> Iterator[None]:
     """Silence warnings of the data sets."""
@@ -171,14 +145,3 @@ def _print_table(checks: Iterable[SplitCheck]) -> None:
         found = None if check.listed is None else len(check.present)
         cells = ['-' if count is None else f'{count:,}' for count in (check.listed, check.published, found)]
         print(f'{check.split:<14}{cells[0]:>10}{cells[1]:>12}{cells[2]:>10}  {check.note}'.rstrip())
-
-
-def _decode(paths: list[str], workers: int) -> list[tuple[str, str]]:
-    """Decode images, in several processes if there are several workers; return path and reason of those that fail."""
-    with contextlib.ExitStack() as stack:
-        reasons = map(why_unreadable, paths)
-        if workers > 1:
-            pool = stack.enter_context(ProcessPoolExecutor(workers, get_context('spawn')))
-            reasons = pool.map(why_unreadable, paths, chunksize=64)
-        progress = tqdm(zip(paths, reasons), total=len(paths), desc='decoding', unit='img')
-        return [(path, reason) for path, reason in progress if reason is not None]

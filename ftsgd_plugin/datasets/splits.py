@@ -133,9 +133,8 @@ def draw_splits(
 def hash_order(seed: int, texts: Iterable[str]) -> np.ndarray:
     """(N,) uint64: sorted by these numbers, the texts are in an order that depends on each text and the seed alone."""
     key = str(seed).encode()
-    return np.fromiter(
-        (int.from_bytes(blake2b(_bytes(text), digest_size=8, key=key).digest(), 'big') for text in texts), np.uint64
-    )
+    digests = b''.join([blake2b(_bytes(text), digest_size=8, key=key).digest() for text in texts])
+    return np.frombuffer(digests, '>u8').astype(np.uint64)
 
 
 def _bytes(text: str) -> bytes:

@@ -1,7 +1,9 @@
 """Read a user's own data into a :class:`Table`."""
 
+import gc
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -58,12 +60,25 @@ def read_table(source: Source) -> Table:
     _last = None  # frees its memory
     scan = Scan()
     before = _state(source, scan)
-    table = _read(source, scan)
+    with _collector_paused():
+        table = _read(source, scan)
     _last = (source, _state(source, scan) if source.tree else before, table)
     return table
 
 
 _last: tuple[Source, list, Table] | None = None
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No search for circles meanwhile: rows have none, and a million of them would start it again and again (20 s)."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _state(source: Source, scan: Scan) -> list:
@@ -95,7 +110,7 @@ def _read(source: Source, scan: Scan) -> Table:
                 groups.extend(rest.pop(0))
             for column, texts, values in zip(metadata, shared, rest):
                 if len(texts) < _SHARED_TEXTS:
-                    values = [texts.setdefault(value, value) for value in values]
+                    values = map(texts.setdefault, values, values)
                 column += values
     paths = images.paths
     if not paths:
@@ -135,10 +150,11 @@ def _read(source: Source, scan: Scan) -> Table:
     )
 
 
-def _batches(rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[array, list[tuple[str, ...]]]]:
+def _batches(rows: Iterator[tuple[int, Sequence[str]]]) -> Iterator[tuple[array, list[tuple[str, ...]]]]:
     """Lines and columns of some thousand rows at a time: several times faster than row by row."""
     while batch := list(islice(rows, _BATCH)):
-        yield array('i', [line for line, _ in batch]), list(zip(*(fields for _, fields in batch)))
+        lines, fields = zip(*batch)
+        yield array('i', lines), list(zip(*fields))
 
 
 def _raise_empty(source: Source) -> None:

@@ -51,7 +51,7 @@ class LoadRGBImage(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Load ``results['img_path']``, or convert ``results['img']`` if there is no path."""
         in_memory = 'img_path' not in results and results.get('img') is not None
-        results['img'] = _from_memory(results['img']) if in_memory else _load(results['img_path'], self.draft)
+        results['img'] = _from_memory(results['img']) if in_memory else load_rgb(results['img_path'], self.draft)
         results['img_shape'] = results['ori_shape'] = results['img'].size[::-1]
         return results
 
@@ -75,7 +75,7 @@ class PackRGB(BaseTransform):
         return results
 
 
-def _load(path: str, draft: int | None = None) -> Image.Image:
+def load_rgb(path: str, draft: int | None = None) -> Image.Image:
     """The RGB image in a file."""
     with Image.open(path) as image:
         if image.format not in _ONE_IMAGE and (frames := _count_frames(image)) > 1:
@@ -121,7 +121,7 @@ def why_unreadable(path: str) -> str | None:
     if not osp.isfile(path):
         return 'image not found'
     try:
-        _load(path)
+        load_rgb(path)
     except UnsupportedImageError as error:
         return str(error)
     except Image.DecompressionBombError as error:

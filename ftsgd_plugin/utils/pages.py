@@ -46,6 +46,7 @@ def render_page(template: str | os.PathLike, **context: Any) -> str:
     return environment.get_template(template.name).render(context)
 
 
-def data_uri(path: str | os.PathLike) -> str:
-    """A PNG file as the value of ``src``."""
-    return 'data:image/png;base64,' + base64.b64encode(Path(path).read_bytes()).decode()
+def data_uri(image: str | os.PathLike | bytes) -> str:
+    """A PNG file, or its content, as the value of ``src``."""
+    content = image if isinstance(image, bytes) else Path(image).read_bytes()
+    return 'data:image/png;base64,' + base64.b64encode(content).decode()

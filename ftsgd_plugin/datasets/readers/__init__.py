@@ -4,7 +4,7 @@ A reader is a generator ``read(file, columns)`` of ``(line, fields)``: the place
 order of ``columns.used``, as text.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import PurePath
 
@@ -15,7 +15,7 @@ from .json_lines import read_json_lines
 from .lists import read_list
 from .parquet import read_parquet
 
-Rows = Iterator[tuple[int, list[str]]]
+Rows = Iterator[tuple[int, Sequence[str]]]
 Reader = Callable[[str, Columns], Rows]
 
 READERS: dict[str, Reader] = {

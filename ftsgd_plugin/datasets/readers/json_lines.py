@@ -1,14 +1,14 @@
 """JSON lines: an object per line."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ...utils.errors import UserError, one_line
 from ..csv_reader import read_lines, shown
 from ..source import Columns
 
 
-def read_json_lines(file: str, columns: Columns) -> Iterator[tuple[int, list[str]]]:
+def read_json_lines(file: str, columns: Columns) -> Iterator[tuple[int, Sequence[str]]]:
     """Rows of a JSON lines file; numbers become text as JSON writes them.
 
     Raises:

@@ -1,13 +1,13 @@
 """MMPretrain's list files: a line per image, its path and the number of its class."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ...utils.errors import UserError
 from ..csv_reader import read_lines, shown
 from ..source import Columns
 
 
-def read_list(file: str, columns: Columns) -> Iterator[tuple[int, list[str]]]:
+def read_list(file: str, columns: Columns) -> Iterator[tuple[int, Sequence[str]]]:
     """Rows of a list: ``path label``, of which the path may hold blanks. Other columns do not exist.
 
     Raises:

@@ -1,6 +1,6 @@
 """Parquet, by pyarrow: batch after batch, only the columns that are used."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ...utils.errors import UserError, one_line
 from ..source import Columns
@@ -9,7 +9,7 @@ from .json_lines import as_text
 _BATCH = 65_536  # rows
 
 
-def read_parquet(file: str, columns: Columns) -> Iterator[tuple[int, list[str]]]:
+def read_parquet(file: str, columns: Columns) -> Iterator[tuple[int, Sequence[str]]]:
     """Rows of a Parquet file; the place of a row is its number, from 1.
 
     Raises:

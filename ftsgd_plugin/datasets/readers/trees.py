@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def walk(root: str, scan: Scan, below: str = '', _above: tuple = ()) -> Iterator
         yield from walk(root, scan, f'{below}/{name}' if below else name, (*_above, identity))
 
 
-def read_tree(source: Source, scan: Scan) -> Iterator[tuple[int, list[str]]]:
+def read_tree(source: Source, scan: Scan) -> Iterator[tuple[int, Sequence[str]]]:
     """Rows ``path, label[, split][, domain]`` of a tree. Images above the directory of their class are left out."""
     parts = source.tree.split('/')
     places = [parts.index(name) for name in ('class', 'split', 'domain') if name in parts]
