@@ -1,51 +1,17 @@
 """Check a user's own images before training: counts, unreadable files, duplicates across splits, label errors."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ..utils.errors import check_parent, one_line
-from .classes import alike
-from .duplicates import METHOD, Look, exact_groups, look_at, near_pairs
-from .layouts import Layout, is_whole, recognise
+from .duplicates import METHOD, look_at
+from .layouts import Layout, recognise
+from .own_findings import Findings, count_rows, find, splits_of
+from .own_page import write_page
 from .scanning import map_images, report_unreadable
-from .splits import parse_draw
-from .table import Table
 
 _SHOWN = 5  # examples of a finding on the terminal
-
-
-@dataclass
-class Findings:
-    """What is wrong with the images of a :class:`Layout`. Images are rows of its table.
-
-    Attributes:
-        unreadable: ``(row, reason)``.
-        across: Images with the same pixels in several splits, a list of rows each.
-        repeated: Images with the same pixels in one split.
-        near: Pairs of rows of different splits that look the same.
-        contradicted: Images with the same pixels under several labels.
-        spellings: Labels that are spelled almost alike, or have blanks at their ends.
-        separated: ``(field, value)`` of patients and the like whose images are in several splits.
-    """
-
-    unreadable: list[tuple[int, str]] = field(default_factory=list)
-    across: list[list[int]] = field(default_factory=list)
-    repeated: list[list[int]] = field(default_factory=list)
-    near: list[tuple[int, int]] = field(default_factory=list)
-    contradicted: list[list[int]] = field(default_factory=list)
-    spellings: list[tuple[str, ...]] = field(default_factory=list)
-    separated: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether nothing is wrong; images repeated within a split are only told."""
-        wrong = self.unreadable, self.across, self.near, self.contradicted, self.spellings, self.separated
-        return not any(wrong)
 
 
 def check_own(
@@ -87,46 +53,8 @@ def check_own(
     for line in describe(layout, findings):
         print(line)
     if page is not None:
-        from .own_page import write_page
-
         print(f'page: {write_page(page, layout, findings)}')
     return findings.is_clean and not layout.problems
-
-
-def find(layout: Layout, looks: Sequence[Look]) -> Findings:
-    """What is wrong, from what was kept of every image."""
-    table = layout.table
-    _, splits = splits_of(layout)
-    findings = Findings([(row, look.reason) for row, look in enumerate(looks) if look.reason is not None])
-    for rows in exact_groups(looks):
-        if len(set(splits[rows])) > 1:
-            findings.across.append(rows)
-        else:
-            findings.repeated.append(rows)
-        if len(set(table.labels[rows])) > 1:
-            findings.contradicted.append(rows)
-    findings.near = near_pairs(looks, splits)
-    findings.spellings = alike(table.label_names) + [(written, written.strip()) for written in table.respelled]
-    findings.separated = _separated(table, splits)
-    return findings
-
-
-def splits_of(layout: Layout) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the splits, and (N,) the split of every row."""
-    return layout.table.assign(layout.held_out, parse_draw(layout.options.get('draw')))
-
-
-def _separated(table: Table, splits: np.ndarray) -> list[tuple[str, str]]:
-    """Patients and the like, by the names of the columns, whose images are in several splits."""
-    found = []
-    columns = [('group', table.source.columns.group), *((name, name) for name in table.source.columns.metadata)]
-    for name, column in columns:
-        if column and is_whole(column):
-            names, codes = table.values(name)
-            pairs = np.unique(np.stack([codes, splits.astype(np.int32)], axis=1), axis=0)
-            values, counts = np.unique(pairs[:, 0], return_counts=True)
-            found += [(column, names[value]) for value in values[counts > 1]]
-    return found
 
 
 def print_counts(layout: Layout, most: int = 20) -> None:
@@ -143,16 +71,6 @@ def print_counts(layout: Layout, most: int = 20) -> None:
         if len(rows) > most:
             print(f'... and {len(rows) - most:,} more')
     print()
-
-
-def count_rows(layout: Layout, position: int) -> tuple[list[str], list[list]]:
-    """Number of images by class (position 1) or group (2), a column per split, largest first."""
-    splits = list(layout.splits)
-    cells: dict[str, Counter] = {}
-    for cell, count in layout.counts.items():
-        cells.setdefault(cell[position], Counter())[cell[0]] += count
-    order = sorted(cells, key=lambda name: (-sum(cells[name].values()), name))
-    return splits, [[one_line(name, limit=60), *(cells[name][split] for split in splits)] for name in order]
 
 
 def describe(layout: Layout, findings: Findings) -> list[str]:

@@ -14,7 +14,7 @@ from ..utils.pages import render_page
 from ..utils.version import __version__
 from .duplicates import METHOD
 from .layouts import Layout
-from .own_check import Findings, count_rows, splits_of
+from .own_findings import Findings, count_rows, splits_of
 from .splits import hash_order
 from .transforms import load_rgb
 

@@ -12,7 +12,7 @@ from skimage import data
 
 from ftsgd_plugin.datasets.duplicates import Look, _close, near_pairs, phash
 from ftsgd_plugin.datasets.layouts import recognise
-from ftsgd_plugin.datasets.own_check import find
+from ftsgd_plugin.datasets.own_findings import find
 
 
 @pytest.fixture(scope='module')
