@@ -1,6 +1,6 @@
 """The model of a fine-tuning: a part of ours, or one of the libraries' by its name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import nn
 from ..checkpoint.io import read_weights
 from ..models import catalog
 from ..models.image_size import built_for
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 from ..utils.names import near, type_name
 from ..utils.paths import config_path
 from .options import Options
@@ -74,28 +74,36 @@ def find_model(options: Options) -> Model:
 def _part(options: Options) -> Model:
     backbone = Config.fromfile(config_path(f'_base_/models/{options.model}')).model.backbone.to_dict()
     changes = _weights(backbone, options.pretrained)
-    net = _on_meta({**backbone, **changes})
+    net = _built({**backbone, **changes})
     size = options.image_size or built_for(net) or 224
     if options.image_size:
         changes |= _resized(backbone, net, size)
+    net, _, _ = _sized({**backbone, **changes}, size)
     lines = [_describe(options.model, net, size, _weights_text(options))]
-    return Model(options.model, changes, size, part=options.model, lines=lines)
+    source = _published(backbone)
+    resizing = (source.interpolation, source.crop_pct) if source else ('bilinear', 1.0)
+    return Model(options.model, changes, size, *resizing, part=options.model, lines=lines)
+
+
+def _published(backbone: Mapping) -> catalog.ModelSource | None:
+    """How the library of a part evaluates its network; ``None`` for one that is in no library."""
+    kind, name = type_name(backbone), backbone.get('model_name')
+    names = {
+        'TimmPooledBackbone': f'timm/{name}',
+        'OpenCLIPVisionTower': f'open_clip/{name}/{backbone.get("tag", "openai")}',
+    }
+    return catalog.find_model(names[kind]) if kind in names else None
 
 
 def _of_library(options: Options) -> Model:
     source = catalog.find_model(options.model)
     if options.pretrained is True and not source.pretrained:
         raise UserError(f'--model {options.model}: has no published weights; name a file with --pretrained, or none.')
-    backbone = dict(source.backbone)
-    backbone |= _weights(backbone, options.pretrained)
-    net = _on_meta(backbone)
+    backbone = {**source.backbone, **_weights(source.backbone, options.pretrained)}
     size = options.image_size or source.image_size
     if size != source.image_size:
-        backbone |= _resized(backbone, net, size)
-        net = _on_meta(backbone)
-    features, neck = source.num_features, {}
-    if source.name.startswith('mmpretrain/'):
-        features, neck = _features(net, size)
+        backbone |= _resized(backbone, _built(backbone), size)
+    net, features, neck = _sized(backbone, size)
     licence = f', licence {source.licence}' if source.licence and options.pretrained is True else ''
     return Model(
         source.name,
@@ -105,15 +113,19 @@ def _of_library(options: Options) -> Model:
         source.crop_pct,
         mean=source.mean,
         std=source.std,
-        num_features=features,
+        num_features=source.num_features or features,
         neck=neck,
         lines=[_describe(source.name, net, size, _weights_text(options) + licence)],
     )
 
 
-def _on_meta(backbone: Mapping) -> nn.Module:
-    with torch.device('meta'):
-        return MODELS.build({**backbone, 'init_cfg': None} if 'init_cfg' in backbone else dict(backbone))
+def _built(backbone: Mapping) -> nn.Module:
+    """The backbone with random weights; without memory, where its library can build it so."""
+    settings = {key: value for key, value in backbone.items() if key != 'init_cfg'}
+    if not str(settings['type']).startswith('mmpretrain.') and 'pretrained' in settings:
+        with torch.device('meta'):
+            return MODELS.build(settings)
+    return MODELS.build(settings)  # MMPretrain's read numbers from tensors while they are built
 
 
 def _weights(backbone: Mapping, pretrained: bool | str) -> dict:
@@ -136,12 +148,31 @@ def _resized(backbone: Mapping, net: nn.Module, size: int) -> dict:
     return {_SIZE_KEYS.get(type_name(backbone), 'img_size'): size}
 
 
-def _features(net: nn.Module, size: int) -> tuple[int, dict]:
-    """Width of the features of a backbone of MMPretrain, and the neck that pools them, by a pass without data."""
-    with torch.no_grad():
-        output = net.eval()(torch.empty(2, 3, size, size, device='meta'))
+def _sized(backbone: Mapping, size: int) -> tuple[nn.Module, int, dict]:
+    """The backbone, the width of its features, and the neck that pools them, by a pass without data.
+
+    Raises:
+        UserError: It does not take images of this size.
+    """
+    try:
+        net = _built(backbone)
+        tensors = {name: torch.empty_like(one, device='meta') for name, one in _tensors(net)}
+        net.eval()  # MMPretrain's return nothing
+        with torch.no_grad():
+            output = torch.func.functional_call(net, tensors, (torch.empty(2, 3, size, size, device='meta'),))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f'--image-size {size}: the model does not take it ({one_line(error, limit=200)}); give another one.'
+        ) from error
     last = output[-1] if isinstance(output, tuple | list) else output
-    return last.shape[1], dict(type='GlobalAveragePooling') if last.ndim > 2 else {}
+    return net, last.shape[1], dict(type='GlobalAveragePooling') if last.ndim > 2 else {}
+
+
+def _tensors(net: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from net.named_parameters()
+    yield from net.named_buffers()
 
 
 def _describe(name: str, net: nn.Module, size: int, weights: str) -> str:

@@ -80,8 +80,9 @@ def _unknown(name: str, reason: str) -> UserError:
 
 def closest(name: str, count: int = 3) -> list[str]:
     """The names of all libraries that are closest to a mistaken one, best first."""
-    wanted = name.partition('/')[2] if name.partition('/')[0] in LIBRARIES else name
-    first = name.partition('/')[0]
+    first, _, rest = name.partition('/')
+    first = next(iter(difflib.get_close_matches(first, LIBRARIES, n=1, cutoff=0.8)), first)
+    wanted = rest if first in LIBRARIES else name
     known: dict[str, str] = {}
     for library, entry in LIBRARIES.items():
         for model in entry.names():
