@@ -52,7 +52,9 @@ def check_configured_splits(cfg: Mapping, name: str) -> None:
 
 
 def check_configured_metrics(cfg: Mapping, name: str) -> None:
-    """Find a further metric of ``GroupAccuracy`` that does not exist or does not fit the classes of the model.
+    """Find a metric that does not exist or does not fit the number of classes of the model.
+
+    Further metrics of ``GroupAccuracy``, and ``topk`` of MMPretrain's ``Accuracy``, which stock configs set to 5.
 
     Args:
         cfg: Config of a run.
@@ -63,6 +65,14 @@ def check_configured_metrics(cfg: Mapping, name: str) -> None:
     """
     head = cfg['model'].get('head') if isinstance(cfg.get('model'), Mapping) else None
     classes = head.get('num_classes') if isinstance(head, Mapping) else None
+    for evaluator in _configured(cfg, name, 'Accuracy'):
+        topk = evaluator.get('topk', 1)
+        most = max(topk if isinstance(topk, Sequence) and topk else [topk])
+        if isinstance(most, int) and isinstance(classes, int) and most > classes:
+            raise UserError(
+                f'{name}_evaluator.topk={topk!r}: top {most} needs as many classes and model.head.num_classes is '
+                f'{classes}; set topk=1.'
+            )
     for evaluator in _configured(cfg, name):
         value = evaluator.get('items') or ()
         if not isinstance(value, str | Sequence):
@@ -75,13 +85,13 @@ def check_configured_metrics(cfg: Mapping, name: str) -> None:
                 )
 
 
-def _configured(cfg: Mapping, name: str) -> Iterator[Mapping]:
-    """The configs of ``GroupAccuracy`` among the evaluators."""
+def _configured(cfg: Mapping, name: str, kind: str = GroupAccuracy.__name__) -> Iterator[Mapping]:
+    """The configs of a metric among the evaluators."""
     evaluators = cfg.get(f'{name}_evaluator')
     if isinstance(evaluators, Mapping) and 'metrics' in evaluators:
         evaluators = evaluators['metrics']
     for evaluator in evaluators if isinstance(evaluators, Sequence) else [evaluators]:
-        if isinstance(evaluator, Mapping) and type_name(evaluator) == GroupAccuracy.__name__:
+        if isinstance(evaluator, Mapping) and type_name(evaluator) == kind:
             yield evaluator
 
 

@@ -172,6 +172,17 @@ def test_scores_that_do_not_fit_are_one_line():
     assert evaluate(metric, bare)['id/macro_f1'] == 1  # these need predicted classes only
 
 
+@pytest.mark.parametrize('topk, fits', [((1, 5), False), ([3], False), (5, False), ((1, 2), True), (1, True)])
+def test_top_k_of_mmpretrains_accuracy_needs_k_classes(topk, fits):
+    """Found after the first epoch, with a traceback, until now."""
+    cfg = Config(dict(model=dict(head=dict(num_classes=2)), val_evaluator=dict(type='Accuracy', topk=topk)))
+    if fits:
+        check_configured_metrics(cfg, 'val')
+    else:
+        with pytest.raises(UserError, match=r'val_evaluator\.topk=.*: top \d needs .*num_classes is 2; set topk=1'):
+            check_configured_metrics(cfg, 'val')
+
+
 @pytest.mark.parametrize(
     'items, classes, message',
     [
