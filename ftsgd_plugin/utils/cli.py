@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 
 from .build_errors import build_failure
@@ -30,6 +31,8 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def wrapped() -> None:
+        # mmcv-lite recommends the full MMCV for a module of detectors, at every import.
+        warnings.filterwarnings('ignore', category=UserWarning, module=r'mmcv\.cnn\.bricks\.transformer')
         try:
             main()
             sys.stdout.flush()  # at the interpreter's end it could not be reported

@@ -49,7 +49,7 @@ def test_log_is_readable(cold):
     work_dir, console = cold
     (log,) = work_dir.glob('*/*.log')
     for text in (console, log.read_text()):
-        assert 'paramwise_options' not in text and 'is skipped since' not in text
+        assert 'paramwise_options' not in text and 'is skipped since' not in text and 'UserWarning' not in text
         assert 'Name of parameter - Initialization information' not in text
         assert re.search(r"freeze='embed'\n +trained +28 layers +301,314 parameters", text)
         assert re.search(r'Epoch\(train\) .* lr: \S+ +eta: \S+ .*loss: \S+ +memory: \d+', text)
