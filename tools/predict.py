@@ -23,7 +23,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('run', help='work directory, checkpoint, or config (with --checkpoint)')
     parser.add_argument('images', nargs='+', help='image files, directories, tables')
-    parser.add_argument('--out', required=True, help='table to write: .csv, .jsonl or .parquet')
+    parser.add_argument(
+        '--out', default='predictions.csv', help='table to write: .csv, .jsonl or .parquet (default: predictions.csv)'
+    )
     parser.add_argument('--checkpoint', help='checkpoint (default: best_*.pth, else the last epoch_*.pth)')
     parser.add_argument('--top-k', type=positive_int, help='write so many classes (default: all probabilities)')
     parser.add_argument('--metrics', metavar='PATH', help='JSON file for the metrics; needs labels')

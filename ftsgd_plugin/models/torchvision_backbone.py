@@ -65,12 +65,14 @@ class TorchvisionBackbone(PooledBackbone):
             raise UserError(f'weights={weights!r}: torchvision has no such weights of {model_name}, only {names}.')
         if grad_checkpointing:
             raise UserError(f'grad_checkpointing=True: torchvision cannot recompute activations of {model_name}.')
-        net = _build(model_name, {**_arguments(model_name, options[weights]), **kwargs})
+        arguments = {**_arguments(model_name, options[weights]), **kwargs}
+        net = _build(model_name, arguments)
         path, layer = _classifier(net)
         features = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
         net.set_submodule(path, nn.Identity())
         super().__init__(net, pretrained, channels_last, compile=compile)
         self.model_name, self.weights = model_name, options[weights].name
+        self.arguments = arguments  # of torchvision's builder
         self.num_features = features  # known without a traced pass
         self._classifier_path = path
 

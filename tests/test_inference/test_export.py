@@ -9,11 +9,12 @@ import pytest
 import torch
 from helpers.export_runs import CLASSES, pipeline, resize_and_crop, run_of, small_run
 from helpers.small_models import MMPRETRAIN_VIT, SMALL
+from mmengine.config import Config
 from PIL import Image
 
 from ftsgd_plugin.inference.export import export_run, target_names
 from ftsgd_plugin.inference.export.target import TOLERANCE, logits_of_run, write_images
-from ftsgd_plugin.inference.run import load_run
+from ftsgd_plugin.inference.run import build_model, load_run
 from ftsgd_plugin.utils.errors import UserError
 
 FAST = ('vit-b16', 'clip-vit-b16', 'convnext-b')
@@ -159,6 +160,56 @@ def test_transformers_reads_timm_networks(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', SMALL)
 def test_every_backbone_of_the_project_goes_everywhere(name, to, tmp_path):
     export(small_run(name), to, tmp_path / 'out')
+
+
+def test_torchvision_reads_its_networks(tmp_path, monkeypatch):
+    run = run_of(dict(type='TorchvisionBackbone', model_name='shufflenet_v2_x0_5'), 1024, pipeline(32))
+    export(run, 'torchvision', tmp_path / 'out')
+    found = run_usage(tmp_path / 'out', monkeypatch)
+    inputs, expected = logits_of_run(run, write_images(run, tmp_path))
+    with torch.no_grad():
+        torch.testing.assert_close(found['model'](inputs), expected, rtol=1e-4, atol=1e-4)
+    assert found['config']['label_names'] == list(CLASSES)
+
+
+def test_transformers_reads_its_own_networks(tmp_path, monkeypatch):
+    pytest.importorskip('transformers')
+    tiny = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    run = run_of(
+        dict(type='TransformersBackbone', model_name='vit', image_size=16, patch_size=8, **tiny), 16, pipeline(16)
+    )
+    export(run, 'transformers', tmp_path / 'out')
+    found = run_usage(tmp_path / 'out', monkeypatch)
+    assert type(found['model']).__name__ == 'ViTForImageClassification'
+    assert tuple(found['names'].values()) == CLASSES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name',
+    ['resnet18', 'vit_b_16', 'convnext_tiny', 'swin_t', 'densenet121', 'mobilenet_v3_small', 'googlenet'],
+)
+def test_every_family_of_torchvision_goes_home(name, tmp_path):
+    backbone = dict(type='TorchvisionBackbone', model_name=name)
+    features = build_model(Config(dict(model=dict(type='ImageClassifier', backbone=backbone)))).backbone.num_features
+    size = 224 if name.startswith('vit') else 64
+    export(run_of(backbone, features, pipeline(size)), 'torchvision', tmp_path / 'out')
+
+
+@pytest.mark.slow
+def test_what_the_library_cannot_load_leaves_nothing_behind(tmp_path):
+    """torchvision's MNASNet wants a version number that safetensors files do not hold."""
+    run = run_of(dict(type='TorchvisionBackbone', model_name='mnasnet0_5'), 1280, pipeline(64))
+    with pytest.raises(UserError, match=r'--to torchvision: the export cannot be loaded back \(version should'):
+        export(run, 'torchvision', tmp_path / 'out')
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_convolution_as_the_classifier_is_refused(tmp_path):
+    run = run_of(dict(type='TorchvisionBackbone', model_name='squeezenet1_1'), 512, pipeline(64))
+    with pytest.raises(UserError, match='torchvision builds squeezenet1_1 differently'):
+        export(run, 'torchvision', tmp_path / 'out')
+    assert not list(tmp_path.iterdir())
 
 
 def resnet_run():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ...utils.errors import UserError
+from ...utils.errors import UserError, one_line
 from ...utils.files import atomic_directory, write_text
 from ..images import find_images
 from ..run import FinishedRun
@@ -68,6 +68,8 @@ def export_run(
     """
     target = _target(to)
     _check(run, target)
+    for module in run.model.modules():
+        module._compiled_call_impl = None  # of the option compile: what is exported is the network itself
     directory = Path(out) if out is not None else run.checkpoint.parent / f'export-{to}'
     with atomic_directory(directory) as temporary, tempfile.TemporaryDirectory() as scratch:
         if images:
@@ -110,9 +112,17 @@ def _compare(
     expected: torch.Tensor,
 ) -> tuple[float, str]:
     """The largest difference of a logit after loading back, and what the comparison started from."""
-    read, used = target.read(run, directory), _Watched(files)
-    with torch.no_grad():
-        found = read(used, inputs)
+    used = _Watched(files)
+    try:
+        with torch.no_grad():
+            found = target.read(run, directory)(used, inputs)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = one_line(error, first=True, limit=200)
+        raise UserError(
+            f'--to {target.name}: the export cannot be loaded back ({reason}); nothing is written. Report this network.'
+        ) from error
     difference = float((found - expected).abs().max()) if found.shape == expected.shape else float('inf')
     largest = max(1.0, float(expected.abs().max()))
     if not difference <= TOLERANCE * largest:

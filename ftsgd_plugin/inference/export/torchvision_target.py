@@ -32,41 +32,32 @@ def _fits(run: FinishedRun) -> bool:
 def _write(run: FinishedRun, directory: Path) -> list[str]:
     import torchvision
 
-    cfg, linear = run.cfg.model.backbone, last_linear(run)
-    if type_name(cfg) == 'ResNet':
-        name, args, state = f'resnet{run.model.backbone.depth}', {}, run.model.backbone.state_dict()
+    backbone, linear = run.model.backbone, last_linear(run)
+    if type_name(run.cfg.model.backbone) == 'ResNet':
+        name, args, state = f'resnet{backbone.depth}', {}, backbone.state_dict()
     else:
-        ours = (
-            'type',
-            '_scope_',
-            'model_name',
-            'pretrained',
-            'weights',
-            'channels_last',
-            'grad_checkpointing',
-            'compile',
-        )
-        args = {key: plain(value) for key, value in cfg.items() if key not in ours}
-        name, state = cfg.model_name, run.model.backbone.net.state_dict()
+        name, args, state = backbone.model_name, plain(backbone.arguments), backbone.net.state_dict()
     model = torchvision.models.get_model(name, weights=None, num_classes=len(run.classes), **args)
     missing, unexpected = model.load_state_dict(state, strict=False)
     places = [place for place, module in model.named_modules() if f'{place}.weight' in missing]
-    if unexpected or len(places) != 1 or set(missing) != {f'{places[0]}.weight', f'{places[0]}.bias'}:
+    names = {f'{place}.{kind}' for place in places for kind in ('weight', 'bias')}
+    if (
+        unexpected
+        or len(places) != 1
+        or set(missing) != names
+        or not isinstance(model.get_submodule(places[0]), nn.Linear)
+    ):
         differing = next(iter([*unexpected, *missing]), 'no classifier')
         raise UserError(f'{run.cfg.filename}: torchvision builds {name} differently ({differing}); export to onnx.')
-    _fill(model.get_submodule(places[0]), linear)
+    with torch.no_grad():
+        model.get_submodule(places[0]).weight.copy_(linear.weight)
+        model.get_submodule(places[0]).bias.copy_(linear.bias)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, directory / 'model.safetensors')
     content = {'architecture': name, 'args': args, 'num_classes': len(run.classes), 'label_names': list(run.classes)}
     if run.preprocessing is not None:
         content['preprocessing'] = run.preprocessing.as_meta()
     (directory / 'config.json').write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n')
     return [Logits.INPUT]
-
-
-def _fill(classifier: nn.Module, linear: nn.Linear) -> None:
-    with torch.no_grad():
-        classifier.weight.copy_(linear.weight.reshape(classifier.weight.shape))
-        classifier.bias.copy_(linear.bias)
 
 
 def _read(run: FinishedRun, directory: Path) -> Reader:
