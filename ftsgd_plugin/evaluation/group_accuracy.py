@@ -142,7 +142,9 @@ class GroupAccuracy(BaseMetric):
             'ood': self.ood,
             **{f'split/{s}': {'split': s} for s in sorted({s for s, _ in cells})},
         }
+        known: dict[str, dict[str, float | None]] = {}  # the ID and OOD data are often whole splits
         for key, subset in subsets.items():
+            values = known.get(repr(subset)) or known.setdefault(repr(subset), {})
             chosen, weights = splits == subset['split'], None
             if 'groups' in subset:
                 chosen &= np.isin(groups, list(map(str, subset['groups'])))
@@ -160,9 +162,10 @@ class GroupAccuracy(BaseMetric):
                 weights,
             )
             for name in self.items:
-                value = FURTHER[name](found)
-                if value is not None:
-                    yield f'{key}/{name}', float(value)
+                if name not in values:
+                    values[name] = FURTHER[name](found)
+                if values[name] is not None:
+                    yield f'{key}/{name}', float(values[name])
                 elif f'{key}/{name}' not in self._undefined:
                     self._undefined.add(f'{key}/{name}')
                     print_log(

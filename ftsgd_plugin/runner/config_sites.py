@@ -205,6 +205,10 @@ class _Walk:
         for name in ('val_evaluator', 'test_evaluator'):
             part = self.cfg.get(name)
             if isinstance(part, Mapping) and 'metrics' in part:
+                if type_name(part) == 'GroupAccuracy':
+                    raise UserError(
+                        f'{name}.metrics: MMEngine keeps this key for lists of evaluators; write items=[...].'
+                    )
                 yield from self.site(name, part, EVALUATOR, default='Evaluator')
                 part, name = part['metrics'], f'{name}.metrics'
             for key, metric in _each(name, part):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 from helpers.authors import record
+from PIL import Image
 
 from ftsgd_plugin.records import write_record
 from ftsgd_plugin.results.aggregate import read_results
@@ -58,7 +59,13 @@ def test_the_best_rate_is_that_with_the_lowest_error(runs):
     assert losses['id_mean_loss'].to_dict() == pytest.approx({'sgd': 5.0, 'freeze-embed': 5.0})
 
 
-def test_tools_name_the_metric_in_tables_figures_and_the_page(runs, tmp_path, run_tool):
+def test_tools_name_the_metric_in_tables_figures_and_the_page(runs, tmp_path, run_tool, monkeypatch):
+    def save(figure, path, **options):  # drawing is tested below, and rendering elsewhere
+        Path(path).parent.mkdir(exist_ok=True)
+        Image.new('RGB', (1, 1)).save(path)
+        return Path(path)
+
+    monkeypatch.setattr('ftsgd_plugin.results.plots.save_figure', save)
     assert run_tool('tables', runs, '--metric', 'ece', '--out', tmp_path / 'out')[0] == 0
     assert 'rule: epoch and learning rate selected by ID expected calibration error.' in run_tool.stdout
     assert 'ID expected calibration error, mean over the grid' in run_tool.stdout

@@ -153,6 +153,7 @@ HOOKS = {
     'default_hooks = dict(checkpoint=dict(save_best="ood/accuracy"))': "is of the OOD data, which must not select",
     'val_evaluator = dict(items=["ece"])\ndefault_hooks = dict(checkpoint=dict(save_best="id/ece"))':
         "save_best='id/ece' with rule='greater': of this metric the greater value is worse; set rule='less'",
+    'val_evaluator = dict(metrics=["ece"])': 'val_evaluator.metrics: MMEngine keeps this key',
     'val_evaluator = dict(items=["acc"])': "val_evaluator.items='acc': there is no such metric",
     'default_hooks = dict(checkpoint=dict(save_bset="id/accuracy"))': "did you mean 'save_best'?",
     'default_hooks = dict(checkpoint=dict(rule="bigger"))': 'checkpoint',
