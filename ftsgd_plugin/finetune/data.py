@@ -104,6 +104,8 @@ def find_data(options: Options, unreadable: dict[str, str] | None = None) -> Dat
         seed=options.seed,
     )
     layout.check()
+    if layout.id not in layout.splits:
+        raise UserError(f'{path}: has no split {layout.id!r} to select by; give it a share with --split-fractions.')
     if unreadable is None:
         unreadable = look_through(layout)
     return Data(path.stem if path.is_file() else path.name, layout, unreadable)

@@ -28,7 +28,7 @@ from .measure import Measured, measure
 from .model import find_model
 from .options import AUTO, Options
 from .progress import ProgressHook, metrics_text, show
-from .runs import free_memory, output_in, run_task, training_task, warnings_on_terminal
+from .runs import REPLACED, free_memory, output_in, run_task, training_task, warnings_on_terminal
 from .search import Searched, describe_search, search_rates
 from .state import State
 from .time_plan import DEFAULT_EPOCHS, Costs, TimePlan, plan_time, rates_to_try
@@ -203,7 +203,7 @@ class _Finetuning:
         show('training', f'{method_label(self.measured.method)}, lr {format_rate(self.lr)}; {where}')
         keys = [self.options.metric, self._held_out_metric()]
         lines = ProgressHook(keys, held_out=self.data.held_out_label)
-        if failure := run_task(task, [lines]):
+        if failure := run_task(task, self.directory / REPLACED, [lines]):
             raise UserError(f'{task.directory / LOG}: {failure}')
         if has_diverged(task):
             raise DivergedError(f'{task.directory}: training diverges at lr {format_rate(self.lr)}; give a lower --lr.')
@@ -229,9 +229,8 @@ class _Finetuning:
     def finish(self) -> Result:
         """Write the report and print where everything is."""
         report = self.directory / REPORT
-        write_report(
-            [self.directory / TRAINING], report, title=f'{self.model.name} on {self.data.name}', command=self.command
-        )
+        title, metric = f'{self.model.name} on {self.data.name}', self.options.metric.partition('/')[2]
+        write_report([self.directory / TRAINING], report, title=title, command=self.command, metric=metric)
         show('report', str(report))
         keys = [self.options.metric, self._held_out_metric()]
         run = self.directory / TRAINING

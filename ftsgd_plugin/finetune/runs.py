@@ -22,7 +22,10 @@ from ..sweep.plan import Run
 from ..sweep.ray_backend import LOG
 from ..sweep.runs import CONFIG, SETTLED, Task, prepare, task_in
 from ..utils.cli import line_for_users
+from ..utils.errors import UserError
+from .progress import show
 
+REPLACED = 'replaced'  # in the work directory: runs of other configs
 _counter = itertools.count()
 
 
@@ -62,8 +65,14 @@ def search_task(cfg: Config, directory: Path, lr: float, epochs: int) -> Task:
     return training_task(cfg, directory / f'lr{format_rate(lr)}')
 
 
-def run_task(task: Task, hooks: Sequence[Hook] = (), keep_checkpoints: bool = True) -> str:
+def run_task(task: Task, aside: Path, hooks: Sequence[Hook] = (), keep_checkpoints: bool = True) -> str:
     """Train a task or resume it, in this process; its output goes to ``run.log`` in its directory.
+
+    Args:
+        task: The task.
+        aside: Where its directory is moved if it holds the run of another config.
+        hooks: See :func:`ftsgd_plugin.runner.run.train`.
+        keep_checkpoints: Whether the weights are kept.
 
     Returns:
         str: The line of a failure; ``''`` without one, and for a run that has diverged.
@@ -73,15 +82,19 @@ def run_task(task: Task, hooks: Sequence[Hook] = (), keep_checkpoints: bool = Tr
     """
     if task.state in SETTLED:
         return ''
-    prepare(task)
+    if moved := prepare(task, aside):
+        show('', f'{task.directory}: is of another config; it is {moved} now')
+    status, line = 2, ''
     try:
         with output_in(task.directory / LOG):
             train(str(task.directory / CONFIG), work_dir=str(task.directory), resume=True, hooks=hooks)
-        status, line = 0, ''
+        status = 0
+    except torch.OutOfMemoryError:
+        line = 'the memory of the GPU is too small; give a smaller --batch-size or --image-size'
     except Exception as error:
-        if (line := line_for_users(error)) is None:
+        line = line_for_users(error) or ''
+        if not line:
             raise
-        status = 2
     finally:
         free_memory()
     return conclude(task, status, line, keep_checkpoints)
@@ -116,6 +129,11 @@ def best_rate(records: dict[float, RunRecord], metric: str) -> float | None:
     Args:
         records: Rate -> the record of its run; those that have diverged do not count.
         metric: An ID metric.
+
+    Raises:
+        UserError: A run has no value of it.
     """
     finished = {lr: [record.selected] for lr, record in records.items() if record.status == 'finished'}
+    if any(None in selected for selected in finished.values()):
+        raise UserError(f'--metric {metric}: is not defined on the validation images, which may be of one class.')
     return select_lr(finished, id_metric=metric) if finished else None

@@ -11,7 +11,7 @@ from ..sweep.ray_backend import LOG
 from ..utils.errors import DivergedError, UserError
 from ..utils.format import format_duration
 from .progress import ProgressHook, metrics_text, show
-from .runs import best_rate, run_task, search_task
+from .runs import REPLACED, best_rate, run_task, search_task
 from .time_plan import Costs, TimePlan, epochs_that_fit, search_may_go_on
 
 
@@ -69,7 +69,8 @@ def search_rates(
             break
         label = f'[{number}/{len(plan.rates)}] lr {format_rate(lr)}'
         task = search_task(cfg, directory, lr, plan.search_epochs)
-        if failure := run_task(task, [ProgressHook((), lines=False, label=label)], keep_checkpoints=False):
+        bar = ProgressHook((), lines=False, label=label)
+        if failure := run_task(task, directory.parent / REPLACED, [bar], keep_checkpoints=False):
             raise UserError(f'{task.directory / LOG}: {failure}')
         records[lr] = record = read_record(task.directory)
         seconds = record.resources.get('seconds', 0.0)

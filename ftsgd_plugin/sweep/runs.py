@@ -134,13 +134,17 @@ def _record_of(directory: Path) -> RunRecord | None:
         return None
 
 
-def prepare(task: Task) -> Path | None:
+def prepare(task: Task, aside: Path | None = None) -> Path | None:
     """Prepare a run's directory for starting or resuming.
+
+    Args:
+        task: The run.
+        aside: Where an old directory of another config is moved. Default: ``replaced`` in the directory of the sweep.
 
     Returns:
         Path | None: The new place of an old directory of another config.
     """
-    moved = _move_aside(task.directory) if task.state == 'changed' else None
+    moved = _move_aside(task.directory, aside) if task.state == 'changed' else None
     settings = task.config.to_dict()
     text = f'"""{task.run.name}, written by tools/sweep.py."""\n\n'
     text += ''.join(f'{key} = {pformat(value, width=116, sort_dicts=False)}\n' for key, value in settings.items())
@@ -148,9 +152,9 @@ def prepare(task: Task) -> Path | None:
     return moved
 
 
-def _move_aside(directory: Path) -> Path:
+def _move_aside(directory: Path, aside: Path | None) -> Path:
     """Move a directory to where the tables, which look for ``record.json``, do not find it."""
-    aside = directory.parents[1] / 'replaced'
+    aside = aside or directory.parents[1] / 'replaced'
     aside.mkdir(parents=True, exist_ok=True)
     number = 1
     while (target := aside / f'{directory.name}.{number}').exists():

@@ -1,6 +1,7 @@
 """Models of every library become a config that fits: features, image size, preprocessing, weights."""
 
 import pytest
+import torch
 
 from ftsgd_plugin.finetune.config import test_pipeline, train_pipeline
 from ftsgd_plugin.finetune.model import find_model
@@ -15,8 +16,8 @@ def model(name: str, **options):
 @pytest.mark.parametrize(
     'name, size, features, crop_pct, interpolation, neck',
     [
-        ('timm/vit_tiny_patch16_224', 32, 192, 0.9, 'bicubic', ''),
-        ('timm/resnet10t', 64, 512, 0.875, 'bicubic', ''),
+        ('timm/test_vit', 64, 64, 0.95, 'bicubic', ''),
+        ('timm/test_resnet', 96, 96, 0.95, 'bilinear', ''),
         ('torchvision/squeezenet1_1', 64, 512, 0.875, 'bilinear', ''),
         ('mmpretrain/resnet18_8xb32_in1k', 64, 512, 0.875, 'bilinear', 'GlobalAveragePooling'),
     ],
@@ -34,11 +35,11 @@ def test_a_network_of_a_library(name, size, features, crop_pct, interpolation, n
 
 def test_a_part_takes_another_file_and_no_weights(tmp_path):
     weights = tmp_path / 'weights.pth'
-    weights.touch()
+    torch.save({'backbone.cls_token': torch.zeros(1, 1, 64)}, weights)  # of a whole classifier
     assert model('vit-tiny', pretrained=True).backbone == {}
-    found = model('clip-vit-b16', pretrained=str(weights))
-    assert found.backbone == {'pretrained': str(weights)} and found.interpolation == 'bicubic'
     assert model('vit-tiny').backbone == {'init_cfg': None}
+    changed = model('vit-tiny', pretrained=str(weights)).backbone
+    assert changed == {'init_cfg': dict(type='Pretrained', checkpoint=str(weights), prefix='backbone.')}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_a_part_takes_another_file_and_no_weights(tmp_path):
         ('torchvison/resnet50', {}, 'did you mean torchvision/resnet50'),
         ('resnet51', {}, 'timm/resnet50'),
         ('clip-vit-b61', {}, "did you mean 'clip-vit-b16'"),
-        ('timm/vit_tiny_patch16_224', {'image_size': 8}, '--image-size 8: the model does not take it ('),
+        ('torchvision/squeezenet1_1', {'image_size': 8}, '--image-size 8: the model does not take it ('),
     ],
 )
 def test_what_does_not_exist_or_fit_is_one_line(name, options, said):

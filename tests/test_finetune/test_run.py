@@ -11,8 +11,9 @@ from mmpretrain.registry import DATASETS
 
 from ftsgd_plugin.checkpoint.io import read_weights
 from ftsgd_plugin.finetune import run as module
+from ftsgd_plugin.finetune import search
 from ftsgd_plugin.finetune.progress import ProgressHook
-from ftsgd_plugin.records import read_record
+from ftsgd_plugin.records import RunRecord, read_record
 from ftsgd_plugin.runner.build import read_config
 from ftsgd_plugin.runner.config_check import check_config, check_keys
 from ftsgd_plugin.utils.errors import DivergedError, UserError
@@ -52,7 +53,7 @@ def test_search_sees_nothing_that_is_held_out(whole):
 def test_finished_it_trains_nothing_again(whole, fine_tune, monkeypatch, capsys):
     result, printed = whole
     monkeypatch.setattr(module, 'write_report', lambda *args, **options: None)
-    monkeypatch.setattr(module, 'run_task', lambda task, hooks: '' if task.state == 'finished' else 'was run again')
+    monkeypatch.setattr(module, 'run_task', lambda task, *_: '' if task.state == 'finished' else 'was run again')
     assert fine_tune(result.directory) == result
     again = capsys.readouterr().out
     assert 'done before' in again and again.splitlines()[-3:] == printed.splitlines()[-3:]
@@ -83,35 +84,37 @@ def test_dry_run_stops_before_training(fine_tune, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / 'a').iterdir()) == ['config.py', 'finetune.json', 'finetune.lock']
 
 
-def weights_of(result) -> dict[str, torch.Tensor]:
-    return read_weights(str(result.checkpoint))
-
-
 def test_interrupted_it_goes_on_to_the_same_weights(whole, fine_tune, tmp_path, monkeypatch):
+    """In the training; tests/test_tools/test_finetune.py interrupts the search too."""
     whole, _ = whole
+    shutil.copytree(whole.directory, tmp_path / 'parts')
+    shutil.rmtree(tmp_path / 'parts/training')
+    state = json.loads((tmp_path / 'parts/finetune.json').read_text())
+    del state['steps']['evaluation']
+    (tmp_path / 'parts/finetune.json').write_text(json.dumps(state))
     monkeypatch.setattr(module, 'write_report', lambda *args, **options: None)
     after_train_iter, steps = ProgressHook.after_train_iter, []
 
-    def stop_at_some(self, runner, batch_idx, data_batch=None, outputs=None):
+    def stop_once(self, runner, batch_idx, data_batch=None, outputs=None):
         after_train_iter(self, runner, batch_idx, data_batch, outputs)
         steps.append(runner.iter)
-        if len(steps) in (2, 7):  # in the first run of the search, and in the training: 3 steps each
+        if len(steps) == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(ProgressHook, 'after_train_iter', stop_at_some)
-    for _ in range(2):
-        with pytest.raises(Interrupted) as stop:
-            fine_tune(tmp_path / 'parts')
-        assert stop.value.code == 128 + signal.SIGTERM
-        assert stop.value.message.endswith(
-            'interrupted by SIGTERM; nothing is lost: start the same command again to continue'
-        )
+    monkeypatch.setattr(ProgressHook, 'after_train_iter', stop_once)
+    with pytest.raises(Interrupted) as stop:
+        fine_tune(tmp_path / 'parts')
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert stop.value.message.endswith(
+        'interrupted by SIGTERM; nothing is lost: start the same command again to continue'
+    )
     parts = fine_tune(tmp_path / 'parts')
-    assert len(steps) == 9  # no step was taken twice
+    assert steps == [0, 1, 2]  # no step was taken twice
     assert (parts.lr, parts.metrics) == (whole.lr, whole.metrics)
-    expected = weights_of(whole)
-    assert weights_of(parts).keys() == expected.keys()
-    assert all(torch.equal(value, expected[name]) for name, value in weights_of(parts).items())
+    expected = read_weights(str(whole.checkpoint))
+    found = read_weights(str(parts.checkpoint))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 def test_an_edited_config_is_not_overwritten(fine_tune, tmp_path):
@@ -150,10 +153,28 @@ def test_unreadable_images_are_listed_and_left_out(fine_tune, own_root, tmp_path
     assert sum(len(DATASETS.build({**one, 'pipeline': []})) for one in datasets) == 38
 
 
+def test_another_metric_selects(fine_tune, tmp_path):
+    fine_tune(tmp_path / 'a', metric='id/macro_f1', dry_run=True)
+    cfg = read_config(str(tmp_path / 'a/config.py'))
+    check_config(cfg)
+    assert tuple(cfg.val_evaluator['items']) == ('macro_f1',)
+    assert (cfg.default_hooks.checkpoint.save_best, cfg.default_hooks.checkpoint.rule) == ('id/macro_f1', 'greater')
+
+
 def test_all_rates_diverge_is_one_line(fine_tune, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, 'rates_to_try', lambda method: [1e30, 1e31])
-    with pytest.raises(DivergedError, match=r'diverges at every learning rate \(1e\+30, 1e\+31\); give a lower --lr'):
+    diverged = RunRecord('vit-tiny', 'freeze-embed', 'own', 1e-3, 0, '', 'diverged', [])
+    monkeypatch.setattr(search, 'run_task', lambda *args, **options: '')
+    monkeypatch.setattr(search, 'read_record', lambda directory: diverged)
+    with pytest.raises(DivergedError, match=r'diverges at every learning rate \(1e-3, 1e-2\); give a lower --lr'):
         fine_tune(tmp_path / 'a')
+
+
+def test_a_metric_without_a_value_is_one_line(fine_tune, monkeypatch, tmp_path):
+    undefined = RunRecord('vit-tiny', 'freeze-embed', 'own', 1e-3, 0, '', 'finished', [{'id/accuracy': 1.0}])
+    monkeypatch.setattr(search, 'run_task', lambda *args, **options: '')
+    monkeypatch.setattr(search, 'read_record', lambda directory: undefined)
+    with pytest.raises(UserError, match='--metric id/auroc: is not defined on the validation images'):
+        fine_tune(tmp_path / 'a', metric='id/auroc')
 
 
 @pytest.mark.parametrize(
@@ -163,6 +184,10 @@ def test_all_rates_diverge_is_one_line(fine_tune, monkeypatch, tmp_path):
         ({'hold_out': ('skech',)}, "did you mean 'sketch'"),
         ({'split_fractions': (0.5, 0.2)}, '--split-fractions 0.5 0.2: give two or three shares that add up to 1'),
         ({'time': 0.9}, '--time: one epoch of training takes about'),
+        (
+            {'split_fractions': (0.9, 0.0, 0.1)},
+            "has no split 'val' to select by; give it a share with --split-fractions",
+        ),
     ],
 )
 def test_bad_input_is_found_before_training(fine_tune, tmp_path, options, said):
