@@ -58,6 +58,8 @@ class Plan:
         model_seeds: Seeds of some models.
         epochs: Epochs of every run. Default: as in the configs.
         data_roots: Directory of each dataset. Default: as in the configs.
+        image_size: Side of the images in pixels. Default: as in the configs.
+        dataset_options: Overrides of the configs of a dataset, by dotted key.
     """
 
     models: list[str]
@@ -67,6 +69,8 @@ class Plan:
     model_seeds: dict[str, list[int]] = field(default_factory=dict)
     epochs: int | None = None
     data_roots: dict[str, str] = field(default_factory=dict)
+    image_size: int | None = None
+    dataset_options: dict[str, dict] = field(default_factory=dict)
 
     def runs(self) -> list[Run]:
         """Every run, the first seed of everything first."""
@@ -78,6 +82,10 @@ class Plan:
             if n < len(seeds[model])
             for lr in self.lrs[method]
         ]
+
+
+# Of the keys that an earlier version did not write.
+_DEFAULTS = {'image_size': None, 'dataset_options': {}}
 
 
 def read_plan(path: str) -> Plan:
@@ -115,6 +123,7 @@ def check_plan(plan: Plan, path: str) -> None:
         'seeds': (list, plan.seeds),
         'model_seeds': (dict, plan.model_seeds),
         'data_roots': (dict, plan.data_roots),
+        'dataset_options': (dict, plan.dataset_options),
     }
     for key, (kind, value) in listed.items():
         if not isinstance(value, kind):
@@ -126,6 +135,10 @@ def check_plan(plan: Plan, path: str) -> None:
         _check_member(path, 'model_seeds', key, plan.models)
     for key in plan.data_roots:
         _check_member(path, 'data_roots', key, plan.datasets)
+    for key, options in plan.dataset_options.items():
+        _check_member(path, 'dataset_options', key, plan.datasets)
+        if not isinstance(options, dict):
+            raise UserError(f'{path}: dataset_options[{key!r}] must be a dict, not {options!r}; give dotted keys.')
     for model, method, dataset in itertools.product(plan.models, plan.lrs, plan.datasets):
         config_path(f'{model}_{method}_{dataset}')
     for method, grid in plan.lrs.items():
@@ -142,8 +155,10 @@ def check_plan(plan: Plan, path: str) -> None:
             if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
                 raise UserError(f'{path}: {where}: {seed!r} is not a whole number from 0 up; correct it.')
         _no_duplicate(f'{path}: {where}', seeds)
-    if plan.epochs is not None and (not isinstance(plan.epochs, int) or plan.epochs < 1):
-        raise UserError(f'{path}: epochs: {plan.epochs!r} is not a positive whole number; correct it or leave it out.')
+    for key in ('epochs', 'image_size'):
+        value = getattr(plan, key)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UserError(f'{path}: {key}: {value!r} is not a positive whole number; correct it or leave it out.')
 
 
 def claim_directory(plan: Plan, out: str | os.PathLike) -> None:
@@ -159,7 +174,7 @@ def claim_directory(plan: Plan, out: str | os.PathLike) -> None:
             found = json.loads(path.read_text())
         except ValueError:
             found = {}
-        if different := [key for key in content if found.get(key) != content[key]]:
+        if different := [key for key in content if found.get(key, _DEFAULTS.get(key)) != content[key]]:
             raise UserError(
                 f'{path}: belongs to another plan ({", ".join(different)} differ); choose another directory, or remove '
                 'that file to continue here: finished runs that both plans have are kept.'

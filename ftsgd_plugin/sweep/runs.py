@@ -16,6 +16,7 @@ from ..runner.build import merge_cfg_options, read_config
 from ..utils.errors import UserError
 from ..utils.files import temporary_name, write_text
 from ..utils.paths import PREVIOUS, config_path
+from .image_size import set_image_size
 from .plan import Plan, Run
 
 CONFIG = 'config.py'
@@ -55,7 +56,7 @@ def run_config(plan: Plan, run: Run, directory: Path, cfg_options: dict | None =
     """The full config of a run.
 
     Args:
-        plan: Gives epochs and data roots.
+        plan: Gives epochs, data roots, image size and options of the dataset.
         run: The run.
         directory: Its work directory.
         cfg_options: Overrides of the command line, merged last.
@@ -72,6 +73,9 @@ def run_config(plan: Plan, run: Run, directory: Path, cfg_options: dict | None =
         for loader in LOADERS:
             for dataset in cfg[loader].dataset.get('datasets', [cfg[loader].dataset]):
                 dataset.data_root = root
+    if plan.image_size is not None:
+        set_image_size(cfg, plan.image_size)
+    merge_cfg_options(cfg, run.config, plan.dataset_options.get(run.dataset))
     for key in ('load_from', 'resume'):
         if key in (cfg_options or {}):
             raise UserError(f'--cfg-options {key}: a sweep resumes its runs itself; set weights in the model part.')

@@ -63,7 +63,7 @@ def test_name_of_a_run_holds_its_settings():
         (dict(epochs=0), 'epochs: 0 is not a positive whole number; correct it or leave it out.'),
         (
             dict(budget=1),
-            "'budget' is not a key of a plan; its keys are data_roots, datasets, epochs, lrs, model_seeds,",
+            "'budget' is not a key of a plan; its keys are data_roots, dataset_options, datasets, epochs,",
         ),
     ],
 )
