@@ -42,6 +42,13 @@ class Data:
         return '' if self.layout.ood == self.layout.id else self.layout.ood
 
     @property
+    def ood_note(self) -> str:
+        """What the report's OOD numbers are of."""
+        if self.layout.held_out:
+            return self.held_out_label
+        return f'split {self.layout.ood}, nothing is held out'
+
+    @property
     def validated(self) -> list[str]:
         """The splits that every epoch evaluates."""
         return list(dict.fromkeys([self.layout.id, self.layout.ood]))

@@ -18,6 +18,7 @@ from ..runner.build import read_config
 from ..runner.run import test
 from ..sweep.ray_backend import LOG
 from ..sweep.runs import has_diverged
+from ..utils.cli import launch_rank
 from ..utils.errors import DivergedError, UserError
 from ..utils.files import write_text
 from ..utils.format import format_bytes, format_duration
@@ -89,6 +90,11 @@ def finetune(
     Examples:
         >>> finetune(Options('data/pets', 'timm/vit_small_patch14_dinov2.lvd142m', time=7200.0)).metrics['id/accuracy']
     """
+    if launch_rank() is not None:
+        raise UserError(
+            'tools/finetune.py: is one process; start it alone, and train the config that it writes with '
+            'tools/dist_train.sh.'
+        )
     directory = Path(work_dir or default_directory(options))
     state = State.open(directory, options.as_data())
     warnings_on_terminal()
@@ -229,7 +235,8 @@ class _Finetuning:
     def finish(self) -> Result:
         """Write the report and print where everything is."""
         report = self.directory / REPORT
-        title, metric = f'{self.model.name} on {self.data.name}', self.options.metric.partition('/')[2]
+        title = f'{self.model.name} on {self.data.name} (OOD: {self.data.ood_note})'
+        metric = self.options.metric.partition('/')[2]
         write_report([self.directory / TRAINING], report, title=title, command=self.command, metric=metric)
         show('report', str(report))
         keys = [self.options.metric, self._held_out_metric()]

@@ -37,7 +37,7 @@ def test_from_images_to_weights(whole):
     assert {key: metrics[key] for key in record.selected} == record.selected  # of the weights that were saved
     assert metrics.keys() - record.selected.keys() == {'split/test'}
     page = (directory / 'report.html').read_text()
-    assert 'vit-tiny on own' in page and 'a command' in page
+    assert 'vit-tiny on own (OOD: held out (sketch))' in page and 'a command' in page
 
 
 def test_search_sees_nothing_that_is_held_out(whole):
@@ -151,6 +151,34 @@ def test_unreadable_images_are_listed_and_left_out(fine_tune, own_root, tmp_path
     assert cfg.train_dataloader.dataset.exclude == ['photo/cat/0.png', 'sketch/dog/3.png']
     datasets = [cfg.train_dataloader.dataset, *cfg.test_dataloader.dataset.datasets]
     assert sum(len(DATASETS.build({**one, 'pipeline': []})) for one in datasets) == 38
+
+
+def test_splits_are_no_classes_and_a_class_keeps_its_label(fine_tune, own_root, tmp_path, capsys):
+    """Directories of splits, a class that a split lacks, a hidden directory, and a path one level too high."""
+    root = tmp_path / 'download/animals'
+    for k, (split, label) in enumerate([(s, c) for s in ('training', 'valid') for c in ('dog', 'cat', 'ant')]):
+        if (split, label) != ('valid', 'ant'):
+            (root / split / label).mkdir(parents=True)
+            for i in range(4):
+                shutil.copy(own_root / f'photo/{"cat" if k % 2 else "dog"}/{i}.png', root / split / label / f'{i}.png')
+    (root / '.ipynb_checkpoints/cat').mkdir(parents=True)
+    shutil.copy(own_root / 'photo/cat/0.png', root / '.ipynb_checkpoints/cat/0.png')
+    fine_tune(tmp_path / 'a', data=tmp_path / 'download', dry_run=True, hold_out=(), split_fractions=None)
+    printed = capsys.readouterr().out
+    assert '20 images of 3 classes' in printed and 'val has no image of 1 classes: ant' in printed
+    assert str(root) in printed
+    cfg = read_config(str(tmp_path / 'a/config.py'))
+    datasets = [cfg.train_dataloader.dataset, *cfg.val_dataloader.dataset.datasets]
+    built = [DATASETS.build({**one, 'pipeline': []}) for one in datasets]
+    assert {tuple(dataset.metainfo['classes']) for dataset in built} == {('ant', 'cat', 'dog')}
+    assert [len(dataset) for dataset in built] == [12, 8] and set(built[1].get_gt_labels()) == {1, 2}
+
+
+def test_several_processes_are_refused(fine_tune, tmp_path, monkeypatch):
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(UserError, match='is one process; start it alone'):
+        fine_tune(tmp_path / 'a')
 
 
 def test_another_metric_selects(fine_tune, tmp_path):

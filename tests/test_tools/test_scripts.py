@@ -195,6 +195,7 @@ PROGRAMS = sorted(path.stem for path in (ROOT / 'tools').glob('*.py'))
 NEED_THE_STACK = {
     'demo': [],
     'diagnose': ['c.py'],
+    'finetune': ['images', '--model', 'vit-tiny'],
     'layer_grads': ['c.py'],
     'print_layers': ['c.py'],
     'resources': ['c.py'],
