@@ -11,6 +11,7 @@ from ..utils.errors import UserError, one_line
 from .csv_reader import open_text
 from .image_names import SUFFIXES
 from .readers import read_rows
+from .readers.saved import image_columns, is_saved, label_columns, open_saved
 from .readers.trees import subdirectories
 from .source import TABLE_SUFFIXES, parse_columns
 from .splits import is_split, split_name
@@ -52,19 +53,46 @@ def find_table(root: Path, given: Mapping) -> tuple[Path, dict, list[str]] | Non
     elif 'table' in given:
         tables = {'': given['table']} if isinstance(given['table'], str) else dict(given['table'])
     else:
-        tables = _tables_of(root)
+        tables = _saved_of(root) or _tables_of(root)
     if not tables:
         return None
     options = {key: value for key, value in given.items() if key != 'table'}
     first = next(iter(tables.values()))
     notes = [f'table: {", ".join(tables.values())}']
-    if not first.lower().endswith('.txt'):
+    if is_saved(str(root / first)):
+        options |= _of_saved(root, tables, options)
+        notes = [f'saved by datasets: {", ".join(tables) if "" not in tables else "one data set"}']
+    elif not first.lower().endswith('.txt'):
         options['columns'] = _name_columns(str(root / first), options.get('columns') or {})
         notes.append('columns: ' + ', '.join(f'{key} = {name}' for key, name in options['columns'].items()))
-    options['table'] = tables.get('', tables) if '' in tables else tables
-    if 'images' not in options:
+    if is_saved(str(root / first)):
+        notes.append('columns: ' + ', '.join(f'{key} = {name}' for key, name in options['columns'].items()))
+    options['table'] = tables.get('', tables)
+    if 'images' not in options and not is_saved(str(root / first)):
         options |= _find_images(root, tables, options, notes)
     return root, options, notes
+
+
+def _saved_of(root: Path) -> dict[str, str]:
+    """The splits of a data set that ``datasets`` has saved, or the single one."""
+    if is_saved(str(root)):
+        return {'': '.'}
+    if not (root / 'dataset_dict.json').is_file():
+        return {}
+    return {split_name(name): name for name in subdirectories(root) if is_saved(str(root / name))}
+
+
+def _of_saved(root: Path, tables: Mapping[str, str], options: Mapping) -> dict:
+    """Columns of a saved data set, by their types and then by their names, and where its images are."""
+    first = str(root / next(iter(tables.values())))
+    columns = dict(options.get('columns') or {})
+    for key, typed in (('path', image_columns(first)), ('label', label_columns(first))):
+        if typed:
+            columns.setdefault(key, typed[0])
+    found = {'columns': _name_columns(first, columns)}
+    if '' not in tables and 'images' not in options:
+        found['images'] = dict(tables)
+    return found
 
 
 def _tables_of(root: Path) -> dict[str, str]:
@@ -103,6 +131,8 @@ def _is_table(path: Path) -> bool:
 
 def header_of(file: str) -> list[str]:
     """Names of the columns of a table that has a header."""
+    if is_saved(file):
+        return list(open_saved(file).features)
     suffix = Path(file).suffix.lower()
     if suffix == '.parquet':
         try:
@@ -126,7 +156,7 @@ def header_of(file: str) -> list[str]:
 def _name_columns(file: str, columns: Mapping) -> dict:
     """The columns that the caller has not named, by their usual names."""
     parse_columns(columns)
-    if not Path(file).is_file():
+    if not Path(file).is_file() and not is_saved(file):
         raise UserError(f'{file}: not found; correct table or the path.')
     header = header_of(file)
     found = usual_columns(header, columns)

@@ -11,6 +11,7 @@ from ..utils.errors import UserError, one_line
 from ..utils.names import did_you_mean
 from .base import BenchmarkDataset, level_hint
 from .classes import class_indices
+from .readers.saved import is_saved
 from .source import parse_source
 from .splits import Draw, parse_draw
 from .table import Table
@@ -45,7 +46,8 @@ class Records(Sequence):
 
 @DATASETS.register_module()
 class GroupedImages(BenchmarkDataset):
-    """A user's own images: a table (CSV, TSV, JSON lines, Parquet, MMPretrain's lists) or directories.
+    """A user's own images: a table (CSV, TSV, JSON lines, Parquet, MMPretrain's lists, saved by ``datasets``) or
+    directories.
 
     The classes are the union over all splits, in the order of their names: a class that a split lacks keeps its label.
     Splits are given by the data, held out by group, or drawn; what is drawn depends on the names of the images, their
@@ -58,7 +60,8 @@ class GroupedImages(BenchmarkDataset):
         data_root (str): The directory that every path is relative to.
         split (str): ``'train'``, ``'val'``, ``'test'``, ``'ood'`` (what is held out), or another name in the data.
             Other spellings (``valid``, ``dev``, ``training``) have these names here.
-        table (str | dict): The table, or one per split (``dict(train='train.csv', test='test.csv')``).
+        table (str | dict): The table, or one per split (``dict(train='train.csv', test='test.csv')``); of a saved data
+            set the directory, ``'.'``.
         tree (str): Instead of a table, the order of the directories: ``'class'``, ``'split/class'``,
             ``'domain/class'``, ``'split/domain/class'`` or ``'domain/split/class'``. The domain is the group.
         columns (dict): Names of the table's columns: ``path`` and ``label`` (these are the defaults), ``split``,
@@ -127,7 +130,8 @@ class GroupedImages(BenchmarkDataset):
         if not osp.isdir(self.data_root):
             raise UserError(f'{self.data_root}: no such directory; set data_root to the directory of the data.')
         for _, file in self.source.tables:
-            if not osp.isfile(osp.join(self.data_root, file)):
+            path = osp.join(self.data_root, file)
+            if not osp.isfile(path) and not is_saved(path):
                 hint = level_hint(self.data_root, lambda directory: (directory / file).is_file())  # noqa: B023
                 raise UserError(f'{self.data_root}/{file}: not found; {hint or "correct table or data_root"}')
 

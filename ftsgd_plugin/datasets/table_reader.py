@@ -14,6 +14,7 @@ from ..utils.names import did_you_mean
 from .classes import NUMBER
 from .path_column import PathColumn
 from .readers import read_rows
+from .readers.saved import STATE, is_saved
 from .readers.trees import Scan, read_tree
 from .source import Source
 from .splits import is_split, split_name
@@ -86,6 +87,7 @@ def _state(source: Source, scan: Scan) -> list:
     if source.tree:
         return [(path, Path(path).stat().st_mtime_ns if Path(path).is_dir() else None) for path, _ in scan.directories]
     files = [Path(source.root, file) for _, file in source.tables]
+    files = [file / STATE if is_saved(str(file)) else file for file in files]
     return [(str(file), file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None for file in files]
 
 

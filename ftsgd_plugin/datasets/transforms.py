@@ -15,6 +15,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
 from ..utils.errors import one_line
+from .readers.saved import saved_image
 
 _DEEP_MODES = ('I', 'F')  # 16-bit and float images; PIL clips them at 255 when it converts
 _ONE_IMAGE = ('MPO', 'PSD')  # formats whose further frames are previews, depths or layers of the first
@@ -76,8 +77,8 @@ class PackRGB(BaseTransform):
 
 
 def load_rgb(path: str, draft: int | None = None) -> Image.Image:
-    """The RGB image in a file."""
-    with Image.open(path) as image:
+    """The RGB image in a file, or in a row of a data set that ``datasets`` has saved."""
+    with Image.open(saved_image(path)) as image:
         if image.format not in _ONE_IMAGE and (frames := _count_frames(image)) > 1:
             raise UnsupportedImageError(f'has {frames} frames')
         if image.mode.startswith(_DEEP_MODES):
@@ -118,9 +119,9 @@ def _count_frames(image: Image.Image) -> int:
 
 def why_unreadable(path: str) -> str | None:
     """Why an image cannot be used, as text; ``None`` if it can."""
-    if not osp.isfile(path):
-        return 'image not found'
     try:
+        if saved_image(path) is path and not osp.isfile(path):
+            return 'image not found'
         load_rgb(path)
     except UnsupportedImageError as error:
         return str(error)

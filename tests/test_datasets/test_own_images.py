@@ -10,6 +10,7 @@ from mmpretrain.registry import DATASETS
 from torchvision.datasets import ImageFolder
 
 from ftsgd_plugin.datasets import GroupedImages, recognise
+from ftsgd_plugin.datasets.transforms import why_unreadable
 from ftsgd_plugin.utils.errors import UserError
 
 ROWS = own.rows()
@@ -143,7 +144,15 @@ def test_tables_of_a_hugging_face_image_directory(tmp_path):
     layout = recognise(tmp_path, hold_out=['west'])
     assert layout.options['images'] == {'train': 'train', 'test': 'test'}
     assert layout.splits == {'train': 11, 'val': 1, 'test': 12, 'ood': 12}  # the test split is not touched
-    assert all(Path(tmp_path, path).is_file() for path in found(layout))
+    everything = found(layout)
+    assert all(Path(tmp_path, path).is_file() for path in everything)
+    hf = pytest.importorskip('datasets')
+    theirs = hf.load_dataset('imagefolder', data_dir=str(tmp_path), cache_dir=str(tmp_path / '.cache'))
+    for split, data in theirs.items():
+        for row in data.cast_column('image', hf.Image(decode=False)):
+            label, ours, group = everything[os.path.relpath(row['image']['path'], tmp_path)]
+            assert (label, group) == (row['label'], row['site'])
+            assert ours == 'ood' if group == 'west' else ours in {'train': ('train', 'val'), 'test': ('test',)}[split]
 
 
 def test_identifiers_without_suffix_and_numbers_for_classes(images, tmp_path):
@@ -191,3 +200,42 @@ def test_one_level_off_is_found_and_said(images, tmp_path):
     with pytest.raises(UserError, match=f'is one split of {tmp_path}, beside val'):
         recognise(tmp_path / 'train')
     assert recognise(tmp_path / 'train', tree='class').classes == ('a', 'b')
+
+
+@pytest.mark.parametrize('splits', [True, False])
+def test_data_saved_by_hugging_face_datasets(images, tmp_path, splits):
+    hf = pytest.importorskip('datasets')
+
+    def saved(rows) -> hf.Dataset:
+        content = [{'bytes': (images / path).read_bytes(), 'path': None} for path, *_ in rows]
+        codes = [CLASSES.index(label) for _, label, *_ in rows]
+        features = hf.Features(
+            image=hf.Image(),
+            species=hf.ClassLabel(names=list(CLASSES)),
+            site=hf.Value('string'),
+            patient=hf.Value('string'),
+        )
+        columns = dict(image=content, species=codes, site=[row[2] for row in rows], patient=[row[3] for row in rows])
+        return hf.Dataset.from_dict(columns, features=features)
+
+    # Indices of a shuffled data set are saved with it.
+    data = (
+        hf.DatasetDict(train=saved(ROWS[:24]).shuffle(seed=1), validation=saved(ROWS[24:])) if splits else saved(ROWS)
+    )
+    data.save_to_disk(str(tmp_path / 'saved'))
+    layout = recognise(tmp_path / 'saved')
+    assert layout.classes == CLASSES and layout.domains == own.SITES
+    assert layout.options['columns'] == dict(path='image', label='species', group='site')
+    dataset = build(layout, 'train')
+    theirs = data['train'] if splits else data
+    for i in (0, 7, len(dataset) - 1):
+        one = dataset.get_data_info(i)
+        row = theirs[int(one['img_path'].rpartition('/')[2])]
+        assert (CLASSES[row['species']], row['site']) == (layout.classes[one['gt_label']], one['group'])
+        assert dataset[i]['inputs'][0, 0, 0] == row['image'].getpixel((0, 0))
+    if splits:
+        assert layout.splits == {'train': 24, 'val': 12} and layout.options['images']['val'] == 'validation'
+    directory = os.path.dirname(dataset.get_data_info(0)['img_path'])
+    assert (
+        why_unreadable(f'{directory}/0000003') is None and why_unreadable(f'{directory}/9999999') == 'image not found'
+    )

@@ -14,6 +14,7 @@ from .delimited import read_delimited
 from .json_lines import read_json_lines
 from .lists import read_list
 from .parquet import read_parquet
+from .saved import is_saved, read_saved
 
 Rows = Iterator[tuple[int, Sequence[str]]]
 Reader = Callable[[str, Columns], Rows]
@@ -29,11 +30,13 @@ READERS: dict[str, Reader] = {
 
 
 def read_rows(file: str, columns: Columns) -> Rows:
-    """Rows of a table, by the suffix of its name.
+    """Rows of a table, by the suffix of its name, or of a saved data set.
 
     Raises:
         UserError: No reader has this suffix; and what the reader raises.
     """
+    if is_saved(file):
+        return read_saved(file, columns)
     reader = READERS.get(PurePath(file).suffix.lower())
     if reader is None:
         raise UserError(f'{file}: is not a table; a name ends in one of {" ".join(TABLE_SUFFIXES)}.')
