@@ -26,6 +26,7 @@ from ..runner.build import read_config
 from ..utils.errors import UserError
 from ..utils.metrics import selecting_key
 from ..utils.names import type_name
+from ..utils.paths import PREVIOUS
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ def find_run(directory: str | os.PathLike, checkpoint: str | os.PathLike | None 
             if (number := re.fullmatch(rf'(?:{best})?(?:epoch|iter)_(\d+)\.pth', path.name))
         ]
         if not found:
-            raise UserError(f'{directory}: no {best}*.pth or epoch_*.pth; name one with --checkpoint.')
+            inside = sorted({path.parent for path in directory.glob('*/*.pth')} - {directory / PREVIOUS})
+            hint = f'did you mean {inside[0]}?' if inside else 'name one with --checkpoint.'
+            raise UserError(f'{directory}: no {best}*.pth or epoch_*.pth; {hint}')
         checkpoint = max(found)[2]
     return cfg, Path(checkpoint)
 
@@ -201,7 +204,7 @@ def _classes(cfg: Config, content: Mapping, model: nn.Module, file: Path) -> tup
 def _configured_classes(cfg: Config) -> Sequence[str] | None:
     for loader in ('train_dataloader', 'test_dataloader', 'val_dataloader'):
         for dataset in dataset_leaves((cfg.get(loader) or {}).get('dataset')):
-            if classes := (dataset.get('metainfo') or {}).get('classes'):
+            if classes := (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes'):
                 return classes
             kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
             if classes := (getattr(kind, 'METAINFO', None) or {}).get('classes'):

@@ -125,8 +125,8 @@ def test_torch_export_runs_any_batch_without_the_code_of_the_network(tmp_path, m
     run = tiny_vit_run()
     export(run, 'torch-export', tmp_path / 'out')
     found = run_usage(tmp_path / 'out', monkeypatch)
-    files = write_images(run, tmp_path)
-    inputs, expected = logits_of_run(run, files)
+    assert tuple(found['names']) == CLASSES
+    inputs, expected = logits_of_run(run, write_images(run, tmp_path))
     for count in (1, 3):
         torch.testing.assert_close(found['model'](inputs[:count]), expected[:count], rtol=0, atol=1e-5)
 
@@ -215,6 +215,12 @@ def test_a_convolution_as_the_classifier_is_refused(tmp_path):
 def resnet_run():
     backbone = dict(type='mmpretrain.ResNet', depth=18, num_stages=4, out_indices=(3,), style='pytorch')
     return run_of(backbone, 512, pipeline(32), neck=dict(type='GlobalAveragePooling'))
+
+
+def test_timm_reads_the_wrapper_of_mmpretrain(tmp_path):
+    backbone = dict(type='mmpretrain.TIMMBackbone', model_name='test_resnet', pretrained=True)
+    run = run_of(backbone, 96, pipeline(32), neck=dict(type='GlobalAveragePooling'))
+    assert export(run, 'timm', tmp_path / 'out').startswith('timm: 32 images')
 
 
 @pytest.mark.slow

@@ -41,8 +41,15 @@ def fits_timm(run: FinishedRun) -> bool:
     kind = type_name(run.cfg.model.get('backbone') or run.cfg.model)
     if kind == 'TimmClassifier':
         return True
-    known = kind in _TWINS and last_linear(run) is not None
-    return known and (kind not in _CONDITIONS or _CONDITIONS[kind](run.model.backbone))
+    if kind not in _TWINS or last_linear(run) is None:
+        return False
+    neck = getattr(run.model, 'neck', None)
+    if (neck is None) == (kind in _POOLED_BY_A_NECK) or type_name(type(neck)) not in (
+        'NoneType',
+        'GlobalAveragePooling',
+    ):
+        return False
+    return kind not in _CONDITIONS or _CONDITIONS[kind](run.model.backbone)
 
 
 def as_timm(run: FinishedRun) -> tuple[nn.Module, dict]:
@@ -150,6 +157,14 @@ def _of_timm_pooled(run: FinishedRun) -> TimmTwin:
     cfg = run.cfg.model.backbone
     args = {key: plain(value) for key, value in cfg.items() if key not in (*_OPTIONS_OF_OURS, 'model_name')}
     return TimmTwin(cfg.model_name, args, run.model.backbone.net.state_dict())
+
+
+def _of_mmpretrain_timm(run: FinishedRun) -> TimmTwin:
+    """MMPretrain's wrapper of a timm convnet, with the mean over all places as its neck: timm's own pooling."""
+    cfg = run.cfg.model.backbone
+    left_out = (*_OPTIONS_OF_OURS, 'model_name', 'features_only', 'checkpoint_path', 'in_channels', 'init_cfg')
+    args = {key: plain(value) for key, value in cfg.items() if key not in left_out}
+    return TimmTwin(cfg.model_name, args, run.model.backbone.timm_model.state_dict())
 
 
 def _of_timm_classifier(run: FinishedRun) -> TimmTwin:
@@ -267,11 +282,13 @@ def _renamed(state: Mapping[str, torch.Tensor], swaps: list[tuple[str, str]]) ->
 
 _TWINS: dict[str, Callable[[FinishedRun], TimmTwin]] = {
     'TimmPooledBackbone': _of_timm_pooled,
+    'TIMMBackbone': _of_mmpretrain_timm,
     'TimmClassifier': _of_timm_classifier,
     'OpenCLIPVisionTower': _of_open_clip,
     'VisionTransformer': _of_mmpretrain_vit,
     'ResNet': _of_mmpretrain_resnet,
 }
+_POOLED_BY_A_NECK = ('TIMMBackbone', 'ResNet')
 _CONDITIONS: dict[str, Callable[[nn.Module], bool]] = {
     'OpenCLIPVisionTower': _plain_clip_tower,
     'VisionTransformer': _plain_mmpretrain_vit,

@@ -1,5 +1,6 @@
 """torch.export: a program that runs without the code of the network, with any batch size."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,11 +9,13 @@ from torch import nn
 
 from ...utils.errors import UserError, one_line
 from ..run import FinishedRun
-from .target import Reader, Target, input_size
+from .target import Reader, Target, check_names, input_size
 
 _USAGE = """\
 import torch
-model = torch.export.load('model.pt2').module()
+files = {'config.json': ''}
+model = torch.export.load('model.pt2', extra_files=files).module()
+names = __import__('json').loads(files['config.json'])['label_names']  # of the logits
 # logits = model(images), float32 (batch, 3, height, width), prepared as stated above"""
 
 
@@ -48,12 +51,16 @@ def export_program(run: FinishedRun) -> torch.export.ExportedProgram:
 
 
 def _write(run: FinishedRun, directory: Path) -> list[str]:
-    torch.export.save(export_program(run), directory / 'model.pt2')
+    content = {'label_names': list(run.classes), 'preprocessing': run.preprocessing and run.preprocessing.as_meta()}
+    config = json.dumps(content, ensure_ascii=False)
+    torch.export.save(export_program(run), directory / 'model.pt2', extra_files={'config.json': config})
     return [Logits.INPUT]
 
 
 def _read(run: FinishedRun, directory: Path) -> Reader:
-    model = torch.export.load(directory / 'model.pt2').module()
+    files = {'config.json': ''}
+    model = torch.export.load(directory / 'model.pt2', extra_files=files).module()
+    check_names(run, json.loads(files['config.json'])['label_names'], 'torch.export')
 
     def logits(files: Sequence[Path], inputs: torch.Tensor) -> torch.Tensor:
         return torch.cat([model(inputs[:1]), model(inputs[1:])])
