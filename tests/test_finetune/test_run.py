@@ -13,6 +13,9 @@ from ftsgd_plugin.checkpoint.io import read_weights
 from ftsgd_plugin.finetune import run as module
 from ftsgd_plugin.finetune import search
 from ftsgd_plugin.finetune.progress import ProgressHook
+from ftsgd_plugin.inference.export import export_run
+from ftsgd_plugin.inference.predict import write_predictions
+from ftsgd_plugin.inference.run import load_run
 from ftsgd_plugin.records import RunRecord, read_record
 from ftsgd_plugin.runner.build import read_config
 from ftsgd_plugin.runner.config_check import check_config, check_keys
@@ -38,6 +41,19 @@ def test_from_images_to_weights(whole):
     assert metrics.keys() - record.selected.keys() == {'split/test'}
     page = (directory / 'report.html').read_text()
     assert 'vit-tiny on own (OOD: held out (sketch))' in page and 'a command' in page
+
+
+def test_its_weights_predict_the_held_out_domain_and_leave_for_timm(whole, own_root, tmp_path):
+    result, _ = whole
+    run = load_run(result.run, device='cpu')
+    assert run.checkpoint == result.checkpoint and not run.preprocessing.other
+    done = write_predictions(run, [own_root / 'sketch'], tmp_path / 'p.csv', report=lambda line: None)
+    assert (done.images, done.metrics['accuracy']) == (20, result.metrics['ood/accuracy'])
+    lines = []
+    export_run(run, 'timm', tmp_path / 'out', report=lines.append)
+    assert lines[0].startswith('timm: 32 images give the logits of the run')
+    card = (tmp_path / 'out/README.md').read_text()
+    assert ', '.join(run.classes) in card and f'{100 * result.metrics["ood/accuracy"]:.2f} %' in card
 
 
 def test_search_sees_nothing_that_is_held_out(whole):
