@@ -68,13 +68,15 @@ def load_run(
         device: Default: the GPU if there is one.
 
     Raises:
-        UserError: There is no config or checkpoint, the checkpoint cannot be read, or it does not fill the model.
+        UserError: There is no config or checkpoint, the checkpoint cannot be read or does not fill the model, or there
+            is no such device.
 
     Examples:
         >>> run = load_run('work_dirs/vit-tiny_freeze-embed_digits')
         >>> run.classes
         ('digit-0-4', 'digit-5-9')
     """
+    device = _device(device)
     cfg, file, content = _find(Path(run), checkpoint)
     weights = weights_of(content)
     model = build_model(cfg)
@@ -83,10 +85,22 @@ def load_run(
             f'{file}: does not fit the model of {cfg.filename}: {summarise(wrong)}; name the config of its run.'
         )
     model.load_state_dict(weights)
-    model.to(get_device() if device is None else device).eval()
+    model.to(device).eval()
     return FinishedRun(
         cfg, file, model, _classes(cfg, content, model, file), describe_preprocessing(cfg), _record(file.parent)
     )
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    try:
+        device = torch.device(get_device() if name is None else name)
+    except RuntimeError:
+        raise UserError(f'device={str(name)!r}: torch has no such device; write cpu, cuda or cuda:1.') from None
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f'device={str(name)!r}: this machine has {torch.cuda.device_count()} GPUs; use another, or cpu.'
+        )
+    return device
 
 
 def find_run(directory: str | os.PathLike, checkpoint: str | os.PathLike | None = None) -> tuple[Config, Path]:

@@ -281,4 +281,9 @@ def test_a_missing_extra_is_one_line(demo, tmp_path, monkeypatch):
 
 def test_own_images_are_compared(demo, tmp_path):
     files = write_images(demo, tmp_path)
+    Image.new('RGB', (30, 40)).save(tmp_path / 'large.png')
+    (tmp_path / 'damaged.png').write_bytes(b'x')
+    for name, said in (('large', 'has another size than'), ('damaged', 'not a complete 8-bit image')):
+        with pytest.raises(UserError, match=said):
+            export(demo, 'mmpretrain', tmp_path / 'out', images=[files[0], tmp_path / f'{name}.png'])
     assert export(demo, 'mmpretrain', tmp_path / 'out', images=files[:5]).startswith('mmpretrain: 5 images')

@@ -200,9 +200,11 @@ def test_bad_input_is_one_line_and_writes_nothing(finished_run, table, photos, t
         ([table, '--out', tmp_path / 'no/p.csv'], 'its directory does not exist'),
         ([table, '--out', out, '--label-column', 'klass'], "column 'klass' is missing"),
         ([tmp_path / 'bad.jpg', '--out', out], 'nothing is predicted'),
+        ([table, '--out', out, '--device', 'cuda:7'], "device='cuda:7': this machine has 0 GPUs"),
+        ([table, '--out', out, '--device', 'gpu'], "device='gpu': torch has no such device"),
         ([tmp_path / 'bad.jpg', '--out', out, '--metrics', tmp_path / 'm.json'], 'metrics need labels'),
     ]:
-        code, err = run_tool('predict', finished_run, *words, '--device', 'cpu', '--no-progress')
+        code, err = run_tool('predict', finished_run, '--device', 'cpu', '--no-progress', *words)
         assert code == 2 and err.startswith('error: ') and err.count('\n') == 1 and reason in err, err
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(('p.', '.p', 'm.'))]
 

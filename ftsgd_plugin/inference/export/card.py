@@ -11,7 +11,7 @@ from ...utils.metrics import METRIC_LABELS
 from ...utils.names import type_name
 from ...utils.version import __version__
 from ..run import FinishedRun
-from .target import IMAGES, TOLERANCE, Target, plain
+from .target import IMAGES, Target, plain
 
 _SHOWN = 30  # names of classes
 
@@ -52,8 +52,8 @@ def model_card(run: FinishedRun, target: Target, remarks: Sequence[str], differe
         *(f'- {printable(remark)}' for remark in remarks),
         f'- Preprocessing: {run.preprocessing or "unknown"}.',
         f'- Classes, in the order of the logits: {_shortened(run.classes)}.',
-        f'- Checked: {IMAGES} {covers} give the logits of the run within {TOLERANCE:g} of the largest logit (largest '
-        f'difference {difference:.1e}).',
+        f'- Checked: {IMAGES} {covers} give the logits of the run within {target.tolerance:g} of the largest logit '
+        f'(largest difference {difference:.1e}).',
         '',
         '## Training',
         '',

@@ -14,7 +14,7 @@ from ...utils.files import atomic_directory, write_text
 from ..images import find_images
 from ..run import FinishedRun
 from .card import model_card
-from .target import IMAGES, TOLERANCE, Target, logits_of_run, write_images
+from .target import IMAGES, Target, logits_of_run, write_images
 
 # Target -> its module.
 _MODULES = {
@@ -83,7 +83,7 @@ def export_run(
         names = ', '.join(sorted(path.name for path in temporary.iterdir() if not path.name.startswith('.')))
     report(
         f'{to}: {len(files)} {covers} give the logits of the run; largest difference {difference:.1e} '
-        f'(tolerance {TOLERANCE:g} of the largest logit)'
+        f'(tolerance {target.tolerance:g} of the largest logit)'
     )
     report(f'written: {directory} ({names})')
     return directory
@@ -125,7 +125,7 @@ def _compare(
         ) from error
     difference = float((found - expected).abs().max()) if found.shape == expected.shape else float('inf')
     largest = max(1.0, float(expected.abs().max()))
-    if not difference <= TOLERANCE * largest:
+    if not difference <= target.tolerance * largest:
         raise UserError(
             f'--to {target.name}: the export gives other logits than the run (largest difference {difference:.1e}, the '
             f'largest logit is {largest:.1f}); nothing is written. Report this network.'

@@ -54,4 +54,5 @@ TARGET = Target(
     packages=('onnx', 'onnxruntime', 'onnxscript'),
     extra='export',
     tags=('onnx',),
+    tolerance=1e-3,  # other kernels; 30 blocks of a ResNetV2 with random weights reach 2e-4
 )

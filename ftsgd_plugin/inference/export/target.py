@@ -12,12 +12,13 @@ from PIL import Image
 from torch import nn
 
 from ...datasets.preprocessing import evaluation_pipeline
+from ...datasets.transforms import why_unreadable
 from ...models.image_size import built_for
 from ...utils.errors import UserError
 from ..run import FinishedRun
 
 IMAGES = 32
-# Largest difference of a logit, as a share of the largest logit (at least 1): float32 sums in another order.
+# Of PyTorch with PyTorch: float32 sums in another order.
 TOLERANCE = 1e-4
 
 # Files and the network's input (B, 3, H, W) -> logits (B, classes); an export that has the preprocessing ignores the
@@ -39,6 +40,7 @@ class Target:
         packages: What must be importable; with the extra that has it.
         extra: The extra of this project that installs the packages.
         tags: Of the model card.
+        tolerance: Largest difference of a logit, as a share of the largest logit (at least 1).
     """
 
     name: str
@@ -50,6 +52,7 @@ class Target:
     packages: Sequence[str] = ()
     extra: str = ''
     tags: Sequence[str] = field(default_factory=tuple)
+    tolerance: float = TOLERANCE
 
 
 def last_linear(run: FinishedRun) -> nn.Linear | None:
@@ -108,10 +111,26 @@ def write_images(run: FinishedRun, directory: Path) -> list[Path]:
 
 
 def logits_of_run(run: FinishedRun, files: Sequence[Path]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The network's inputs (B, 3, H, W) and the run's logits (B, classes)."""
+    """The network's inputs (B, 3, H, W) and the run's logits (B, classes).
+
+    Raises:
+        UserError: A file cannot be read, or their sizes differ and the run does not resize.
+    """
     with DefaultScope.overwrite_default_scope(run.cfg.get('default_scope') or 'mmpretrain'):
         pipeline = Compose(evaluation_pipeline(run.cfg, str(run.cfg.filename)))
-    images = torch.stack([pipeline({'img_path': str(file)})['inputs'] for file in files])
+    loaded = []
+    for file in files:
+        try:
+            loaded.append(pipeline({'img_path': str(file)})['inputs'])
+        except Exception as error:
+            if (reason := why_unreadable(str(file))) is None:
+                raise
+            raise UserError(f'{file}: {reason}; name other images.') from error
+        if loaded[-1].shape != loaded[0].shape:
+            raise UserError(
+                f'{file}: has another size than {files[0]}, and this run does not resize; name other images.'
+            )
+    images = torch.stack(loaded)
     with torch.no_grad():
         inputs = run.model.data_preprocessor({'inputs': images})['inputs']
         return inputs, run.model(inputs, mode='tensor')
