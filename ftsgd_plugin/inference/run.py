@@ -68,8 +68,8 @@ def load_run(
         device: Default: the GPU if there is one.
 
     Raises:
-        UserError: There is no config or checkpoint, the checkpoint cannot be read or does not fill the model, or there
-            is no such device.
+        UserError: There is no config or checkpoint, the checkpoint cannot be read or does not fill the model, or the
+            device does not exist.
 
     Examples:
         >>> run = load_run('work_dirs/vit-tiny_freeze-embed_digits')

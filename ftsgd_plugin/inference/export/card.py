@@ -1,7 +1,7 @@
 """The model card of an export: what the weights are, where they come from, and how to use them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...evaluation.selection import selecting_metric
 from ...models.catalog import LIBRARIES
@@ -11,12 +11,12 @@ from ...utils.metrics import METRIC_LABELS
 from ...utils.names import type_name
 from ...utils.version import __version__
 from ..run import FinishedRun
-from .target import IMAGES, Target, plain
+from .target import Target, plain
 
 _SHOWN = 30  # names of classes
 
 
-def model_card(run: FinishedRun, target: Target, remarks: Sequence[str], difference: float, covers: str) -> str:
+def model_card(run: FinishedRun, target: Target, remarks: Sequence[str], difference: float, checked: str) -> str:
     """The content of ``README.md``, with the front matter of the Hugging Face hub.
 
     Args:
@@ -24,10 +24,9 @@ def model_card(run: FinishedRun, target: Target, remarks: Sequence[str], differe
         target: Where to.
         remarks: What the target has to say.
         difference: Largest difference of a logit from the run's.
-        covers: What the comparison started from: ``'images'`` or ``'tensors'``.
+        checked: What was compared, e.g. ``'32 images'``.
     """
     licence = source_licence(run)
-    cfg = run.cfg
     name = f'{run.record.model}_{run.record.method}_{run.record.dataset}' if run.record else run.checkpoint.stem
     lines = [
         '---',
@@ -52,7 +51,7 @@ def model_card(run: FinishedRun, target: Target, remarks: Sequence[str], differe
         *(f'- {printable(remark)}' for remark in remarks),
         f'- Preprocessing: {run.preprocessing or "unknown"}.',
         f'- Classes, in the order of the logits: {_shortened(run.classes)}.',
-        f'- Checked: {IMAGES} {covers} give the logits of the run within {target.tolerance:g} of the largest logit '
+        f'- Checked: {checked} give the logits of the run within {target.tolerance:g} of the largest logit '
         f'(largest difference {difference:.1e}).',
         '',
         '## Training',
@@ -67,8 +66,6 @@ def model_card(run: FinishedRun, target: Target, remarks: Sequence[str], differe
         '',
         *_results(run),
     ]
-    if type_name(cfg.get('optim_wrapper')) and run.record is None:
-        lines += ['', 'Without a record of the run, its settings are unknown beyond the config.']
     return '\n'.join(lines) + '\n'
 
 
@@ -90,13 +87,20 @@ def source_licence(run: FinishedRun) -> str | None:
     model = run.cfg.model
     backbone = model.get('backbone') or model
     kind = type_name(backbone)
-    if (backbone.get('init_cfg') or {}).get('checkpoint', '').startswith('ftsgd://'):
+    if _pretrained_file(backbone).startswith('ftsgd://'):
         return 'apache-2.0'  # of this project
     if (library := _LIBRARY_OF.get(kind)) is None:
         return None
     tag = {'open_clip': f'/{backbone.get("tag", "openai")}', 'torchvision': f'/{backbone.get("weights", "DEFAULT")}'}
     source = LIBRARIES[library].find(f'{backbone.model_name}{tag.get(library, "")}'.removesuffix('/DEFAULT'))
     return source.licence.lower() if source is not None and source.licence else None
+
+
+def _pretrained_file(cfg: Mapping) -> str:
+    """The file that ``init_cfg=dict(type='Pretrained', ...)`` names, or the empty text."""
+    found = cfg.get('init_cfg') or []
+    return next((str(one['checkpoint']) for one in ([found] if isinstance(found, Mapping) else found)
+                 if type_name(one).startswith('Pretrained')), '')  # fmt: skip
 
 
 def _shortened(classes: Sequence[str]) -> str:
@@ -119,8 +123,8 @@ def _source(run: FinishedRun) -> str:
     backbone = model.get('backbone') or model
     if run.cfg.get('load_from') and not run.cfg.get('resume'):
         return printable(str(run.cfg.load_from))
-    if (file := (backbone.get('init_cfg') or model.get('init_cfg') or {}).get('checkpoint')) is not None:
-        return printable(str(file))
+    if file := _pretrained_file(backbone) or _pretrained_file(model):
+        return printable(file)
     pretrained = backbone.get('pretrained', False)
     if pretrained is True:
         tag = f' {backbone.get("tag", "openai")}' if type_name(backbone) == 'OpenCLIPVisionTower' else ''

@@ -78,11 +78,12 @@ def export_run(
             files = write_images(run, Path(scratch))
         inputs, expected = logits_of_run(run, files)
         remarks = target.write(run, temporary)
-        difference, covers = _compare(run, target, temporary, files, inputs, expected)
-        write_text(temporary / 'README.md', model_card(run, target, remarks, difference, covers))
+        difference, kind = _compare(run, target, temporary, files, inputs, expected)
+        checked = f'{len(files)} {kind}'
+        write_text(temporary / 'README.md', model_card(run, target, remarks, difference, checked))
         names = ', '.join(sorted(path.name for path in temporary.iterdir() if not path.name.startswith('.')))
     report(
-        f'{to}: {len(files)} {covers} give the logits of the run; largest difference {difference:.1e} '
+        f'{to}: {checked} give the logits of the run; largest difference {difference:.1e} '
         f'(tolerance {target.tolerance:g} of the largest logit)'
     )
     report(f'written: {directory} ({names})')
