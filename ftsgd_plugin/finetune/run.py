@@ -31,11 +31,11 @@ from .options import AUTO, Options
 from .progress import ProgressHook, metrics_text, show
 from .runs import REPLACED, free_memory, output_in, run_task, training_task, warnings_on_terminal
 from .search import Searched, describe_search, search_rates
-from .state import State
+from .state import SEARCH, TRAINING, State
 from .time_plan import DEFAULT_EPOCHS, Costs, TimePlan, plan_time, rates_to_try
 
 CONFIG, METRICS, REPORT = 'config.py', 'metrics.json', 'report.html'  # in the work directory
-DIAGNOSIS, SEARCH, TRAINING, EVALUATION = 'diagnosis', 'search', 'training', 'evaluation'  # directories there
+DIAGNOSIS, EVALUATION = 'diagnosis', 'evaluation'  # directories there
 _FIRST_METHOD = 'freeze-embed'  # of the config before the diagnosis
 
 
@@ -131,13 +131,15 @@ class _Finetuning:
 
     def look(self) -> None:
         """Recognise the data and find the model."""
-        saved = self.state.get('data')
+        saved = self.state.get('data') if self.state.has_runs else None  # else the user may have put it right
         self.data = find_data(self.options, saved and saved['unreadable'])
         found = {**self.data.facts(), 'unreadable': self.data.unreadable}
         if saved is not None and saved != found:
             raise UserError(
                 f'{found["root"]}: has changed since {self.directory} was begun; choose another --work-dir.'
             )
+        if found != self.state.get('data'):
+            self.state.begin_again()
         show('data', *self.data.lines())
         self.model = find_model(self.options)
         show('model', *self.model.lines)

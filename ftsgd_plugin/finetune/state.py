@@ -14,6 +14,7 @@ from ..utils.locks import hold_lock
 
 FILE = 'finetune.json'
 LOCK = 'finetune.lock'
+SEARCH, TRAINING = RUNS = 'search', 'training'  # directories of runs
 _SCHEMA = 1
 
 
@@ -33,6 +34,8 @@ class State:
     def open(cls, directory: str | os.PathLike, options: Mapping) -> 'State':
         """Begin in a new directory, or continue in one that the same command has begun.
 
+        Where nothing has been trained yet, as after a dry run, other options begin again.
+
         Raises:
             UserError: The directory belongs to something else or to other options, or its file is damaged.
         """
@@ -48,12 +51,25 @@ class State:
             raise UserError(f'{file}: cannot be read; remove the directory, or choose another --work-dir.') from None
         if schema != _SCHEMA:
             raise UserError(f'{file}: of another version of this package; choose another --work-dir.')
-        if changed := [_difference(name, saved, options) for name in options if saved.get(name) != options[name]]:
+        changed = [_difference(name, saved, options) for name in options if saved.get(name) != options[name]]
+        state = cls(directory, options, steps)
+        if changed and state.has_runs:
             raise UserError(
                 f'{directory}: was begun with {", ".join(changed)}; give the same options to continue, or choose '
                 'another --work-dir.'
             )
-        return cls(directory, options, steps)
+        if changed:
+            state.begin_again()
+        return state
+
+    @property
+    def has_runs(self) -> bool:
+        """Whether something has been trained."""
+        return any((self.directory / name).exists() for name in RUNS)
+
+    def begin_again(self) -> None:
+        """Forget the results of all steps; a config that the user has edited is still known as such."""
+        self._steps = {name: self._steps[name] for name in ('config',) if name in self._steps}
 
     def get(self, step: str) -> dict | None:
         """The result of a step; ``None`` if it has not ended."""

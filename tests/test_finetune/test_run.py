@@ -1,11 +1,14 @@
 """The whole way from images to weights, in this process; what a second start does with what it finds."""
 
 import json
+import re
 import shutil
 import signal
 
 import pytest
 import torch
+from helpers import ROOT
+from helpers.code_blocks import blocks
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
@@ -54,6 +57,18 @@ def test_its_weights_predict_the_held_out_domain_and_leave_for_timm(whole, own_r
     assert lines[0].startswith('timm: 32 images give the logits of the run')
     card = (tmp_path / 'out/README.md').read_text()
     assert ', '.join(run.classes) in card and f'{100 * result.metrics["ood/accuracy"]:.2f} %' in card
+
+
+def test_the_page_shows_the_same_lines(whole):
+    """Apart from what belongs to the data and the machine."""
+    shown = next(block.code for block in blocks(ROOT / 'docs/finetune.md') if block.code.startswith('data '))
+    printed = whole[1]
+
+    def lines(text: str) -> list[str]:
+        found = [re.sub(r'\d.*| /.*|work_dirs.*|: .*', '', line).strip() for line in text.splitlines()]
+        return list(dict.fromkeys(line for line in found if line))
+
+    assert lines(shown) == lines(printed)
 
 
 def test_search_sees_nothing_that_is_held_out(whole):
@@ -145,10 +160,14 @@ def test_an_edited_config_is_not_overwritten(fine_tune, tmp_path):
     assert config.read_text() == text
 
 
-def test_changed_data_is_refused(fine_tune, own_root, tmp_path):
+def test_changed_data_is_refused_once_something_was_trained(fine_tune, own_root, tmp_path, capsys):
     root = shutil.copytree(own_root, tmp_path / 'own')
     fine_tune(tmp_path / 'a', dry_run=True, data=root)
     (root / 'photo/cat/0.png').unlink()
+    fine_tune(tmp_path / 'a', dry_run=True, data=root)
+    assert '39 images' in capsys.readouterr().out
+    (tmp_path / 'a/training').mkdir()
+    (root / 'photo/cat/1.png').unlink()
     with pytest.raises(UserError, match=r'has changed since .* was begun'):
         fine_tune(tmp_path / 'a', data=root)
 

@@ -31,8 +31,13 @@ def test_results_of_steps_survive(tmp_path):
         ({'batch_size': 8}, {}, '--batch-size 8 instead of 32'),
     ],
 )
-def test_other_options_are_named(tmp_path, before, after, said):
-    State.open(tmp_path / 'a', options(**before)).write()
+def test_other_options_are_named_once_something_was_trained(tmp_path, before, after, said):
+    state = State.open(tmp_path / 'a', options(**before))
+    state.put('config', {'written': []})
+    state.put('plan', {})
+    again = State.open(tmp_path / 'a', options(**after))  # as after a dry run: begins again
+    assert again.get('plan') is None and again.get('config') == {'written': []}
+    (tmp_path / 'a/search').mkdir()
     with pytest.raises(UserError, match='give the same options to continue') as error:
         State.open(tmp_path / 'a', options(**after))
     assert f'was begun with {said}; ' in str(error.value)

@@ -8,7 +8,6 @@ import time
 import pytest
 import torch
 from helpers import ROOT, TIMEOUT, process_environment, run_process
-from helpers.code_blocks import blocks, matches
 
 from ftsgd_plugin.checkpoint.io import read_weights
 from ftsgd_plugin.records import read_record
@@ -162,19 +161,3 @@ def test_killed_and_interrupted_it_goes_on_to_the_same_weights(own_root, tmp_pat
     )
     assert again.returncode == 0, again.stderr  # the config trains alone, to the same numbers
     assert read_record(tmp_path / 'alone').epochs == first.epochs
-
-
-@pytest.mark.slow
-def test_the_page_prints_what_the_command_prints(digits_root, tmp_path):
-    """Its first command with the output below it, numbers apart."""
-    page = blocks(ROOT / 'docs/finetune.md')
-    script = next(block for block in page if block.language == 'python')
-    number, start = next((i, block) for i, block in enumerate(page) if 'tools/finetune.py' in block.code)
-    (tmp_path / 'data').mkdir()
-    (tmp_path / 'data/digits').symlink_to(digits_root)
-    for name in ('tools', 'configs'):
-        (tmp_path / name).symlink_to(ROOT / name)
-    assert run_process(sys.executable, '-c', script.code, cwd=tmp_path).returncode == 0
-    done = run_process(sys.executable, *start.code.split()[1:], cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert matches(page[number + 1].code, done.stdout.replace(str(tmp_path), '/home/me'), numbers=True), done.stdout
