@@ -1,6 +1,5 @@
 """From data and the name of a model to a fine-tuned classifier: the steps, their order and their record."""
 
-import hashlib
 import os
 import shlex
 import signal
@@ -14,13 +13,11 @@ from ..paper.names import method_label
 from ..profiling.phases import load_method
 from ..records import read_record
 from ..results.report import write_report
-from ..runner.build import read_config
 from ..runner.run import test
 from ..sweep.ray_backend import LOG
 from ..sweep.runs import has_diverged
 from ..utils.cli import launch_rank
 from ..utils.errors import DivergedError, UserError
-from ..utils.files import write_text
 from ..utils.format import format_bytes, format_duration
 from ..utils.signals import Interrupted, StopSignals
 from .config import config_text
@@ -29,12 +26,13 @@ from .measure import Measured, measure
 from .model import find_model
 from .options import AUTO, Options
 from .progress import ProgressHook, metrics_text, show
-from .runs import REPLACED, free_memory, output_in, run_task, training_task, warnings_on_terminal
+from .runs import REPLACED, best_checkpoint, free_memory, output_in, run_task, training_task, warnings_on_terminal
 from .search import Searched, describe_search, search_rates
 from .state import SEARCH, TRAINING, State
 from .time_plan import DEFAULT_EPOCHS, Costs, TimePlan, plan_time, rates_to_try
+from .written import WrittenConfig
 
-CONFIG, METRICS, REPORT = 'config.py', 'metrics.json', 'report.html'  # in the work directory
+METRICS, REPORT = 'metrics.json', 'report.html'  # in the work directory
 DIAGNOSIS, EVALUATION = 'diagnosis', 'evaluation'  # directories there
 _FIRST_METHOD = 'freeze-embed'  # of the config before the diagnosis
 
@@ -113,11 +111,11 @@ class _Finetuning:
     def __init__(self, options: Options, state: State, command: str) -> None:
         self.options, self.state, self.command = options, state, command
         self.directory = state.directory
-        self.config = self.directory / CONFIG
+        self.config = WrittenConfig(state)
 
     def run(self, dry_run: bool) -> Result | None:
         """Take the steps that are left."""
-        self.check_config()
+        self.config.check()
         self.look()
         self.measure()
         self.plan_time()
@@ -214,7 +212,10 @@ class _Finetuning:
         if failure := run_task(task, self.directory / REPLACED, [lines]):
             raise UserError(f'{task.directory / LOG}: {failure}')
         if has_diverged(task):
-            raise DivergedError(f'{task.directory}: training diverges at lr {format_rate(self.lr)}; give a lower --lr.')
+            raise DivergedError(
+                f'{task.directory}: training diverges at lr {format_rate(self.lr)}; give a lower --lr and another '
+                '--work-dir.'
+            )
         self.record = read_record(task.directory)
         self.checkpoint = best_checkpoint(task.directory)
 
@@ -224,7 +225,7 @@ class _Finetuning:
         if self.state.get('evaluation') is None:
             with output_in(self.directory / TRAINING / LOG):
                 metrics = test(
-                    str(self.config),
+                    str(self.config.path),
                     str(self.checkpoint),
                     out=str(out),
                     out_item='metrics',
@@ -253,23 +254,12 @@ class _Finetuning:
             f'predict: {shlex.join(["python", "tools/predict.py", str(run), "IMAGES"])}',
             flush=True,
         )
-        return Result(self.directory, self.config, run, self.checkpoint, self.metrics, self.measured.method, self.lr)
-
-    def check_config(self) -> None:
-        """Find that the user has changed ``config.py``.
-
-        Raises:
-            UserError: The user has: this command would overwrite it.
-        """
-        saved = self.state.get('config')
-        if saved and self.config.is_file() and _digest(self.config.read_text('utf-8')) not in saved['written']:
-            raise UserError(
-                f'{self.config}: has been edited since this command wrote it; train it with `python tools/train.py '
-                f'{self.config}`, or move it away to continue.'
-            )
+        return Result(
+            self.directory, self.config.path, run, self.checkpoint, self.metrics, self.measured.method, self.lr
+        )
 
     def write_config(self, method: str, lr: float | None = None, epochs: int | None = None, note: str = '') -> Config:
-        """Write ``config.py``; it is read back as any tool reads it."""
+        """Write ``config.py`` and read it."""
         text = config_text(
             self.model,
             self.data,
@@ -280,13 +270,10 @@ class _Finetuning:
             workers=self.options.workers if self.options.workers is not None else default_workers(),
             seed=self.options.seed,
             metric=self.options.metric,
-            path=str(self.config),
+            path=str(self.config.path),
             notes=[*self.data.lines(), *([f'Learning rate: {note}.'] if note else [])],
         )
-        written = (self.state.get('config') or {}).get('written', [])
-        self.state.put('config', {'written': [*written, _digest(text)]})  # first: a kill may come before the file
-        write_text(self.config, text)
-        return read_config(str(self.config))
+        return self.config.write(text)
 
     def _left(self) -> float | None:
         """Seconds for search and training; ``None`` for no limit."""
@@ -301,24 +288,8 @@ def default_workers() -> int:
     return min(4, len(os.sched_getaffinity(0)))
 
 
-def best_checkpoint(directory: Path) -> Path:
-    """The checkpoint that a run has saved as its best, the newest of several.
-
-    Raises:
-        UserError: There is none.
-    """
-    found = sorted(directory.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UserError(f'{directory}: has no best_*.pth; remove the directory and start the same command again.')
-    return found[-1]
-
-
 def _default_rate(method: str) -> float:
     return load_method(method).optim_wrapper['optimizer']['lr']
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _count(number: int, what: str) -> str:

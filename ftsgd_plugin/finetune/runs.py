@@ -137,3 +137,15 @@ def best_rate(records: dict[float, RunRecord], metric: str) -> float | None:
     if any(None in selected for selected in finished.values()):
         raise UserError(f'--metric {metric}: is not defined on the validation images, which may be of one class.')
     return select_lr(finished, id_metric=metric) if finished else None
+
+
+def best_checkpoint(directory: Path) -> Path:
+    """The checkpoint that a run has saved as its best, the newest of several.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = sorted(directory.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f'{directory}: has no best_*.pth; remove the directory and start the same command again.')
+    return found[-1]

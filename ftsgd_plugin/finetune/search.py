@@ -80,7 +80,10 @@ def search_rates(
     best = best_rate(records, metric)
     if best is None:
         tried = ', '.join(map(format_rate, sorted(records)))
-        raise DivergedError(f'{directory}: training diverges at every learning rate ({tried}); give a lower --lr.')
+        raise DivergedError(
+            f'{directory}: training diverges at every learning rate ({tried}); give a lower --lr and another '
+            '--work-dir.'
+        )
     scores = tuple(record.selected[metric] if record.status == 'finished' else None for record in records.values())
     return Searched(best, tuple(records), scores, _epochs(plan, costs, spent, len(records), epochs, left), spent)
 
