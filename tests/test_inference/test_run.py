@@ -63,6 +63,23 @@ def test_the_config_in_a_checkpoint_is_not_executed(finished_run, tmp_path):
         assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    'kind', ['os.system', 'subprocess.Popen', 'torch.hub.load', 'mmengine.utils.package_utils.call_command', 'no.such']
+)
+def test_a_type_that_would_be_called_is_refused(kind):
+    text = f"model = dict(type='ImageClassifier', backbone=[dict(type='{kind}')])"
+    with pytest.raises(UserError, match='is not a class of a model'):
+        config_in({'meta': {'cfg': text}}, 'c.pth')
+
+
+def test_types_as_configs_of_the_newer_style_are_dumped():
+    loss = dict(type='torch.nn.modules.loss.CrossEntropyLoss')
+    init_cfg = dict(type='mmengine.model.weight_init.TruncNormalInit')
+    head = dict(type='mmpretrain.LinearClsHead', loss=loss, init_cfg=init_cfg)
+    text = f'model = {dict(type="mmpretrain.models.classifiers.image.ImageClassifier", head=head)!r}'
+    assert config_in({'meta': {'cfg': text}}, 'c.pth').model.type.endswith('ImageClassifier')
+
+
 def test_what_the_text_of_a_config_can_hold_is_read_as_mmengine_reads_it():
     for name in ('clip-vit-b16_gradual-unfreezing_waterbirds', 'vit-b16_adamw_fmow'):
         cfg = Config.fromfile(ROOT / f'configs/{name}.py')
