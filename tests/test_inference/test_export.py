@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import run_process
 from helpers.export_runs import CLASSES, pipeline, resize_and_crop, run_of, small_run
 from helpers.small_models import MMPRETRAIN_VIT, SMALL
 from mmengine.config import Config
@@ -91,6 +93,22 @@ def test_every_backbone_of_the_project_goes_to_timm_and_mmpretrain(name, tmp_pat
     export(run, 'mmpretrain', tmp_path / 'mmpretrain')
     text = (tmp_path / 'mmpretrain/config.py').read_text()
     assert 'TimmClassifier' in text and 'ftsgd' not in text
+
+
+@pytest.mark.slow
+def test_mmpretrain_predicts_in_a_process_that_does_not_import_this_package(demo, tmp_path):
+    export(demo, 'mmpretrain', tmp_path / 'out')
+    (file, *_) = write_images(demo, tmp_path)
+    program = (
+        'import sys; from mmpretrain import ImageClassificationInferencer as I; '
+        f'found = I("config.py", pretrained="model.pth", device="cpu")({str(file)!r})[0]["pred_score"]; '
+        'print("", found, sep=chr(10)); '
+        'assert "ftsgd_plugin" not in sys.modules'
+    )
+    done = run_process(sys.executable, '-W', 'ignore', '-c', program, cwd=tmp_path / 'out')
+    assert done.returncode == 0, done.stderr
+    expected = float(logits_of_run(demo, [file])[1].softmax(1).max())
+    assert float(done.stdout.split()[-1]) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize('name', ['clip-vit-b16', pytest.param('clip-vit-l14', marks=pytest.mark.slow)])
