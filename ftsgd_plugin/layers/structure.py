@@ -89,8 +89,7 @@ def _place(
 ) -> int | str:
     """Where a parameter outside all blocks belongs: the number of a block, or a role."""
     if name not in found.first:
-        bare = '.' not in name
-        return 'position' if bare or _is_position(name) else _closing_role(net, name)
+        return 'position' if _is_position(name) else _closing_role(net, name)
     start = found.first[name]
     following = next((i for i, span in enumerate(spans) if span[0] > start), None)
     shared = following is not None and found.last[name] > spans[following][0]
@@ -102,9 +101,10 @@ def _place(
     if start <= spans[before][1]:  # used inside that block
         return before
     stage = stage_of(units[before]).removesuffix('.blocks')
-    closes = stage[-1:].isdigit() and name.startswith(f'{stage}.') and not _AFTER.search(name[len(stage) :])
+    closes = stage[-1:].isdigit() and name.startswith(f'{stage}.')
     if following is None:
         return before if closes else _closing_role(net, name)
+    closes = closes and not _AFTER.search(name[len(stage) :])
     return before if closes and not units[following][0].startswith(f'{stage}.') else following
 
 
@@ -137,18 +137,19 @@ def _first_stage(
 ) -> int:
     """Number of the blocks of the first stage, if the paper's rule for convnets counts them as embedding, else 0."""
     sizes = [_resolution(unit, found) for unit in members]
-    if not sizes or sizes[0] is None or all(size is None or size > sizes[0] / 2 for size in sizes):
-        return 0  # one resolution, as in a ViT
+    if not sizes or sizes[0] is None:
+        return 0
+    lower = next((i for i, size in enumerate(sizes) if size is not None and size <= sizes[0] / 2), None)
+    if lower is None or sizes[0] in sizes[lower:]:
+        return 0  # one resolution, as in a ViT, or branches of two
     count = 0
     containers = {stage_of(unit) for unit in units}
-    while count < len(units) and sizes[count] in (sizes[0], None):
+    while sizes[count] in (sizes[0], None):
         if len(containers) > 1 and stage_of(units[count]) != stage_of(units[0]) and stage_of(units[0]):
             break
         count += 1
-    convolutions = _convolutions(net, stem)
-    overlapping = [conv for conv in convolutions if _overlaps(conv)]
-    inside = [conv for i in range(count) for conv in _convolutions(net, members[i]) if _overlaps(conv)]
-    return count if len(convolutions) > 1 or overlapping or inside else 0
+    convolutions = _convolutions(net, [*stem, *(name for unit in members[:count] for name in unit)])
+    return count if any(max(conv.kernel_size) > max(conv.stride) for conv in convolutions) else 0
 
 
 def _resolution(names: Sequence[str], found: Trace) -> int | None:
@@ -159,10 +160,6 @@ def _resolution(names: Sequence[str], found: Trace) -> int | None:
 def _convolutions(net: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     owners = dict.fromkeys(name.rpartition('.')[0] for name in names)
     return [module for path in owners if isinstance(module := net.get_submodule(path), nn.Conv2d)]
-
-
-def _overlaps(conv: nn.Conv2d) -> bool:
-    return max(conv.kernel_size) > max(conv.stride)
 
 
 def _entries(

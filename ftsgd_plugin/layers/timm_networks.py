@@ -26,6 +26,8 @@ def is_network(module: nn.Module) -> bool:
 @register_generic('timm.models', network=is_network, shape=image_shape)
 def _timm(net: nn.Module) -> Iterator[Entry]:
     blocks = _matched(net) or find_blocks(net, _trunk(net))
+    if hasattr(net, 'incre_modules'):  # HRNet's, which its matcher leaves to the head: half of the network
+        blocks = [*blocks, *find_blocks(net, ['incre_modules'])]
     yield from list_around_blocks(net, blocks, classifier_paths(net), image_shape(net))
 
 
@@ -52,7 +54,11 @@ def _matched(net: nn.Module) -> list[str]:
     if not hasattr(net, 'group_matcher'):
         return []
     found = _numbered(net, net.group_matcher(coarse=False))
-    return find_blocks(net, found) if len(found) < 8 else found  # some matchers number stages only
+    try:
+        stages = found == _numbered(net, net.group_matcher(coarse=True))
+    except AssertionError:  # RDNet's has no coarse groups
+        stages = True
+    return find_blocks(net, found) if stages and len(found) < 8 else found  # some matchers number stages only
 
 
 def _numbered(net: nn.Module, matcher: object) -> list[str]:

@@ -21,6 +21,7 @@ MAX_EMBEDDING = 0.15
 MIN_BLOCKS = 4  # fewer leave nothing to unfreeze gradually, and point at a list of stages, not of blocks
 # Operations of ATen whose (first) result has the shape of their first argument.
 _SAME_SHAPE = {'gelu', 'hardsigmoid', 'hardswish', 'relu', 'sigmoid', 'silu', '_safe_softmax', '_softmax', 'tanh'}
+_ELEMENTWISE = {'add', 'mul', 'sub'}
 _NORMS = {
     '_native_batch_norm_legit',
     '_native_batch_norm_legit_no_training',
@@ -143,8 +144,11 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         operation = func.overloadpacket.__name__
-        if operation in _SAME_SHAPE:  # their own code for shapes is slow
+        # What these return is known from their arguments; their own code for the meta device is slow.
+        if operation in _SAME_SHAPE or (operation in _ELEMENTWISE and _agree(*args[:2])):
             out = torch.empty_like(args[0])
+        elif operation == 'addmm':
+            out = args[1].new_empty(args[1].shape[0], args[2].shape[1])
         elif operation in _NORMS:
             out = (torch.empty_like(args[0]), *(args[0].new_empty(0) for _ in func._schema.returns[1:]))
         else:
@@ -159,14 +163,23 @@ class _Recorder(TorchDispatchMode):
         return out
 
 
+def _agree(first: object, second: object) -> bool:
+    """Whether the result of two operands is like the first."""
+    if not isinstance(first, torch.Tensor):
+        return False
+    if not isinstance(second, torch.Tensor):
+        return first.is_floating_point()
+    return (first.shape, first.dtype) == (second.shape, second.dtype)
+
+
 def _positions(operation: str, args: tuple, out: object) -> int | None:
-    """Pixels or tokens that a convolution writes, or that a norm works on."""
+    """Pixels or tokens that a 2-d convolution writes, or that a norm works on."""
     if operation == 'convolution':
-        return out.shape[2:].numel()
+        return out.shape[2:].numel() if out.ndim == 4 else None
     if operation == 'native_layer_norm' and len(args[1]) == 1:
         return args[0].numel() // args[0].shape[-1]
     if operation in _NORMS and operation != 'native_layer_norm':
-        return args[0].shape[2:].numel()
+        return args[0].shape[2:].numel() if args[0].ndim > 2 else args[0].shape[0]
     return None
 
 
