@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from .entry import Entry
-from .structure import cover, find_blocks
+from .structure import cover, find_blocks, is_position
 
 
 def sketch(net: nn.Module) -> list[Entry]:
@@ -26,7 +26,8 @@ def sketch(net: nn.Module) -> list[Entry]:
     entries, rest, closing = [], [], []
     for i, name in enumerate(names):
         if not owners[i]:
-            (rest if not inside or i < inside[-1] else closing).append(name)
+            before = (not inside or i < inside[-1]) and ('.' in name or is_position(name))
+            (rest if before else closing).append(name)
     bare = [name for name in rest if '.' not in name]
     entries += [Entry('stem', 'embed', *cover(net, [name for name in rest if '.' in name]))]
     entries += [Entry(name, 'position', name) for name in bare]

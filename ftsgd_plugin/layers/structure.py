@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 
 from torch import nn
 
@@ -89,11 +89,11 @@ def _place(
 ) -> int | str:
     """Where a parameter outside all blocks belongs: the number of a block, or a role."""
     if name not in found.first:
-        return 'position' if _is_position(name) else _closing_role(net, name)
+        return 'position' if is_position(name) else _closing_role(net, name)
     start = found.first[name]
     following = next((i for i, span in enumerate(spans) if span[0] > start), None)
     shared = following is not None and found.last[name] > spans[following][0]
-    if _is_position(name) and (following == 0 or shared or '.' not in name):
+    if is_position(name) and (following == 0 or shared or '.' not in name):
         return 'position'
     if following == 0:
         return 'embed'
@@ -108,7 +108,8 @@ def _place(
     return before if closes and not units[following][0].startswith(f'{stage}.') else following
 
 
-def _is_position(name: str) -> bool:
+def is_position(name: str) -> bool:
+    """Whether a parameter is a positional embedding or a token, by the names that vision libraries give them."""
     return bool(_POSITION.search(name) or _TOKEN.search(name.rpartition('.')[2]))
 
 
@@ -140,7 +141,8 @@ def _first_stage(
     if not sizes or sizes[0] is None:
         return 0
     lower = next((i for i, size in enumerate(sizes) if size is not None and size <= sizes[0] / 2), None)
-    if lower is None or sizes[0] in sizes[lower:]:
+    again = [units[i][0] for i in range(lower or 0, len(units)) if sizes[i] == sizes[0]]
+    if lower is None or any(_top(path) == _top(units[0][0]) for path in again):
         return 0  # one resolution, as in a ViT, or branches of two
     count = 0
     containers = {stage_of(unit) for unit in units}
@@ -148,8 +150,19 @@ def _first_stage(
         if len(containers) > 1 and stage_of(units[count]) != stage_of(units[0]) and stage_of(units[0]):
             break
         count += 1
-    convolutions = _convolutions(net, [*stem, *(name for unit in members[:count] for name in unit)])
+    inside = [name for unit in members[:count] for name in unit if not is_position(name)]
+    convolutions = _convolutions(net, [*stem, *inside])
     return count if any(max(conv.kernel_size) > max(conv.stride) for conv in convolutions) else 0
+
+
+def _top(path: str) -> str:
+    return path.partition('.')[0]
+
+
+def resolutions(net: nn.Module, paths: Sequence[str], shape: Sequence[int]) -> list[int | None]:
+    """Pixels or tokens that each part of a network works on last; ``None`` where no convolution or norm says it."""
+    found, names = trace(net, shape), [name for name, _ in net.named_parameters()]
+    return [_resolution(_under(names, [path]), found) for path in paths]
 
 
 def _resolution(names: Sequence[str], found: Trace) -> int | None:
@@ -189,11 +202,12 @@ def _entries(
 def _position_of(name: str) -> str:
     """The path of the embedding or token that a parameter is or belongs to."""
     parts = name.split('.')
-    return '.'.join(parts[: next((i for i, part in enumerate(parts, 1) if _is_position(part)), 1)])
+    return '.'.join(parts[: next((i for i, part in enumerate(parts, 1) if is_position(part)), 1)])
 
 
 def cover(net: nn.Module, names: Iterable[str]) -> list[str]:
     """The fewest attribute paths (of modules, or else of parameters) that hold exactly these parameters."""
+    names = list(names)
     wanted = {id(net.get_parameter(name)) for name in names}
     paths: list[str] = []
 
@@ -207,7 +221,9 @@ def cover(net: nn.Module, names: Iterable[str]) -> list[str]:
             for key, child in module.named_children():
                 visit(child, prefix + key)
 
-    visit(net, '')
+    owners = zip(*(name.split('.')[:-1] for name in names))
+    common = '.'.join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, owners))
+    visit(net.get_submodule(common), common)
     return paths
 
 

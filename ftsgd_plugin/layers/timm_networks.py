@@ -7,7 +7,8 @@ from torch import nn
 
 from .entry import Entry
 from .generic import register_generic
-from .structure import find_blocks, list_around_blocks, weights
+from .structure import find_blocks, list_around_blocks, resolutions, weights
+from .trace import MIN_BLOCKS
 
 
 def image_shape(net: nn.Module) -> tuple[int, int, int]:
@@ -20,7 +21,9 @@ def image_shape(net: nn.Module) -> tuple[int, int, int]:
 
 def is_network(module: nn.Module) -> bool:
     """Whether a module of timm is a whole network and not a part of one."""
-    return hasattr(module, 'get_classifier') and hasattr(module, 'forward_features')
+    return hasattr(module, 'forward_features') and (
+        hasattr(module, 'get_classifier') or hasattr(module, 'group_matcher')
+    )
 
 
 @register_generic('timm.models', network=is_network, shape=image_shape)
@@ -28,17 +31,33 @@ def _timm(net: nn.Module) -> Iterator[Entry]:
     blocks = _matched(net) or find_blocks(net, _trunk(net))
     if hasattr(net, 'incre_modules'):  # HRNet's, which its matcher leaves to the head: half of the network
         blocks = [*blocks, *find_blocks(net, ['incre_modules'])]
-    yield from list_around_blocks(net, blocks, classifier_paths(net), image_shape(net))
+    yield from list_around_blocks(net, [*_hybrid(net), *blocks], classifier_paths(net), image_shape(net))
+
+
+def _hybrid(net: nn.Module) -> list[str | tuple[str, ...]]:
+    """The blocks of the convnet that a hybrid has as patch embedding, and the projection of its features to tokens."""
+    convnet = getattr(getattr(net, 'patch_embed', None), 'backbone', None)
+    if not isinstance(convnet, nn.Module) or not any(True for _ in convnet.parameters()):
+        return []
+    path = 'patch_embed.backbone'
+    children = () if isinstance(convnet, nn.Sequential) else convnet.named_children()  # a few convolutions are a stem
+    parts = [name for name, child in children if any(True for _ in child.parameters())]
+    stages = [name for name in parts if re.match('stages|layer', name)]
+    rest = [f'{path}.{name}' for name in parts if name not in stages and name not in ('stem', 'conv1', 'bn1')]
+    if any(True for _ in net.patch_embed.proj.parameters()):
+        rest.append('patch_embed.proj')
+    return [*find_blocks(net, [f'{path}.{name}' for name in stages]), *([tuple(rest)] if rest else [])]
 
 
 def classifier_paths(net: nn.Module) -> list[str]:
-    """Attribute paths of the modules that timm's ``get_classifier`` returns, of those with parameters."""
+    """Attribute paths of timm's classifier, of those with parameters: its own answer and hidden layers beside it."""
     try:
         found = net.get_classifier()
-    except AttributeError:  # num_classes=0 leaves an Identity, which has no parts
-        return []
+    except AttributeError:  # an encoder; num_classes=0 leaves an Identity, which has no parts
+        found = ()
     wanted = {id(part) for part in (found if isinstance(found, (tuple, list)) else [found])}
-    return [name for name, part in net.named_modules() if id(part) in wanted and any(True for _ in part.parameters())]
+    paths = [name for name, part in net.named_modules() if id(part) in wanted or name == 'head.pre_logits']
+    return [path for path in paths if any(True for _ in net.get_submodule(path).parameters())]
 
 
 def _trunk(net: nn.Module) -> list[str]:
@@ -58,7 +77,9 @@ def _matched(net: nn.Module) -> list[str]:
         stages = found == _numbered(net, net.group_matcher(coarse=True))
     except AssertionError:  # RDNet's has no coarse groups
         stages = True
-    return find_blocks(net, found) if stages and len(found) < 8 else found  # some matchers number stages only
+    if stages and (len(found) < MIN_BLOCKS or len(set(resolutions(net, found, image_shape(net)))) > 1):
+        return find_blocks(net, found)  # a matcher that numbers stages only
+    return found
 
 
 def _numbered(net: nn.Module, matcher: object) -> list[str]:

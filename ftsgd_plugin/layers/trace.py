@@ -2,14 +2,13 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 from ..utils.errors import UserError, one_line
 from .entry import Entry
@@ -154,13 +153,22 @@ class _Recorder(TorchDispatchMode):
         else:
             out = func(*args, **(kwargs or {}))
         self.count += 1
-        used = [self.names[id(x)] for x in tree_leaves((args, kwargs)) if id(x) in self.names]
+        used = [self.names[id(x)] for x in _flat((*args, *(kwargs or {}).values())) if id(x) in self.names]
         for name in used:
             self.first.setdefault(name, self.count)
             self.last[name] = self.count
         if used and (positions := _positions(operation, args, out)):
             self.positions.update(dict.fromkeys(used, positions))
         return out
+
+
+def _flat(values: Iterable) -> Iterator:
+    """The values and those inside lists, as operations take them."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value
 
 
 def _agree(first: object, second: object) -> bool:
