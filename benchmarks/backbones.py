@@ -103,7 +103,7 @@ def examine(library: str, name: str) -> dict:
 
 def _by_hand(net: object) -> dict:
     """Whether a network's list is written by hand, and whether the verified one has the same parts and order."""
-    from ftsgd_plugin.layers.generic import generic_list, library_of
+    from ftsgd_plugin.layers.generic import library_of
     from ftsgd_plugin.layers.register import written_list
     from ftsgd_plugin.layers.trace import owners_of
     from ftsgd_plugin.utils.errors import UserError
@@ -115,7 +115,7 @@ def _by_hand(net: object) -> dict:
     if len(ours) < sum(1 for _ in net.parameters()):
         return dict(by_hand=False)
     try:
-        found = owners_of(net, generic_list(net))
+        found = owners_of(net, library_of(net).propose(net))
     except UserError as error:
         return dict(by_hand=True, equal=False, difference=str(error).partition('; paste')[0])
     differing = [name for name in ours if _part(ours[name]) != _part(found[name])]

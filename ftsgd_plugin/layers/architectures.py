@@ -140,6 +140,8 @@ def _hybrid_embedding(vit: nn.Module, convnet: nn.Module) -> Generator[Entry, No
     rest = [f'{path}.{name}' for name in children if name not in (*stem, 'stages', *stages)]
     projection = sum(map(len, members[1:]))
     yield from _convnet([f'{path}.{part}' for part in stem], members, 'conv-block-')
+    if not rest and not any(True for _ in vit.patch_embed.proj.parameters()):
+        return projection
     yield Entry('patch_embed', 'block', *rest, 'patch_embed.proj', block=projection)
     return projection + 1
 

@@ -10,6 +10,9 @@ from .generic import register_generic
 from .structure import find_blocks, list_around_blocks, resolutions, weights
 from .trace import MIN_BLOCKS
 
+# What timm counts to the head of these networks although most of their parameters are there, and runs as blocks do.
+_CLOSING_BLOCKS = {'HighResolutionNet': 'incre_modules', 'SelecSls': 'head', 'VGG': 'pre_logits'}
+
 
 def image_shape(net: nn.Module) -> tuple[int, int, int]:
     """Channels, height and width of the images that a timm network was built for."""
@@ -29,8 +32,10 @@ def is_network(module: nn.Module) -> bool:
 @register_generic('timm.models', network=is_network, shape=image_shape)
 def _timm(net: nn.Module) -> Iterator[Entry]:
     blocks = _matched(net) or find_blocks(net, _trunk(net))
-    if hasattr(net, 'incre_modules'):  # HRNet's, which its matcher leaves to the head: half of the network
-        blocks = [*blocks, *find_blocks(net, ['incre_modules'])]
+    for cls in type(net).__mro__:
+        if closing := _CLOSING_BLOCKS.get(cls.__name__):
+            children = net.get_submodule(closing).named_children()
+            blocks = [*blocks, *(f'{closing}.{name}' for name, child in children if weights(child))]
     yield from list_around_blocks(net, [*_hybrid(net), *blocks], classifier_paths(net), image_shape(net))
 
 
