@@ -4,8 +4,8 @@
     python benchmarks/backbones.py --library timm --names 'resnet*' --out /tmp/resnets.jsonl
 
 Every network is built on the meta device (no memory, no computation) inside a short-lived process, so that memory stays
-flat. Rows are appended to --out, one network each; the same command goes on where it stopped. At the end the table and
-the networks that are refused, with the reason, are printed; --record FILE writes them.
+flat. Rows are appended to --out, one network each; the same command continues where it stopped. At the end the table
+and the networks that are refused, with the reason, are printed; --record FILE writes them.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from .generic import register_generic
 from .structure import find_blocks, list_around_blocks, resolutions, weights
 from .trace import MIN_BLOCKS
 
-# What timm counts to the head of these networks although most of their parameters are there, and runs as blocks do.
+# What timm counts to the head of these networks although it has most of their parameters, and runs as blocks do.
 _CLOSING_BLOCKS = {'HighResolutionNet': 'incre_modules', 'SelecSls': 'head', 'VGG': 'pre_logits'}
 
 
