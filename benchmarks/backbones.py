@@ -9,6 +9,7 @@ and the networks that are refused, with the reason, are printed; --record FILE w
 """
 
 import argparse
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -204,6 +205,11 @@ def summary(rows: Sequence[dict]) -> Iterator[str]:
             yield from (f'{title}:', '', *(f'- `{row["library"]}/{row["name"]}`: {text(row)}' for row in chosen), '')
 
 
+def _releases() -> str:
+    packages = {'timm': 'timm', 'open_clip_torch': 'open_clip'}
+    return ', '.join(f'{name} {importlib.metadata.version(package)}' for package, name in packages.items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--library', nargs='+', choices=LIBRARIES, default=list(LIBRARIES))
@@ -223,10 +229,15 @@ def main() -> None:
     for library in args.library:
         count(library, args.names, args.out, args.per_process)
     rows = [row for row in rows_of(args.out) if row['library'] in args.library and fnmatch(row['name'], args.names)]
+    from ftsgd_plugin.records import environment
+    from ftsgd_plugin.utils.files import write_text
+
     lines = list(summary(rows))
     print('\n'.join(lines))
     if args.record:
-        args.record.write_text('\n'.join(lines) + '\n')
+        versions = environment()
+        header = f'`python benchmarks/backbones.py`, torch {versions["torch"]}, {_releases()}.'
+        write_text(args.record, '\n'.join(['# Layer lists per library', '', header, '', *lines]).rstrip() + '\n')
 
 
 if __name__ == '__main__':

@@ -91,7 +91,8 @@ def _find_backbone(model: nn.Module) -> tuple[str, nn.Module, LayerList]:
         entries = layer_list_of(module)
         if entries is not None:
             return name, module, entries
-    raise no_list(getattr(model, 'backbone', model), 'its library is not known here')
+    inside = getattr(model, 'backbone', model)
+    raise no_list(getattr(inside, 'net', inside), 'its library is not known here')
 
 
 def _check_surroundings(model: nn.Module, prefix: str, backbone: nn.Module) -> None:
