@@ -196,5 +196,8 @@ def paper_parts(layers: Sequence[Layer]) -> dict[str, str]:
     parts = {group: names.get(role, '') for group, role in roles.items()}
     if 'position' in roles.values():
         after = list(roles)[list(roles.values()).index('position') :]  # a hybrid has blocks before the position, too
-        parts[next(group for group in after if roles[group] == 'block')] = ''
+        first = next((group for group in after if roles[group] == 'block'), None)
+        blocks = {layer.group: layer.block for layer in layers}
+        if list(blocks.values()).count(blocks.get(first)) > 1:  # its first norm; a verified list has the block in one
+            parts[first] = ''
     return parts

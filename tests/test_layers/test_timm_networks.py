@@ -13,7 +13,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from ftsgd_plugin.freezing import freeze_layers, keep_eval_mode, select_layers
-from ftsgd_plugin.layers import list_layers, register
+from ftsgd_plugin.layers import list_layers, paper_parts, register
 from ftsgd_plugin.layers.generic import generic_list, layer_list_of
 from ftsgd_plugin.layers.trace import owners_of
 from ftsgd_plugin.models import OpenCLIPVisionTower, TimmPooledBackbone
@@ -133,6 +133,11 @@ def test_towers_of_open_clip_are_listed_by_their_trunk_and_pooling_is_a_projecti
     assert [list(layer.modules) for layer in layers if layer.role == 'projection'] == [['attnpool']]
     layers = list_layers(tower('convnext_base'))
     assert [layer.name for layer in layers if layer.role == 'embed'][:2] == ['stem', 'stages.0.blocks.0']
+
+
+def test_the_papers_figure_leaves_out_no_whole_block():
+    parts = paper_parts(list_layers(build('beit_base_patch16_224', **_TINY)))
+    assert [parts[f'blocks.{i}'] for i in range(6)] == ['middle'] * 6 and parts['cls_token'] == ''
 
 
 def test_a_users_subclass_of_a_library_network_is_listed():
