@@ -162,6 +162,8 @@ def _name_columns(file: str, columns: Mapping) -> dict:
     found = usual_columns(header, columns)
     for key in ('path', 'label'):
         if key not in found:
+            if len(header) == 1 and (other := next((mark for mark in ';\t|' if mark in header[0]), None)):
+                raise UserError(f'{file}: the fields are separated by {other!r}; write commas, or tabs in a .tsv file.')
             shown = one_line(', '.join(header), limit=300) or 'no header'
             raise UserError(
                 f'{file}: no column is named like {key} (found: {shown}); name it with columns=dict({key}=...).'

@@ -46,6 +46,7 @@ def find_tree(root: Path, given: Mapping, domains: bool = False) -> Found:
         shapes.remove(())
         notes.append(f'images directly in {top} have no class and are left out')
     tree = _order(top, shapes, domains)
+    notes += _domains_beside(top, shapes) if tree == 'class' else []
     if 'split' in tree and (flat := sorted({shape[0] for shape in shapes if len(shape) < len(tree.split('/'))})):
         notes.append(f'images directly in {", ".join(flat)} have no class and are left out')
     notes.insert(0, f'directories: {tree}')
@@ -68,6 +69,14 @@ def _check_level(root: Path, shapes: list[tuple]) -> None:
             f'{root}: holds images but no directories of classes and no table with labels; sort them into a directory '
             'per class, or add labels.csv with the columns path and label.'
         )
+
+
+def _domains_beside(root: Path, shapes: list[tuple]) -> list[str]:
+    """A note if the directories beside this one hold the same classes: it may be one domain of several."""
+    own, parent = {shape[0] for shape in shapes}, root.resolve().parent
+    beside = [name for name in subdirectories(parent)[:100] if own <= set(subdirectories(parent / name))]
+    others = [name for name in beside if name != root.resolve().name]
+    return [f'beside it with the same classes: {", ".join(others[:8])} (name {parent} to read all)'] if others else []
 
 
 def _has_images(directory: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..utils.errors import UserError, one_line
+from ..utils.format import printable
 from ..utils.names import did_you_mean
 from .classes import alike, class_indices
 from .find_tables import find_table
@@ -132,7 +133,7 @@ class Layout:
             lines.append(f'  {name:<{width}}{count:>9,}{held}')
         lines += [f'  {note}' for note in self.notes]
         lines += [f'  PROBLEM: {problem}' for problem in self.problems]
-        return '\n'.join(lines)
+        return '\n'.join(line if line.isprintable() else f'  {printable(line)}' for line in lines)
 
 
 def recognise(

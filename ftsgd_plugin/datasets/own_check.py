@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..utils.errors import check_parent, one_line
+from ..utils.errors import check_parent
+from ..utils.format import printable
 from .duplicates import METHOD, look_at
 from .layouts import Layout, recognise
 from .own_findings import Findings, count_rows, find, splits_of
@@ -84,7 +85,7 @@ def describe(layout: Layout, findings: Findings) -> list[str]:
     def add(found: Sequence, what: str, example) -> None:
         if found:
             lines.append(f'{len(found):,} {what}')
-            lines.extend(f'  {one_line(example(one), limit=240)}' for one in found[:_SHOWN])
+            lines.extend(f'  {printable(example(one))[:240]}' for one in found[:_SHOWN])
             lines.extend([f'  ... and {len(found) - _SHOWN:,} more'] if len(found) > _SHOWN else [])
 
     def several(rows: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..utils.errors import one_line
+from ..utils.format import printable
 from .classes import alike
 from .duplicates import Look, exact_groups, near_pairs
 from .layouts import Layout, is_whole
@@ -86,4 +86,4 @@ def count_rows(layout: Layout, position: int) -> tuple[list[str], list[list]]:
     for cell, count in layout.counts.items():
         cells.setdefault(cell[position], Counter())[cell[0]] += count
     order = sorted(cells, key=lambda name: (-sum(cells[name].values()), name))
-    return splits, [[one_line(name, limit=60), *(cells[name][split] for split in splits)] for name in order]
+    return splits, [[printable(name)[:60], *(cells[name][split] for split in splits)] for name in order]

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from ..utils.files import write_text
+from ..utils.format import printable
 from ..utils.pages import render_page
 from ..utils.version import __version__
 from .duplicates import METHOD
@@ -33,8 +35,8 @@ def write_page(path: str | os.PathLike, layout: Layout, findings: Findings) -> P
     def shown(row: int) -> dict:
         return dict(
             image=None if row in unreadable else thumbnail(os.path.join(layout.data_root, table.paths[row])),
-            path=table.paths[row],
-            label=table.label_names[table.labels[row]],
+            path=printable(table.paths[row]),
+            label=printable(table.label_names[table.labels[row]]),
             split=names[splits[row]],
         )
 
@@ -52,12 +54,12 @@ def write_page(path: str | os.PathLike, layout: Layout, findings: Findings) -> P
         findings=findings,
         method=METHOD,
         counts=[('class', *count_rows(layout, 1))] + ([('group', *count_rows(layout, 2))] if layout.domains else []),
-        unreadable=[f'{table.paths[row]}: {reason}' for row, reason in findings.unreadable],
+        unreadable=[printable(f'{table.paths[row]}: {reason}') for row, reason in findings.unreadable],
         duplicates=[
             (title, len(found), [[shown(row) for row in rows] for rows in found[:PAIRS]]) for title, found in kinds
         ],
         samples_of=[
-            (label, [(split, [shown(row) for row in rows]) for split, rows in by_split])
+            (printable(label), [(split, [shown(row) for row in rows]) for split, rows in by_split])
             for label, by_split in _samples(layout, names, splits, unreadable)
         ],
     )
@@ -67,11 +69,9 @@ def write_page(path: str | os.PathLike, layout: Layout, findings: Findings) -> P
 def _samples(layout: Layout, names: Sequence[str], splits, unreadable: set[int]) -> Iterator[tuple[str, list]]:
     """Some classes, and of each some rows per split."""
     table, cells = layout.table, defaultdict(list)
-    _, by_size = count_rows(layout, 1)
-    wanted = {
-        row[0]
-        for row in (by_size if len(by_size) <= CLASSES else [*by_size[: CLASSES // 2], *by_size[-CLASSES // 2 :]])
-    }
+    sizes = np.bincount(table.labels, minlength=len(table.label_names))
+    by_size = [table.label_names[code] for code in np.argsort(-sizes, kind='stable') if sizes[code]]
+    wanted = set(by_size if len(by_size) <= CLASSES else [*by_size[: CLASSES // 2], *by_size[-CLASSES // 2 :]])
     order = hash_order(0, table.paths).argsort()
     for row in order.tolist():
         label = table.label_names[table.labels[row]]

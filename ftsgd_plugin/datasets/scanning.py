@@ -12,7 +12,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from ..utils.errors import UserError
-from ..utils.files import write_text
+from ..utils.files import write_bytes
 from .transforms import why_unreadable
 
 T = TypeVar('T')
@@ -63,5 +63,6 @@ def report_unreadable(bad: Sequence[tuple[str, str]], count: int, report: Path) 
     if not bad:
         print(f'all {count:,} images can be decoded')
         return
-    write_text(report, ''.join(f'{path}\t{reason}\n' for path, reason in bad), remedy='name another with --bad-list')
+    lines = ''.join(f'{path}\t{reason}\n' for path, reason in bad)  # a name need not be UTF-8
+    write_bytes(report, lines.encode('utf-8', 'surrogateescape'), remedy='name another with --bad-list')
     print(f'{len(bad):,} of {count:,} images cannot be used; listed in {report}')

@@ -1,5 +1,6 @@
 """What prepare_data.py own finds: unreadable files, duplicates across splits, label errors, separated patients."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def test_every_kind_of_fault(animals, tmp_path, run_tool, workers):
     Image.open(root / 'train/cat/1.png').resize((60, 45)).save(root / 'val/cat/smaller.jpg', quality=80)
     shutil.copy(root / 'train/cat/2.png', root / 'train/<i>dog/mislabelled.png')
     (root / 'train/cat/broken.png').write_bytes(b'no image')
+    shutil.copy(root / 'train/cat/3.png', os.fsencode(root) + b'/val/cat/caf\xe9.png')  # a name that is not UTF-8
     (root / 'val/cat/moving.gif').write_bytes(b'GIF89a')
     trees.write_image(root / 'val/Cat/0.png', (64, 48), 90)
     before = sorted(root.rglob('*'))
@@ -56,8 +58,9 @@ def test_every_kind_of_fault(animals, tmp_path, run_tool, workers):
     assert (tmp_path / 'bad.txt').read_text().startswith(f'{root}/train/cat/broken.png\tnot a complete 8-bit image')
     for line in (
         'not read: 1 .gif',
-        '1 of 21 images cannot be used; listed in',
+        '1 of 22 images cannot be used; listed in',
         '  train: train/cat/0.png (cat) = val: val/cat/copy.png (cat)',
+        r'  train: train/cat/3.png (cat) = val: val/cat/caf\udce9.png (cat)',
         '  train: train/cat/1.png (cat) = val: val/cat/smaller.jpg (cat)',
         '  train: train/<i>dog/mislabelled.png (<i>dog) = train: train/cat/2.png (cat)',
         "  'Cat' and 'cat'",

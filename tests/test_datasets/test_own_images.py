@@ -194,6 +194,9 @@ def test_data_that_has_changed_is_refused(images, tmp_path):
 def test_one_level_off_is_found_and_said(images, tmp_path):
     above = recognise(images.parent)
     assert above.data_root == str(images) and f'the data is below: {images}' in above.notes
+    assert (
+        f'beside it with the same classes: south, west (name {images} to read all)' in recognise(images / 'north').notes
+    )
     with pytest.raises(UserError, match=f'one level too low; name {images}/north'):
         recognise(images / 'north/cat')
     own.write_images(tmp_path, [f'{split}/{name}/{i}.png' for split in ('train', 'val') for name in 'ab' for i in '12'])

@@ -167,6 +167,7 @@ def test_recognise_names_what_it_does_not_find(tmp_path):
     refused(TABLE.replace('label', 'etikett', 1), r'no column is named like label \(found: path, etikett, site')
     refused(TABLE.replace('north/', 'nord/').replace('south/', 'x/').replace('west/', 'y/'),
             r'none of its first 36 images exists, such as nord/cat/0\.png \(looked in')  # fmt: skip
+    refused(TABLE.replace(',', ';'), r"the fields are separated by ';'; write commas, or tabs in a \.tsv file")
     refused(TABLE, "hold_out='eest' is not a group of the data; did you mean 'west'", hold_out=['eest'])
     (tmp_path / 'more.csv').write_text(TABLE)
     (tmp_path / 'labels.csv').rename(tmp_path / 'list.csv')
