@@ -2,6 +2,7 @@
 
     python benchmarks/backbones.py --library timm open_clip --out /tmp/backbones.jsonl
     python benchmarks/backbones.py --library timm --names 'resnet*' --out /tmp/resnets.jsonl
+    python benchmarks/backbones.py --library torchvision mmpretrain transformers --out /tmp/others.jsonl
 
 Every network is built on the meta device (no memory, no computation) inside a short-lived process, so that memory stays
 flat. Rows are appended to --out, one network each; the same command continues where it stopped. At the end the table
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from unittest import mock
+
+import other_libraries
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,13 @@ def _open_clip(name: str) -> object:
     return OpenCLIPVisionTower(name)
 
 
-LIBRARIES = {'timm': Library(_timm_names, _timm), 'open_clip': Library(_open_clip_names, _open_clip)}
+LIBRARIES = {
+    'timm': Library(_timm_names, _timm),
+    'open_clip': Library(_open_clip_names, _open_clip),
+    'torchvision': Library(other_libraries.torchvision_names, other_libraries.torchvision),
+    'mmpretrain': Library(other_libraries.mmpretrain_names, other_libraries.mmpretrain),
+    'transformers': Library(other_libraries.transformers_names, other_libraries.transformers),
+}
 
 
 def examine(library: str, name: str) -> dict:
@@ -175,19 +184,28 @@ def count(library: str, pattern: str, path: Path, per_process: int) -> None:
         print(f'{library}: {len(done) + finished} of {len(names)}, {spent:.0f} s, about {rest:.0f} s left', flush=True)
 
 
+def _right(listed: Sequence[dict]) -> str:
+    """Of how many networks the library declares the right width; a dash if it declares none."""
+    declared = [row for row in listed if row['declared'] is not None]
+    return f'{sum(row["features"] == row["declared"] for row in declared)} of {len(declared)}' if declared else '-'
+
+
 def summary(rows: Sequence[dict]) -> Iterator[str]:
     """The table and the networks that are refused, in Markdown."""
-    yield '| library | networks | layer list | by hand | equal to verified | features | declared right | median s |'
-    yield '|---|---|---|---|---|---|---|---|'
+    columns = 'library', 'networks', 'layer list', 'whole classes', 'by hand', 'equal to verified', 'features'
+    yield f'| {" | ".join(columns)} | declared right | median s |'
+    yield '|---|---|---|---|---|---|---|---|---|'
     for library in dict.fromkeys(row['library'] for row in rows):
         own = [row for row in rows if row['library'] == library and row.get('stage') != 'build']
         listed = [row for row in own if 'reason' not in row]
         hand = [row for row in listed if row.get('by_hand')]
+        classes, refused = {row['kind'] for row in own}, {row['kind'] for row in own if 'reason' in row}
         seconds = sorted(row['seconds'] for row in listed)
         yield (
-            f'| {library} | {len(own)} | {len(listed)} | {len(hand)} | {sum(row["equal"] for row in hand)} | '
+            f'| {library} | {len(own)} | {len(listed)} | {len(classes - refused)} of {len(classes)} | '
+            f'{len(hand)} | {sum(row["equal"] for row in hand)} | '
             f'{sum(isinstance(row["features"], int) for row in listed)} | '
-            f'{sum(row["features"] == row["declared"] for row in listed)} | '
+            f'{_right(listed)} | '
             f'{seconds[len(seconds) // 2] if seconds else 0} |'
         )
     yield ''
@@ -197,7 +215,7 @@ def summary(rows: Sequence[dict]) -> Iterator[str]:
         ('Other than by hand', [row for row in rows if row.get('equal') is False], lambda row: row['difference']),
         (
             'Features',
-            [row for row in rows if 'reason' not in row and not isinstance(row['features'], int)],
+            [row for row in rows if 'reason' not in row and not isinstance(row['features'], int | None)],
             lambda row: row['features'],
         ),
     ):
