@@ -48,14 +48,16 @@ def test_gradual_phases_open_what_they_should_and_use_less_memory(name):
     optim_wrapper = build(model, 'OptimWrapper')
     blocks = SMALL[name][1]
     scheduler = GradualUnfreezingLR(optim_wrapper, end=blocks + 1)
-    peaks = []
+    held = []  # bytes that the forward pass keeps for the backward pass; the peak of so small a model is workspaces
+    with torch.no_grad():
+        loss_of(model, *(part.cuda() for part in batch(name, 0, size=64)))  # the libraries' lasting allocations
     for opened in range(blocks + 1):
         assert trained(model) == expected_names(model, opened)
         images, labels = (part.cuda() for part in batch(name, opened, size=64))
-        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         with torch.autocast('cuda', torch.bfloat16):
             loss = loss_of(model, images, labels)
+        held.append(torch.cuda.memory_allocated() - before)
         optim_wrapper.update_params(loss)
-        peaks.append(torch.cuda.max_memory_allocated())
         scheduler.step()
-    assert peaks[0] < peaks[-1] and all(later >= earlier * 0.98 for earlier, later in pairwise(peaks))
+    assert held[0] < held[-1] and all(later >= earlier for earlier, later in pairwise(held))
