@@ -156,7 +156,12 @@ def _first_or_last_lines(text: str, program: str, count: str) -> str:
     return ''.join(lines[: -int(count)] if program == 'head' else lines[int(count) :])
 
 
-@pytest.mark.parametrize('page', [page for page in PAGES if any(block.kind == 'run' for block in blocks(PAGES[page]))])
+# Pages that train several times, and whose steps other fast tests make.
+SLOW = ('docs/choosing.md', 'docs/predict_export.md', 'docs/recipes.md')
+RUN = [page for page in PAGES if any(block.kind == 'run' for block in blocks(PAGES[page]))]
+
+
+@pytest.mark.parametrize('page', [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in RUN])
 def test_blocks_of_a_page_run_and_print_what_it_says(page, tmp_path, digits_root, run_forked):
     """They run in order, in one directory with the checkout's configs and tools, as if a reader typed them."""
     for name in ('configs', 'tools', 'benchmarks'):

@@ -149,6 +149,7 @@ def test_torch_export_runs_any_batch_without_the_code_of_the_network(tmp_path, m
         torch.testing.assert_close(found['model'](inputs[:count]), expected[:count], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnxruntime_runs_any_batch(tmp_path, monkeypatch):
     pytest.importorskip('onnxruntime')
     run = tiny_vit_run()

@@ -57,8 +57,8 @@ def part(name: str) -> Config:
     return Config.fromfile(ROOT / f'configs/_base_/models/{name}.py')
 
 
-# The same classes as others of the table.
-TWINS = ('bit-r101', 'dino-vit-b16', 'clip-vit-l14')
+# The same classes as others of the table, and the slowest.
+TWINS = ('bit-r101', 'dino-vit-b16', 'clip-vit-l14', 'bit-r50')
 MIXED = ('clip-vit-b16', 'convnext-b', 'vit-tiny')
 
 
