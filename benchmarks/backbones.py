@@ -24,6 +24,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from unittest import mock
 
+sys.path.insert(0, str(Path(__file__).parent))  # also where another program runs this file
+
 import other_libraries
 
 
