@@ -101,6 +101,7 @@ def train(
             cfg.load_from = checkpoint or cfg.get('load_from')  # nothing to resume yet: start as the config says
         stack.enter_context(_config_kept_if_refused(cfg))
         runner = build_runner(cfg, resume_settings)
+        stack.callback(_end_workers, runner)
         peers = None
         if get_world_size() > 1:
             timeout = collective_timeout(cfg.get('env_cfg', {}).get('dist_cfg', {}))
@@ -118,6 +119,19 @@ def train(
                 raise
             raise explained from error
     return runner
+
+
+def _end_workers(runner: Runner) -> None:
+    """End the data workers that were kept between epochs, while their queues still work.
+
+    The garbage collector would end them in any order: where a queue goes first, each worker is waited for in vain.
+    """
+    for name in ('_train_loop', '_val_loop'):
+        loop = getattr(runner, name, None)  # a dict until it is built
+        iterator = getattr(getattr(loop, 'dataloader', None), '_iterator', None)
+        if iterator is not None:
+            loop.dataloader._iterator = None
+            iterator._shutdown_workers()
 
 
 @contextlib.contextmanager
