@@ -18,25 +18,9 @@ from .source import parse_source
 from .splits import OOD, TEST, TRAIN, VAL, parse_draw
 from .table import Table
 from .table_reader import read_table
+from .whole import separated, whole_field
 
 VAL_FRACTION, TEST_FRACTION = 0.1, 0.1
-# Columns and domains whose images are alike: they are drawn whole, so that none is in two splits.
-WHOLE = (
-    *(
-        'patient',
-        'subject',
-        'person',
-        'participant',
-        'case',
-        'individual',
-        'animal',
-        'specimen',
-        'slide',
-        'scan',
-        'study',
-    ),
-    *('sequence', 'video', 'clip', 'camera', 'scene', 'burst', 'session', 'plant', 'tree', 'series'),
-)
 
 
 @dataclass(frozen=True)
@@ -210,6 +194,9 @@ def recognise(
     order += sorted(sizes.keys() - {*order, OOD}) + [OOD] * (OOD in sizes)
     problems += _problems(data, names, counts, sizes, drawn)
     notes += _notes(data, names, counts)
+    if apart := separated(data, splits):
+        shown = ', '.join(f'{column} {value}' for column, value in apart[:3])
+        notes.append(f'{len(apart)} values that should stay together are in several splits: {shown} (a leak)')
     return Layout(
         data_root=str(root),
         options=options,
@@ -257,23 +244,8 @@ def _decide_draw(data: Table, hold_out, val, test, seed: int, whole: str | None)
     if not val and not test:
         return None
     if whole is None:
-        whole = _whole_field(data)
+        whole = whole_field(data)
     return {'val': val, 'test': test, 'seed': seed, **({'whole': whole} if whole else {})}
-
-
-def _whole_field(data: Table) -> str:
-    """The field whose values should stay together, by its name."""
-    columns = data.source.columns
-    for name, column in [*((name, name) for name in columns.metadata), ('group', columns.group)]:
-        if column and is_whole(column):
-            return name
-    return ''
-
-
-def is_whole(column: str) -> bool:
-    """Whether the values of a column of this name should not be separated: ``patient_id``, ``Slides``."""
-    words = column.lower().replace('-', '_').replace(' ', '_').split('_')
-    return any(word in WHOLE or word.removesuffix('s') in WHOLE or word.removesuffix('id') in WHOLE for word in words)
 
 
 def _describe_draw(data: Table, drawn: Mapping) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 from ..utils.format import printable
 from .classes import alike
 from .duplicates import Look, exact_groups, near_pairs
-from .layouts import Layout, is_whole
+from .layouts import Layout
 from .splits import parse_draw
-from .table import Table
+from .whole import separated
 
 
 @dataclass
@@ -57,26 +57,13 @@ def find(layout: Layout, looks: Sequence[Look]) -> Findings:
             findings.contradicted.append(rows)
     findings.near = near_pairs(looks, splits)
     findings.spellings = alike(table.label_names) + [(written, written.strip()) for written in table.respelled]
-    findings.separated = _separated(table, splits)
+    findings.separated = separated(table, splits)
     return findings
 
 
 def splits_of(layout: Layout) -> tuple[tuple[str, ...], np.ndarray]:
     """Names of the splits, and (N,) the split of every row."""
     return layout.table.assign(layout.held_out, parse_draw(layout.options.get('draw')))
-
-
-def _separated(table: Table, splits: np.ndarray) -> list[tuple[str, str]]:
-    """Patients and the like, by the names of the columns, whose images are in several splits."""
-    found = []
-    columns = [('group', table.source.columns.group), *((name, name) for name in table.source.columns.metadata)]
-    for name, column in columns:
-        if column and is_whole(column):
-            names, codes = table.values(name)
-            pairs = np.unique(np.stack([codes, splits.astype(np.int32)], axis=1), axis=0)
-            values, counts = np.unique(pairs[:, 0], return_counts=True)
-            found += [(column, names[value]) for value in values[counts > 1]]
-    return found
 
 
 def count_rows(layout: Layout, position: int) -> tuple[list[str], list[list]]:

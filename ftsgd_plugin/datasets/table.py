@@ -127,7 +127,12 @@ class Table:
     def _draw(self, names: list[str], splits: np.ndarray, draw: Draw) -> None:
         rows = np.flatnonzero(splits == names.index(TRAIN)) if TRAIN in names else []
         if not len(rows):
-            raise UserError(f"{self.source.name}: split 'train', from which to draw, has no image.")
+            first = names[0] if names else 'NAME'
+            found = one_line(', '.join(names) or 'none', limit=80)
+            raise UserError(
+                f"{self.source.name}: split 'train', from which to draw, has no image (splits: {found}); say which one "
+                f"it is: split_names={{{first!r}: 'train'}}."
+            )
         whole = self.values(draw.whole)[1][rows] if draw.whole else None
         paths = self.paths if len(rows) == len(self) else [self.paths[row] for row in rows]
         drawn = draw_splits(paths, self.labels[rows], self.groups[rows], draw, whole)

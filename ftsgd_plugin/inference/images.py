@@ -1,9 +1,12 @@
 """Which images to predict, and what is known of each: from image files, directories and tables."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from mmengine.logging import print_log
 
 from ..datasets.csv_reader import read_lines, shown
 from ..datasets.find_tables import header_of, usual_columns
@@ -70,7 +73,7 @@ def find_images(
 
 def _in_directory(root: Path, classes: Sequence[str]) -> list[Image]:
     known = {name: i for i, name in enumerate(classes)}
-    images, labelled = [], True
+    images = []
     for directory, inside, files in os.walk(root, followlinks=True):
         inside[:] = sorted(name for name in inside if not is_hidden(name))
         above = Path(directory).relative_to(root).parts
@@ -80,11 +83,20 @@ def _in_directory(root: Path, classes: Sequence[str]) -> list[Image]:
                 continue
             path = os.path.join(directory, name)
             if place is None:
-                labelled = False
                 images.append(Image(path, path))
             else:
                 images.append(Image(path, path, known[above[place]], '/'.join(above[:place])))
-    return images if labelled else [Image(image.path, image.file) for image in images]
+    outside = [image.path for image in images if image.label is None]
+    if not outside:
+        return images
+    if len(outside) < len(images):
+        print_log(
+            f'{root}: {len(outside)} of {len(images)} images are in no directory of a class of the run '
+            f'({outside[0]}, ...): no accuracy is computed',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return [Image(image.path, image.file) for image in images]
 
 
 def _in_table(path: Path, classes: Sequence[str], columns: dict[str, str], root: Path) -> Iterator[Image]:

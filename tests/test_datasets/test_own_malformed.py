@@ -179,6 +179,23 @@ def test_recognise_names_what_it_does_not_find(tmp_path):
         recognise(tmp_path / 'north/cat/0.png')
 
 
+def test_patients_in_two_given_splits_are_named(tmp_path):
+    """What is drawn keeps them together; a split that is given may not."""
+    own.write_images(tmp_path, [f'{i}.png' for i in range(8)])
+    rows = [f'{i}.png,{"ab"[i % 2]},{"train" if i < 5 else "val"},p{i // 2}' for i in range(8)]
+    (tmp_path / 'labels.csv').write_text('path,label,split,patient\n' + '\n'.join(rows) + '\n')
+    notes = recognise(tmp_path).notes
+    assert '1 values that should stay together are in several splits: patient p2 (a leak)' in notes
+
+
+def test_splits_by_number_are_asked_for(tmp_path):
+    own.write_images(tmp_path, [f'{i}.png' for i in range(8)])
+    rows = [f'{i}.png,{"ab"[i % 2]},{i // 6}' for i in range(8)]
+    (tmp_path / 'labels.csv').write_text('path,label,split\n' + '\n'.join(rows) + '\n')
+    with pytest.raises(UserError, match=r"has no image \(splits: 0, 1\); .*: split_names=\{'0': 'train'\}\.$"):
+        recognise(tmp_path).check()
+
+
 def test_problems_wait_for_the_training(tmp_path):
     """recognise shows everything that is wrong; the config of a data set is refused."""
     own.write_images(tmp_path, ['a/1.png', 'a/2.png', 'a/3.png', 'A/1.png', 'b/1.png'])

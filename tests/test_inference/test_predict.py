@@ -224,3 +224,18 @@ def test_a_pipeline_without_files_is_refused(finished_run, table, tmp_path):
         dataset.pipeline = [dict(type='PackInputs')]
     with pytest.raises(UserError, match='the test pipeline starts with PackInputs'):
         write_predictions(run, [table], tmp_path / 'p.csv')
+
+
+def test_directories_of_other_classes_are_named(tmp_path, monkeypatch):
+    """Their images have no label, so no accuracy is printed; without a word it would seem forgotten."""
+    for name in ('cat/a.png', 'dgo/b.png'):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    lines = []
+    monkeypatch.setattr('ftsgd_plugin.inference.images.print_log', lambda line, **_: lines.append(line))
+    found = find_images([tmp_path], ['cat', 'dog'])
+    assert [image.label for image in found] == [None, None]
+    assert lines == [
+        f'{tmp_path}: 1 of 2 images are in no directory of a class of the run ({tmp_path}/dgo/b.png, ...): no accuracy '
+        'is computed'
+    ]

@@ -1,4 +1,4 @@
-"""Data workers that are kept between epochs end with the training, also where the process goes on."""
+"""Data workers that are kept between epochs end with the training, also where the process continues."""
 
 import multiprocessing
 
