@@ -231,7 +231,7 @@ class Benchmark:
 
     def _best(self) -> list:
         """``(run at the best rate, rates tried)`` of every cell, by the ID accuracy of the first seed."""
-        from real_model_page import best_rates, read_runs
+        from real_model_claims import best_rates, read_runs
 
         return best_rates(read_runs(self.out), self.plan.models, self.plan.datasets, self.plan.lrs)
 

@@ -149,7 +149,7 @@ def _warn_of_versions(found: Collection) -> None:
         found.warnings.append(f'the runs are of {len(commits)} commits: {", ".join(c[:12] for c in commits[:5])}.')
     changed = sum(str(record.code.get('commit') or '').endswith('+') for record in records)
     if changed:
-        found.warnings.append(f'{changed} runs are of a changed checkout (commit with "+").')
+        found.warnings.append(f'runs of a changed checkout (commit with "+"): {changed}.')
 
 
 def _warn_of_selection(found: Collection, key: str) -> None:

@@ -36,7 +36,7 @@ def test_clean_data(animals, tmp_path, run_tool):
     assert 'no duplicates and no label errors found' in run_tool.stdout
     assert not (tmp_path / 'bad.txt').exists()
     page = (tmp_path / 'page.html').read_text()
-    assert page.count('data:image/png;base64,') == 16 and 'Nothing is wrong' in page
+    assert page.count('data:image/png;base64,') == 16 and 'No problem was found' in page
     assert '&lt;i&gt;dog' in page and '<i>dog' not in page  # names are never markup
 
 

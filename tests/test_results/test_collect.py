@@ -81,7 +81,7 @@ def test_other_code_versions_give_warnings(tmp_path):
     assert collect([tmp_path]).warnings == [
         '2 runs are of version 0.0.1 of the package, this is ' + __version__ + '.',
         'the runs are of 2 commits: abc, def+.',
-        '1 runs are of a changed checkout (commit with "+").',
+        'runs of a changed checkout (commit with "+"): 1.',
     ]
 
 

@@ -13,19 +13,19 @@ from ftsgd_plugin.records import RunRecord, write_record
 from ftsgd_plugin.sweep.plan import Run
 from ftsgd_plugin.utils.errors import UserError
 
+NAMES = ('real_model_claims', 'real_model_page', 'real_model')
+
 
 @pytest.fixture(scope='module')
 def modules():
     """The driver and its page, imported as programs do."""
     sys.path.insert(0, str(ROOT / 'benchmarks'))
-    loaded = []
-    for name in ('real_model', 'real_model_page'):
+    for name in NAMES:
         spec = importlib.util.spec_from_file_location(name, ROOT / f'benchmarks/{name}.py')
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
-        loaded.append(sys.modules[name])
-    yield loaded
-    for name in ('real_model', 'real_model_page'):
+    yield {name: sys.modules[name] for name in NAMES}
+    for name in NAMES:
         del sys.modules[name]
     sys.path.remove(str(ROOT / 'benchmarks'))
 
@@ -64,8 +64,8 @@ def arguments(out, **others) -> Namespace:
 
 
 def test_best_rates_are_those_of_the_first_seed_by_id(modules, out):
-    _, page = modules
-    best = page.best_rates(page.read_runs(out), ['dinov2-vit-s14'], ['elpv-mono'], ['sgd', 'freeze-embed', 'adamw'])
+    claims = modules['real_model_claims']
+    best = claims.best_rates(claims.read_runs(out), ['dinov2-vit-s14'], ['elpv-mono'], ['sgd', 'freeze-embed', 'adamw'])
     assert [(run.method, run.lr, run.seed, rates) for run, rates in best] == [
         ('sgd', 1e-4, 0, [3e-5, 1e-4, 3e-4]),
         ('freeze-embed', 3e-4, 0, [3e-5, 1e-4, 3e-4, 1e-3]),  # a diverged rate is tried, never the best
@@ -73,7 +73,7 @@ def test_best_rates_are_those_of_the_first_seed_by_id(modules, out):
 
 
 def test_stages_add_neighbours_of_an_edge_and_seeds_at_the_best(modules, out, monkeypatch):
-    driver, _ = modules
+    driver = modules['real_model']
     benchmark, started = driver.Benchmark(arguments(out)), []
     monkeypatch.setattr(benchmark, '_train', lambda runs, keep=False: started.extend((run, keep) for run in runs))
     benchmark.edges()
@@ -92,7 +92,7 @@ def test_stages_add_neighbours_of_an_edge_and_seeds_at_the_best(modules, out, mo
 def test_runs_write_no_checkpoints_but_the_best_of_later_seeds(modules, tmp_path, monkeypatch):
     from ftsgd_plugin.sweep import driver as sweeps
 
-    driver, _ = modules
+    driver = modules['real_model']
     seen = []
     monkeypatch.setattr(sweeps, 'run_tasks', lambda tasks, *args, **options: seen.append((tasks, options)) or [])
     benchmark = driver.Benchmark(arguments(tmp_path, images=8, image_size=56, epochs=2))
@@ -108,7 +108,7 @@ def test_runs_write_no_checkpoints_but_the_best_of_later_seeds(modules, tmp_path
 
 
 def test_a_directory_takes_runs_of_one_kind(modules, tmp_path):
-    driver, _ = modules
+    driver = modules['real_model']
     driver.Benchmark(arguments(tmp_path, stages=[])).run()
     driver.Benchmark(arguments(tmp_path, stages=[])).run()
     with pytest.raises(UserError, match=r"settings\.json: the runs here have other settings .*'pixels': 84"):
@@ -116,7 +116,7 @@ def test_a_directory_takes_runs_of_one_kind(modules, tmp_path):
 
 
 def test_the_page_has_the_numbers_and_verdicts(modules, out, capsys):
-    _, page = modules
+    page = modules['real_model_page']
     (out / 'gradients').mkdir()
     groups = [
         {'name': 'trans3_mlp', 'part': 'middle', 'norm': 2.0},
@@ -150,11 +150,11 @@ def test_the_page_has_the_numbers_and_verdicts(modules, out, capsys):
     ],
 )
 def test_verdicts(modules, tmp_path, first, second, better, as_good):
-    _, page = modules
+    claims = modules['real_model_claims']
     for method, values in (('adamw', first), ('sgd', second)):
         for seed, value in enumerate(values):
             record(tmp_path, method, 1e-4, seed, value, value)
-    (cells,) = page.read_cells(tmp_path).values()
-    assert page.better('adamw', 'sgd', 'ood/accuracy')(cells)[0] == better
-    assert page.as_good('adamw', 'sgd', 'ood/accuracy')(cells)[0] == as_good
-    assert page.better('adamw', 'lars', 'ood/accuracy')(cells) == ('not tested', '')
+    (cells,) = claims.read_cells(tmp_path).values()
+    assert claims.better('adamw', 'sgd', 'ood/accuracy')(cells)[0] == better
+    assert claims.as_good('adamw', 'sgd', 'ood/accuracy')(cells)[0] == as_good
+    assert claims.better('adamw', 'lars', 'ood/accuracy')(cells) == ('not tested', '')
