@@ -46,7 +46,7 @@ def find_tree(root: Path, given: Mapping, domains: bool = False) -> Found:
         shapes.remove(())
         notes.append(f'images directly in {top} have no class and are left out')
     tree = _order(top, shapes, domains)
-    notes += _domains_beside(top, shapes) if tree == 'class' else []
+    notes += [*_deeper(top, shapes), *_domains_beside(top, shapes)] if tree == 'class' else []
     if 'split' in tree and (flat := sorted({shape[0] for shape in shapes if len(shape) < len(tree.split('/'))})):
         notes.append(f'images directly in {", ".join(flat)} have no class and are left out')
     notes.insert(0, f'directories: {tree}')
@@ -69,6 +69,27 @@ def _check_level(root: Path, shapes: list[tuple]) -> None:
             f'{root}: holds images but no directories of classes and no table with labels; sort them into a directory '
             'per class, or add labels.csv with the columns path and label.'
         )
+
+
+def _deeper(root: Path, shapes: list[tuple]) -> list[str]:
+    """A note if every image is further down than in a directory of a class: the classes may be below.
+
+    Raises:
+        UserError: The depths differ as well: these are several sets of data, not classes.
+    """
+    if any(len(shape) == 1 for shape in shapes):
+        return []
+    first, second = shapes[0][:2]
+    if len({len(shape) for shape in shapes}) > 1:
+        names = one_line(', '.join(sorted({shape[0] for shape in shapes})), limit=80)
+        raise UserError(
+            f'{root}: no image is directly in {names}, and the directories below have different depths: they are not '
+            f'classes; name the directory that holds the classes, such as {root / first}.'
+        )
+    below = root / first
+    return [
+        f'every image is in a directory below its class, such as {first}/{second}; if that is the class, name {below}'
+    ]
 
 
 def _domains_beside(root: Path, shapes: list[tuple]) -> list[str]:

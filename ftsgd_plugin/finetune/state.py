@@ -100,7 +100,12 @@ class State:
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
             with hold_lock(self.directory / LOCK, 1):
-                yield
+                try:
+                    yield
+                finally:
+                    if [path.name for path in self.directory.iterdir()] == [LOCK]:  # refused before anything was done
+                        (self.directory / LOCK).unlink()
+                        self.directory.rmdir()
         except filelock.Timeout:
             raise UserError(f'{self.directory}: another process fine-tunes there; wait for it or end it.') from None
 

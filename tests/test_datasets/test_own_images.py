@@ -70,6 +70,18 @@ def test_class_directories_are_those_of_torchvision(images):
     assert {path: label for path, (label, *_) in found(layout).items()} == expected
 
 
+def test_classes_that_are_further_down_are_said(tmp_path):
+    """A directory of several data sets is no data set whose classes have their names."""
+    patients = [f'one/{name}/{name}{i}/{j}.png' for name in 'ab' for i in '12' for j in '12']
+    own.write_images(tmp_path, patients)
+    layout = recognise(tmp_path / 'one')
+    assert layout.classes == ('a', 'b')
+    assert any(note.startswith('every image is in a directory below its class, such as a/a1;') for note in layout.notes)
+    own.write_images(tmp_path, [f'two/{name}/{i}.png' for name in 'cd' for i in '12'])
+    with pytest.raises(UserError, match=r'no image is directly in one, two, .* such as \S*/one\.$'):
+        recognise(tmp_path)
+
+
 def test_split_directories_are_never_classes(tmp_path):
     own.write_images(
         tmp_path, [f'{split}/{name}/{i}.png' for split in ('train', 'valid') for name in 'ab' for i in '12']

@@ -99,3 +99,13 @@ def test_options_that_cannot_be_meant(changes, said):
     with pytest.raises(UserError) as error:
         options(**changes)
     assert said in str(error.value)
+
+
+def test_a_command_that_is_refused_leaves_no_directory(tmp_path):
+    state = State.open(tmp_path / 'a', options())
+    with pytest.raises(UserError), state.locked():
+        raise UserError('no such model')
+    assert not (tmp_path / 'a').exists()
+    with state.locked():
+        state.put('plan', {})
+    assert (tmp_path / 'a' / FILE).is_file()
