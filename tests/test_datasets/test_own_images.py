@@ -71,7 +71,7 @@ def test_class_directories_are_those_of_torchvision(images):
 
 
 def test_classes_that_are_further_down_are_said(tmp_path):
-    """A directory of several data sets is no data set whose classes have their names."""
+    """A directory of several data sets is not a data set whose classes have their names."""
     patients = [f'one/{name}/{name}{i}/{j}.png' for name in 'ab' for i in '12' for j in '12']
     own.write_images(tmp_path, patients)
     layout = recognise(tmp_path / 'one')
