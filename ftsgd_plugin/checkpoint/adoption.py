@@ -9,6 +9,25 @@ from mmengine.optim import OptimWrapper
 from .differences import SCALER_OPTIONS
 from .settings import by_key, by_name, saved_optimizers
 
+_KINDS_OF_UPDATE = ('foreach', 'fused')  # how PyTorch computes one and the same update
+
+
+def adopt_kind_of_update(checkpoint: dict, optim_wrapper: OptimWrapper) -> None:
+    """Keep the run's own kind of update (``foreach``, ``fused``) where it or the checkpoint leaves the choice open.
+
+    The default depends on the device; with the checkpoint's value the optimizer's state and what was built for it would
+    not fit together.
+
+    Args:
+        checkpoint: Content of the file, without a :func:`foreign_state`; changed in place.
+        optim_wrapper: The run's optimizer wrapper.
+    """
+    for key, saved in saved_optimizers(checkpoint).items():
+        for before, now in zip(saved['param_groups'], by_name(optim_wrapper)[key].optimizer.param_groups):
+            for kind in _KINDS_OF_UPDATE:
+                if kind in before and kind in now and None in (before[kind], now[kind]):
+                    before[kind] = now[kind]
+
 
 def adopt_settings(
     checkpoint: dict, optim_wrapper: OptimWrapper, schedulers: Sequence | Mapping | None, epoch_length: int

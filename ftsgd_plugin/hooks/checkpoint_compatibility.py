@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 
-from ..checkpoint.adoption import adopt_settings
+from ..checkpoint.adoption import adopt_kind_of_update, adopt_settings
 from ..checkpoint.compatibility import (
     accept_new,
     check_pretrained,
@@ -118,6 +118,7 @@ class CheckpointFitHook(Hook):
         if None not in seeds and seeds[0] != seeds[1]:
             found = Difference('randomness.seed', *seeds)
             raise CheckpointRefusedError(f'{path}: cannot be resumed: {found}; set it to {seeds[0]}, or {restart}.')
+        adopt_kind_of_update(checkpoint, runner.optim_wrapper)
         lengths = {'max_epochs': runner.max_epochs, 'max_iters': runner.max_iters}
         # The loop itself refuses to continue by iterations if an iteration means something else now.
         counts_like = getattr(runner.train_loop, 'counts_like', lambda runtime_info: True)

@@ -14,6 +14,7 @@ from ..utils.errors import UserError
 from ..utils.patching import replaced
 from .checkpointing import use_non_reentrant_checkpointing
 from .finite import check_groups
+from .fused import can_be_fused, fused_by_default
 from .model_hooks import ModelHooks
 from .paramwise import check_custom_keys, check_paramwise
 from .report import FreezeReport
@@ -31,6 +32,9 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     and ``ln_pre`` (if there is one) are frozen; positional embedding and class token train.
 
     A warning names an embedding of more than 2 % of the parameters, as in very small networks.
+
+    On CUDA, SGD, Adam and AdamW are fused unless the optimizer's config sets ``fused`` or ``foreach``
+    (:func:`ftsgd_plugin.optim.fused.fused_by_default`).
 
     Every ``paramwise_cfg`` key of MMEngine's ``DefaultOptimWrapperConstructor`` keeps its meaning. Parameters with the
     same stage (role and block) and the same hyper-parameters share a group, in the order of the layer list; each group
@@ -97,7 +101,12 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         freeze_layers(inner, frozen)
         if not any(param.requires_grad for param in inner.parameters()):
             raise UserError(f'freeze={self.freeze!r} leaves nothing to train, as the model itself freezes the rest.')
-        optim_wrapper = super().__call__(model)
+        optimizer_cfg = self.optimizer_cfg
+        trained = (param for param in inner.parameters() if param.requires_grad)
+        if fused_by_default({**self.optim_wrapper_cfg, 'optimizer': optimizer_cfg}) and can_be_fused(trained):
+            optimizer_cfg = {**optimizer_cfg, 'fused': True}
+        with replaced(self, 'optimizer_cfg', optimizer_cfg):
+            optim_wrapper = super().__call__(model)
         check_groups(optim_wrapper.optimizer)
         self._check(inner, optim_wrapper)
         if isinstance(optim_wrapper, SGDInBackwardOptimWrapper):

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ..utils.errors import UserError
 from ..utils.norms import has_non_finite, non_finite
 from ..utils.patching import replaced
+from .fused import reads_found_inf, start_momentum, starts_right
 from .sgd_in_backward import InBackwardDataParallel, SGDInBackwardOptimWrapper
 
 # With gradient clipping, an infinite limit logs the norm, and an infinite norm is the largest entry.
@@ -30,8 +31,8 @@ class FiniteUpdates:
       check of the gradients is enough, and the reduction over the ranks tells every rank.
     - Without a GPU the gradients are read once before the update.
     - With a loss scaler (AMP) the scaler makes the same check and skips; nothing is added.
-    - A fused optimizer (``fused=True``; SGD, Adam, AdamW) reads the answer on the device, as under a loss scaler:
-      nobody waits.
+    - A fused optimizer (``fused=True``; SGD, Adam, AdamW; on CUDA the constructor's default) reads the answer on the
+      device, as under a loss scaler: nobody waits.
     - ``SGDInBackwardOptimWrapper`` masks the update on the device, gradient by gradient: nobody waits. Layers that
       were updated in the same backward pass before the first gradient of NaN or Inf keep that update.
     - Any other optimizer on a GPU is started after the host has read the answer, one wait per update. MMEngine itself
@@ -41,10 +42,19 @@ class FiniteUpdates:
         optim_wrapper: The wrapper of one optimizer.
         model: The model as the runner holds it: gradients that its wrapper does not reduce (FSDP) need a reduction of
             the answer.
+
+    Raises:
+        UserError: A fused SGD with momentum and ``dampening`` under a loss scaler, whose skipped first update would
+            leave its momentum undefined.
     """
 
     def __init__(self, optim_wrapper: OptimWrapper, model: nn.Module) -> None:
         self._wrapper = optim_wrapper
+        if self.scales_loss and not starts_right(optim_wrapper.optimizer):
+            raise UserError(
+                'optim_wrapper.optimizer: a fused SGD with dampening keeps an undefined momentum if the loss scaler '
+                'skips its first update; set fused=False or dampening=0.'
+            )
         self._reduces = isinstance(model, DistributedDataParallel | InBackwardDataParallel)
         self._skipped: bool | torch.Tensor | None = None
         self._stepped: bool | torch.Tensor = False
@@ -56,6 +66,7 @@ class FiniteUpdates:
         def finite_backward(loss: torch.Tensor, **kwargs) -> None:
             backward(loss * torch.where(loss.detach().isfinite(), 1.0, math.nan).to(loss.dtype), **kwargs)
 
+        self._undo.callback(optim_wrapper.optimizer.register_step_pre_hook(start_momentum).remove)
         self._undo.enter_context(replaced(optim_wrapper, 'backward', finite_backward))
         self._undo.enter_context(replaced(optim_wrapper, 'step', step))
 
@@ -117,7 +128,7 @@ class FiniteUpdates:
         if not grads:
             step()
             self._skipped = False
-        elif _reads_found_inf(optimizer):
+        elif reads_found_inf(optimizer):
             bad = self._on_all_ranks(non_finite(grads))
             optimizer.grad_scale, optimizer.found_inf = None, bad.float()
             try:
@@ -139,12 +150,6 @@ class FiniteUpdates:
         bad = bad.int()
         torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
         return bad.bool()
-
-
-def _reads_found_inf(optimizer: Optimizer) -> bool:
-    """Whether the optimizer skips on the device, as torch's own loss scaler asks."""
-    fused = all(group.get('fused') for group in optimizer.param_groups)
-    return fused and getattr(optimizer, '_step_supports_amp_scaling', False)
 
 
 def check_settings(cfg: Mapping) -> None:

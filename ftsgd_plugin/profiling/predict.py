@@ -9,8 +9,8 @@ none of the memory is needed. The most bytes that tensors hold at once are::
     update   = batch + gradients + temporaries of the optimizer
 
 ``forward`` and ``backward`` come from the life of every storage in the traced step, so frozen layers, SGD in backward
-and the order in which activations are freed are accounted for, not assumed. ``update`` holds a copy of what trains for
-AdamW on CUDA (``foreach``) and of one tensor on the CPU.
+and the order in which activations are freed are accounted for, not assumed. ``update`` holds a copy of one
+tensor for AdamW, and of all that trains with ``foreach=True`` (PyTorch's own default on CUDA; ours is ``fused``).
 
 Limits: memory outside tensors is not included (scratch space inside operators such as convolutions, cuBLAS and cuDNN
 workspaces, the CUDA context, the allocator's rounding to 512 bytes and its fragmentation, the interpreter), nor are
@@ -31,6 +31,7 @@ from mmpretrain.registry import OPTIMIZERS
 
 from ..freezing import freeze_layers
 from ..layers import list_layers
+from ..optim.fused import fused_by_default
 from ..optim.state import tensor_bytes
 from .fake_step import FakeModel, StepTrace, trace_update
 from .phases import COMPARED_METHODS, Method, Phase, list_phases, load_method, run_length
@@ -174,7 +175,7 @@ class Predictor:
         state, temporaries = trace_update(
             lambda params: OPTIMIZERS.build({**plain, 'params': params}),
             trained,
-            foreach=self.device == 'cuda' and not settings.get('fused'),
+            foreach=self.device == 'cuda' and not (settings.get('fused') or fused_by_default(method.optim_wrapper)),
         )
         gradients = tensor_bytes(trained)
         if method.in_backward:

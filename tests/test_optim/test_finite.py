@@ -96,6 +96,37 @@ BAD = ('loss nan', 'loss inf', 'gradient nan', 'gradient -inf')
 
 
 @pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
+@pytest.mark.parametrize('name', [name for name in WRAPPERS if 'backward' not in name and name != 'accumulated'])
+def test_a_bad_first_batch_leaves_no_momentum_behind(name, device):
+    """A fused SGD of torch 2.11.0 would keep whatever was in the memory that it took for the momentum."""
+    good = [(0, ''), (1, '')]
+    expected, _, _ = train(name, good, device=device)
+    garbage = [torch.full((size,), 1e9, device=device) for size in (3, 8, 24, 32) for _ in range(64)]
+    del garbage
+    found, outcomes, _ = train(name, [(2, 'gradient nan'), *good], device=device)
+    assert equal(found, expected) and list(map(bool, outcomes)) == [True, False, False]
+
+
+def test_a_dampened_fused_momentum_waits_for_the_answer_and_needs_it_before_a_loss_scaler():
+    damped = dict(momentum=0.9, dampening=0.5, fused=True)
+    model = build()
+    guard = FiniteUpdates(OptimWrapper(SGD(model.parameters(), lr=0.1, **damped)), model)
+    for step, bad in [(2, 'gradient nan'), (0, ''), (1, '')]:
+        guard._wrapper.update_params(loss_of(model, step, bad))
+    twin = build()
+    plain = SGD(twin.parameters(), lr=0.1, **damped)
+    for step in (0, 1):
+        plain.zero_grad()
+        loss_of(twin, step).backward()
+        plain.step()
+    assert equal([*model.parameters()], [*twin.parameters()])
+    with amp_wrapper():
+        scaled = AmpOptimWrapper('dynamic', optimizer=SGD(model.parameters(), lr=0.1, **damped))
+    with pytest.raises(UserError, match='set fused=False or dampening=0'):
+        FiniteUpdates(scaled, model)
+
+
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
 @pytest.mark.parametrize('name', WRAPPERS)
 def test_a_bad_batch_leaves_weights_and_state_as_if_it_had_not_been(name, device):
     good, window = [(0, ''), (1, ''), (4, ''), (5, '')], 2 if 'accumulated' in name else 1
@@ -159,7 +190,7 @@ def test_removing_the_guard_restores_the_wrapper():
         wrapper = guard._wrapper
         guard.remove()
         assert not {'step', 'backward'} & vars(wrapper).keys(), name
-        assert not wrapper.optimizer._optimizer_step_post_hooks
+        assert not wrapper.optimizer._optimizer_step_post_hooks and not wrapper.optimizer._optimizer_step_pre_hooks
         assert not getattr(wrapper, 'skip_non_finite', False)
 
 
