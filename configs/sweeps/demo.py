@@ -1,6 +1,6 @@
-"""The demo: the built-in ViT on digits with all six methods, 3 learning rates, 3 seeds; minutes on two CPU cores.
+"""The digits: the built-in ViT with all six methods, 3 learning rates, 3 seeds; minutes on two CPU cores.
 
-bash tools/demo.sh                               # writes the data, runs this sweep, draws the figure
+bash tools/demo.sh --digits                      # writes the data, runs this sweep, draws the figure
 python tools/sweep.py configs/sweeps/demo.py --out work_dirs/demo
 """
 

@@ -94,6 +94,12 @@ class GradientProfile:
         fields = asdict(self)
         return {**{key: fields.pop(key) for key in ('name', 'batches', 'batch_size')}, **summary, **fields}
 
+    @classmethod
+    def from_dict(cls, content: dict) -> 'GradientProfile':
+        """The profile of :meth:`to_dict`."""
+        layers, groups = (tuple(Gradient(**one) for one in content[key]) for key in ('layers', 'groups'))
+        return cls(content['name'], content['batches'], content['batch_size'], layers, groups)
+
 
 def measure_gradients(
     model: BaseModel,

@@ -1,5 +1,7 @@
 """A config's model and data as they are at the first step of training, without a run."""
 
+from copy import deepcopy
+
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -34,7 +36,7 @@ def pretrained_model(cfg: Config, device: str = 'cpu') -> BaseModel:
         raise UserError(f'{cfg.filename}: has no model; name a config with one.')
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     set_random_seed(seed_of(cfg))
-    model_cfg = cfg.model.copy()
+    model_cfg = deepcopy(cfg.model)  # building adds keys
     if cfg.get('data_preprocessor') is not None:
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = MODELS.build(model_cfg)
@@ -62,7 +64,7 @@ def training_loader(cfg: Config) -> DataLoader:
     if cfg.get('train_dataloader') is None:
         raise UserError(f'{cfg.filename}: has no train_dataloader; name a config with one.')
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    loader_cfg = cfg.train_dataloader.copy()
+    loader_cfg = deepcopy(cfg.train_dataloader)
     loader_cfg.setdefault('collate_fn', dict(type='default_collate'))
     loader_cfg['persistent_workers'] = False
     loader_cfg['pin_memory'] = torch.cuda.is_available()

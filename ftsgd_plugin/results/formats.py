@@ -130,11 +130,11 @@ def as_markdown(tables: Sequence[Table], notes: Sequence[str], compared: pd.Data
             for model, method, entries in table.rows
         ]
         header = ['model', f'method ({MEAN})', *map(_md, table.columns)]
-        blocks.append(f'**{_md(table.title)}**\n\n{_pipe_table(header, rows, left=2)}')
+        blocks.append(f'**{_md(table.title)}**\n\n{pipe_table(header, rows, left=2)}')
     return '\n\n'.join([*blocks, LEGEND, '\n'.join(f'- {_md(note)}' for note in notes)]) + '\n'
 
 
-def _pipe_table(header: list[str], rows: list[list[str]], left: int) -> str:
+def pipe_table(header: list[str], rows: list[list[str]], left: int) -> str:
     """A Markdown table whose first ``left`` columns are left-aligned and the others right-aligned."""
     align = ['left'] * left + ['right'] * (len(header) - left)
     return pd.DataFrame(rows, columns=header).to_markdown(index=False, disable_numparse=True, colalign=align)
@@ -232,7 +232,7 @@ def method_table(summary: Sequence[dict]) -> str:
         ]
         for line in summary
     ]
-    return _pipe_table(header, rows, left=1)
+    return pipe_table(header, rows, left=1)
 
 
 def _percent(mean: float | None, ci90: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The demo: the built-in ViT on digits with the paper's six methods, compared; the logic of ``tools/demo.py``."""
+"""The demo on digits: the built-in ViT with the paper's six methods; the logic of ``tools/demo.py --digits``."""
 
 import json
 import math

@@ -17,7 +17,7 @@ from ..utils.paths import tool_path
 from .forecast import describe, flop_weights, predict_costs
 from .forked import Forks
 from .plan import Plan, claim_directory, read_plan
-from .progress import SweepProgress
+from .progress import SweepProgress, repeating
 from .ray_backend import LOG, Cluster, hold_lock, run_process
 from .runs import (
     CONFIG,
@@ -34,6 +34,7 @@ from .runs import (
 )
 from .slurm import write_script
 
+WATCH_SECONDS = 20.0
 Failures = list[tuple[str, str]]  # name of the run and last line
 Command = Callable[[Path], list[str]]  # directory of a run -> what follows the interpreter to start or resume it
 
@@ -167,6 +168,7 @@ def run_tasks(
     keep_checkpoints: bool = False,
     command: Command = train_command,
     forecast: bool = True,
+    watch: Callable[[], str] | None = None,
 ) -> Failures:
     """Run those of some tasks that are not finished, with progress on stdout. No failure stops the others.
 
@@ -176,6 +178,7 @@ def run_tasks(
         place: Makes the place where they run, if there is one to run.
         keep_checkpoints, command: See :func:`run_sweep`.
         forecast: Predict the costs first, for the time that is left. Defaults to True.
+        watch: Gives a line that is printed every ``WATCH_SECONDS`` while runs are running.
 
     Returns:
         list: Name and last line of every run that failed.
@@ -200,7 +203,12 @@ def run_tasks(
         at_once = min(cluster.workers, len(to_do))
         print(f'{len(tasks)} runs, {len(finished)} finished before, {at_once} at a time, in {out}', flush=True)
         # Only now: Ray sets its own handler of SIGTERM when it starts.
-        with _interruptible(out), SweepProgress([task.run.method for task in tasks], flops, finished) as progress:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_interruptible(out))
+            methods = [task.run.method for task in tasks]
+            progress = stack.enter_context(SweepProgress(methods, flops, finished))
+            if watch is not None:
+                stack.enter_context(repeating(WATCH_SECONDS, lambda: progress.print(watch())))
 
             def start(job: int) -> None:
                 task = tasks[to_do[job]]

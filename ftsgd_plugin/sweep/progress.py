@@ -1,8 +1,12 @@
 """Progress of a sweep on stdout: a line per finished run, and on a terminal a bar per method."""
 
+import contextlib
+import json
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -95,3 +99,61 @@ class SweepProgress:
             text = '  '.join(f'{count} {state}' for state, count in counts.items())
             text += f'  eta {self.eta()}' if name == 'all' else ''
             self._bars.update(row, completed=counts['done'] + counts['failed'], counts=text)
+
+
+class Updates:
+    """The updates that each of a few long runs has done, as a line of text; call it from time to time.
+
+    Args:
+        directories: Name to print -> directory of the run.
+        total: Updates of each run.
+    """
+
+    def __init__(self, directories: Mapping[str, Path], total: int) -> None:
+        self._directories, self._total = dict(directories), total
+        self._start, self._before = time.monotonic(), sum(self.done().values())
+
+    def done(self) -> dict[str, int]:
+        """Updates by name."""
+        return {name: min(_updates(directory), self._total) for name, directory in self._directories.items()}
+
+    def __call__(self) -> str:
+        """``updates: SGD 20 of 68, AdamW 18 of 68; about 3:10 left``."""
+        done = self.done()
+        text = 'updates: ' + ', '.join(f'{name} {count} of {self._total}' for name, count in done.items())
+        count = sum(done.values())
+        if count > self._before:
+            left = self._total * len(done) - count
+            seconds = int((time.monotonic() - self._start) * left / (count - self._before))
+            text += f'; about {seconds // 60}:{seconds % 60:02d} left'
+        return text
+
+
+def _updates(directory: Path) -> int:
+    """The last update that MMEngine's logger has written, over all starts of a run."""
+    last = 0
+    for path in directory.glob('*/vis_data/scalars.json'):
+        with contextlib.suppress(OSError, ValueError):  # it is moved aside, or its last line is being written
+            for line in path.read_text('utf-8').splitlines():
+                scalars = json.loads(line)
+                if 'loss' in scalars:  # evaluations count epochs
+                    last = max(last, scalars['step'])
+    return last
+
+
+@contextlib.contextmanager
+def repeating(seconds: float, action: Callable[[], None]) -> Iterator[None]:
+    """Do something every so many seconds, in a thread, until the block ends."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,42 +1,24 @@
 """ELPV: out of its package, the splits, and the parts that read them."""
 
 import csv
-import hashlib
-import io
-import zipfile
 from collections import Counter
 
 import pytest
 from helpers import ROOT
+from helpers.cells import CELLS, LEVELS, write_cells_wheel
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS
-from PIL import Image
 
 from ftsgd_plugin.datasets import elpv
 from ftsgd_plugin.utils import packages
 from ftsgd_plugin.utils.errors import UserError
-from ftsgd_plugin.utils.files import sha256
-
-LEVELS = ('0.0', '0.3333333333333333', '0.6666666666666666', '1.0')
-CELLS = [(f'images/cell{i:04}.png', LEVELS[i % 4], ('mono', 'poly')[i % 3 == 0]) for i in range(1, 121)]
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch) -> str:
-    """A package of 120 small cells in the cache that is named; its table is known."""
-    text = ''.join(f'{path}  {probability}                 {kind}\n' for path, probability, kind in CELLS)
-    image = io.BytesIO()
-    Image.new('L', (30, 30), 90).save(image, 'png')
-    with zipfile.ZipFile(tmp_path / elpv.PACKAGE.file, 'w') as archive:
-        archive.writestr('elpv_dataset/data/labels.csv', text)
-        for path, _, _ in CELLS:
-            archive.writestr(f'elpv_dataset/data/{path}', image.getvalue())
-    digest = sha256(tmp_path / elpv.PACKAGE.file)
-    monkeypatch.setattr(elpv, 'PACKAGE', packages.Package('elpv-dataset', '1', elpv.PACKAGE.file, digest))
-    monkeypatch.setattr(elpv, 'COUNT', len(CELLS))
-    table = elpv.table_of(elpv.parse_list(text))
-    monkeypatch.setattr(elpv, 'TABLE_SHA256', hashlib.sha256(table.encode()).hexdigest())
+    """The cache that is named has a package of 120 small cells."""
+    write_cells_wheel(tmp_path, monkeypatch)
     return str(tmp_path)
 
 

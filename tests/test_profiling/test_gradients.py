@@ -19,6 +19,7 @@ from ftsgd_plugin.layers import list_layers, paper_parts
 from ftsgd_plugin.profiling.gradients import Gradient, GradientProfile, measure_gradients
 from ftsgd_plugin.profiling.plots import draw_layer_gradients
 from ftsgd_plugin.profiling.setup import pretrained_model, training_loader
+from ftsgd_plugin.records import config_hash
 from ftsgd_plugin.utils.errors import UserError
 
 TINY = {
@@ -201,7 +202,10 @@ def test_the_program_on_the_demo_and_both_libraries(run_tool, digits_root, tmp_p
 
 def test_the_first_batches_are_those_of_training(digits_config):
     cfg = digits_config(subset=64)
+    before = config_hash(cfg)
+    pretrained_model(cfg)
     first, again = (next(iter(training_loader(cfg))) for _ in range(2))
+    assert config_hash(cfg) == before  # a run may start from it
     assert torch.equal(first['inputs'], again['inputs']) and len(first['inputs']) == 32
 
 

@@ -1,6 +1,9 @@
 """Progress of a sweep: counts by method, an ETA that weighs runs by predicted cost, a line per run."""
 
 import io
+import json
+import threading
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -68,3 +71,29 @@ def test_brackets_in_a_failure_are_printed_as_they_are():
     with SweepProgress(['sgd'], [1.0], [], plain) as shown:
         shown.ended(0, 'a', "KeyError: '[red]x'", '')
     assert "KeyError: '[red]x'" in plain.file.getvalue()
+
+
+def scalars(directory: Path, start: str, *lines: dict) -> None:
+    """What MMEngine's logger has written in a start of a run."""
+    path = directory / start / 'vis_data/scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(''.join(json.dumps(line) + '\n' for line in lines) + '{"loss": 0.1, "st')  # being written
+
+
+def test_updates_of_long_runs_and_the_time_that_is_left(clock, tmp_path):
+    """A run that was resumed has two files; evaluations count epochs."""
+    scalars(tmp_path / 'a', '20260101_000000', dict(loss=0.7, step=10), dict(loss=0.6, step=20))
+    updates = progress.Updates({'SGD': tmp_path / 'a', 'AdamW': tmp_path / 'b'}, 60)
+    assert updates() == 'updates: SGD 20 of 60, AdamW 0 of 60'
+    scalars(tmp_path / 'a', '20260102_000000', dict(loss=0.5, step=30), {'id/accuracy': 0.9, 'step': 99})
+    scalars(tmp_path / 'b', '20260102_000000', dict(loss=0.5, step=20))
+    clock.now = 60.0
+    assert updates() == 'updates: SGD 30 of 60, AdamW 20 of 60; about 2:20 left'  # 70 to do, 30 took a minute
+
+
+def test_repeating_ends_with_its_block():
+    before, done = threading.active_count(), threading.Event()
+    with pytest.raises(ValueError, match='stopped'), progress.repeating(0.001, done.set):
+        assert done.wait(10)
+        raise ValueError('stopped')
+    assert threading.active_count() == before

@@ -1,4 +1,4 @@
-"""tools/demo.py from the sweep to the pages."""
+"""tools/demo.py --digits from the sweep to the pages; what the options of the two demos are."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def leave_records(plan, out, workers=None) -> list:
     return []
 
 
-OPTIONS = ('--methods', 'freeze-embed', '--seeds', '0', '--epochs', '2')
+OPTIONS = ('--digits', '--methods', 'freeze-embed', '--seeds', '0', '--epochs', '2')
 
 
 def assert_compared(out: Path) -> None:
@@ -88,10 +88,11 @@ def test_count_that_is_not_positive_is_a_usage_error(run_tool, tmp_path, option,
     assert not (tmp_path / 'out').exists()
 
 
-def test_file_in_the_place_of_the_results_is_one_line_and_stays(run_tool, tmp_path):
+@pytest.mark.parametrize('options', [(), ('--digits',)])
+def test_file_in_the_place_of_the_results_is_one_line_and_stays(run_tool, tmp_path, options):
     (tmp_path / 'notes').write_text('precious')
     for out, message in (('notes', 'File exists'), ('notes/demo', 'Not a directory')):
-        code, err = run_tool('demo', '--out', tmp_path / out)
+        code, err = run_tool('demo', *options, '--out', tmp_path / out)
         assert (code, err) == (2, f'error: {tmp_path / out}: {message}; correct the path or its permissions.\n')
     assert (tmp_path / 'notes').read_text() == 'precious'
 
@@ -101,8 +102,37 @@ def test_failing_run_is_one_line(run_tool, digits_root, tmp_path, monkeypatch):
     failures = [('a_lr1', 'train/1_2.png: image not found'), ('b_lr1', 'b'), ('c_lr1', 'c')]
     monkeypatch.setattr('ftsgd_plugin.sweep.demo.run_sweep', lambda *args, **kwargs: failures)
     out = tmp_path / 'out'
-    code, err = run_tool('demo', '--data', digits_root, '--out', out, '--methods', 'sgd', '--seeds', '0')
+    code, err = run_tool('demo', '--digits', '--data', digits_root, '--out', out, '--methods', 'sgd')
     assert code == 2
     line = f'error: a_lr1: train/1_2.png: image not found (and 2 more); its log is in {out}/runs/a_lr1.'
     assert err.splitlines()[-1] == line
     assert not (out / 'summary.json').exists()
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (('--seeds', '0', '1'), '--seeds needs --digits'),
+        (('--methods', 'sgd'), '--methods needs --digits'),
+        (('--epochs', '3'), '--epochs needs --digits'),
+        (('--digits', '--weights', 'a.pth'), '--weights is not of the digits'),
+    ],
+)
+def test_option_of_the_other_demo_is_a_usage_error(run_tool, tmp_path, options, message):
+    code, err = run_tool('demo', *options, '--out', tmp_path / 'out')
+    assert code == 2 and err.splitlines()[-1] == f'demo.py: error: {message}'
+    assert not (tmp_path / 'out').exists()
+
+
+def test_options_reach_the_demo_they_are_of(run_tool, monkeypatch):
+    calls = []
+    monkeypatch.setattr('ftsgd_plugin.sweep.demo.run_demo', lambda *args: calls.append(args))
+    monkeypatch.setattr('ftsgd_plugin.sweep.real_demo.run_real_demo', lambda *args: calls.append(args))
+    assert run_tool('demo') == run_tool('demo', '--digits') == (0, '')
+    assert run_tool('demo', '--out', 'a', '--data', 'b', '--weights', 'c', '--workers', '2')[0] == 0
+    assert [call[:-1] for call in calls] == [
+        (None, 'data/elpv', None, None),
+        ('work_dirs/demo', 'data/digits', None, None, None, None),
+        ('a', 'b', 'c', 2),
+    ]
+    assert calls[2][-1] == 'python tools/demo.py --out a --data b --weights c --workers 2'
