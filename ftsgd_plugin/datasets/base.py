@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 
 from ..utils.errors import UserError, one_line
+from .image_cache import cached_pipeline, plan_cache, replaced_steps
+from .image_cache_build import Source, open_cache
 from .transforms import why_unreadable
 
 MAX_BAD_IMAGES = 10  # a worker skips at most so many files before the run stops
@@ -35,6 +38,9 @@ class BenchmarkDataset(BaseDataset):
         on_bad_image (str): ``'raise'`` (default) stops at an image that cannot be loaded and names it; ``'skip'`` logs
             it and takes another one, for at most ``MAX_BAD_IMAGES`` files per worker. With ``test_mode`` it always
             raises.
+        image_cache (bool | str): Keep the images as they are after the first steps of the pipeline, those without
+            randomness, in a directory (``True``: ``~/.cache/ftsgd_plugin/images``), and read them from there; see
+            :mod:`ftsgd_plugin.datasets.image_cache`. It changes no pixel and no number. Defaults to ``False``.
         **kwargs: Arguments of MMPretrain's ``BaseDataset``, such as ``pipeline``, ``metainfo``, ``indices``.
 
     Attributes:
@@ -58,16 +64,48 @@ class BenchmarkDataset(BaseDataset):
     DISK: str = ''
     OTHER_NAMES: bool = False
 
-    def __init__(self, data_root: str, split: str, on_bad_image: str = 'raise', **kwargs) -> None:
+    def __init__(
+        self,
+        data_root: str,
+        split: str,
+        on_bad_image: str = 'raise',
+        image_cache: bool | str | None = False,
+        **kwargs,
+    ) -> None:
         if self.SPLITS and split not in self.SPLITS:
             raise UserError(f'{type(self).__name__}: split={split!r} is not one of {", ".join(self.SPLITS)}.')
         if not isinstance(data_root, str | os.PathLike) or not str(data_root):
             raise UserError(f'{type(self).__name__}: data_root={data_root!r} is not a path; name the directory.')
         if on_bad_image not in ('raise', 'skip'):
             raise UserError(f"{type(self).__name__}: on_bad_image={on_bad_image!r} is neither 'raise' nor 'skip'.")
+        if not isinstance(image_cache, bool | str | None):
+            raise UserError(f'{type(self).__name__}: image_cache={image_cache!r} is neither True nor a directory.')
         self.split, self.on_bad_image, self.bad_images = split, on_bad_image, []
+        self.image_cache, self._steps = image_cache, kwargs.get('pipeline', ())
         self._is_original = 'metainfo' not in kwargs and 'indices' not in kwargs
         super().__init__(**{'ann_file': self.METADATA, **kwargs, 'data_root': osp.expanduser(str(data_root))})
+
+    def full_init(self) -> None:
+        """Read the records; with ``image_cache`` build or open the cache of their images."""
+        is_first = not self._fully_initialized
+        super().full_init()
+        if is_first and self.image_cache and len(self._steps):
+            self._use_image_cache()
+
+    def _use_image_cache(self) -> None:
+        name = f'{type(self).__name__} {self.split}'
+        if (plan := plan_cache(self._steps)) is None:
+            print_log(
+                f'image cache: {name} is read from its files: its pipeline does not begin with LoadRGBImage and steps '
+                'without randomness',
+                logger='current',
+            )
+            return
+        paths = [self.get_data_info(i)['img_path'] for i in range(len(self))]
+        transforms = self.pipeline.transforms
+        cache = open_cache(Source(name, paths, plan, replaced_steps(plan, transforms)), self.image_cache)
+        if cache is not None:
+            self.pipeline = Compose(cached_pipeline(plan, transforms, cache))
 
     def read_records(self) -> Iterable[dict]:
         """Yield the records of this split, or return a sequence; :meth:`record` makes one. The base adds ``split``."""

@@ -27,6 +27,7 @@ from ..utils.patching import replaced
 from .config_check import check_config, check_counting, check_dicts, check_keys, check_options, check_parts
 from .disk import configs_written_whole, refuse_unwritable_log, unwritable_log_refused
 from .fit_check import FitHook
+from .image_cache import hand_on_image_cache
 from .inheritance import inheritance_failure
 from .process_group import join_group
 
@@ -138,6 +139,7 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
     check_keys(cfg)
     check_parts(cfg, cfg.filename or 'the config')
     check_counting(cfg)
+    uncached = hand_on_image_cache(cfg)
     check_config(cfg)
     check_settings(cfg)
     for name in ('val', 'test'):  # a test after training must not be the first to find it
@@ -157,6 +159,8 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
     with configs_written_whole(), unwritable_log_refused():
         runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     refuse_unwritable_log(runner.logger)
+    for warning in uncached:
+        runner.logger.warning(warning)
     runner.register_hook(FitHook())
     if not any(isinstance(hook, CheckpointFitHook) for hook in runner.hooks):
         runner.register_hook(CheckpointFitHook())

@@ -29,7 +29,7 @@ _BESIDE_THE_RUNNER = frozenset(
     {
         *('runner_type', 'model_wrapper_cfg', 'find_unused_parameters', 'sync_bn', 'compile', 'custom_imports'),
         *('activation_checkpointing', 'efficient_conv_bn_eval', 'strategy', 'tta_model', 'tta_pipeline', 'tta_cfg'),
-        *('run', 'vis_backends', 'new_parameters'),
+        *('run', 'vis_backends', 'new_parameters', 'image_cache'),
     }
 )
 RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}

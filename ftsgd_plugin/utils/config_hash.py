@@ -19,6 +19,7 @@ _REPORT_KEYS = (
     *('visualizer', 'vis_backends', 'log_processor', 'log_level'),
     *('test_dataloader', 'test_evaluator', 'test_cfg'),
 )
+_CACHE_KEY = 'image_cache'  # of a config and of its data sets: where images are kept, which changes no pixel
 _MACHINE_KEYS = ('pin_memory', 'persistent_workers', 'collate_fn')  # of data loaders; tools/train.py sets them
 _SPEED_KEYS = ('prefetch_factor', 'pin_memory_device', 'timeout', 'multiprocessing_context')  # of data loaders
 # Hooks that watch and write.
@@ -42,7 +43,8 @@ def counted_settings(cfg: Config) -> dict:
     ``launcher``), logging, drawing, checkpoints and the test (``log_level``, ``visualizer``, ``default_hooks.logger``,
     ``test_dataloader``, ``RunRecordHook``, ...), how processes are started (``env_cfg.mp_cfg``), and of data loaders
     what only makes them faster (``num_workers``, unless the training loop is MMEngine's, whose workers draw the
-    augmentation). Tuples count as lists, a class as its name. The version of the package does not count.
+    augmentation; ``image_cache`` of the data sets). Tuples count as lists, a class as its name. The version of the
+    package does not count.
     """
     content = {key: value for key, value in _settings(cfg).items() if key not in _REPORT_KEYS}
     if isinstance(content.get('env_cfg'), dict):
@@ -94,13 +96,27 @@ def former_hash(cfg: Config) -> str:
 
 
 def _settings(cfg: Config) -> dict:
-    content = {key: value for key, value in cfg.to_dict().items() if key not in _RUN_KEYS}
+    content = {key: value for key, value in cfg.to_dict().items() if key not in (*_RUN_KEYS, _CACHE_KEY)}
     if cfg.get('resume'):
         content['load_from'] = None
     for name in LOADERS:
         if content.get(name):
             content[name] = {key: value for key, value in content[name].items() if key not in _MACHINE_KEYS}
+            if 'dataset' in content[name]:
+                content[name]['dataset'] = _without_cache(content[name]['dataset'])
     return content
+
+
+def _without_cache(dataset: object) -> object:
+    """A data set, or one around others, without the place of cached images."""
+    if isinstance(dataset, list | tuple):
+        return [_without_cache(one) for one in dataset]
+    if not isinstance(dataset, dict):
+        return dataset
+    inner = ('dataset', 'datasets')
+    return {
+        key: _without_cache(value) if key in inner else value for key, value in dataset.items() if key != _CACHE_KEY
+    }
 
 
 def _type_name(settings: object) -> str:

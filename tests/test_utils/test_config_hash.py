@@ -44,6 +44,8 @@ NO_NUMBER = [
     {'custom_hooks': [dict(type='mmpretrain.RunRecordHook'), dict(type=RunRecordHook), dict(type='LayerGradNormHook')]},
     {'env_cfg.mp_cfg.mp_start_method': 'spawn'},
     {'test_dataloader.batch_size': 1, 'test_evaluator.ood': 'val'},
+    {'image_cache': True},
+    {f'{LOADER}.dataset.image_cache': '/fast', 'val_dataloader.dataset.datasets.0.image_cache': True},
 ]
 A_NUMBER = [
     {'optim_wrapper.optimizer.lr': 0.5},
