@@ -1,7 +1,8 @@
 """Measure the reading of the benchmarks: full-size metadata, and images decoded and transformed per second and core.
 
-    python benchmarks/data.py                        # everything, about two minutes; prints Markdown
+    python benchmarks/data.py                        # everything, about three minutes; prints Markdown
     python benchmarks/data.py --only pipelines
+    python benchmarks/data.py --only cache           # with image_cache, beside the loaders of torchvision and timm
 
 Metadata files of the published sizes and images of typical sizes (photographs of scikit-image) are generated.
 """
@@ -67,6 +68,14 @@ def write_own(root: Path, rows: int = 1_000_000) -> None:
             file.write(f'{path},class_{label:03d},p{patient:06d},site{patient % 7},{i % 90}\n')
 
 
+# (data set part, 'train' or 'evaluation', size of the image, suffix, bicubic, crop_pct of the loader of timm)
+CACHED = (
+    ('waterbirds', 'train', (500, 375), '.jpg', True, 1.0),
+    ('domainnet', 'train', (500, 375), '.jpg', True, 0.875),
+    ('fmow', 'train', (224, 224), '.png', False, 1.0),
+    ('camelyon', 'train', (96, 96), '.png', False, 1.0),
+    ('living17', 'evaluation', (500, 375), '.jpg', False, 0.875),
+)
 OWN = dict(
     table='labels.csv',
     columns=dict(path='path', label='label', group='site', metadata=['patient', 'age']),
@@ -136,14 +145,6 @@ def pipelines(count: int) -> None:
 
     torch.set_num_threads(1)
     photo = Image.fromarray(data.astronaut())
-    flip, bicubic = T.RandomHorizontalFlip(), T.InterpolationMode.BICUBIC
-    plain = {
-        'living17': [T.RandomResizedCrop(224), flip],
-        'waterbirds': [T.Resize(224, bicubic), T.CenterCrop(224)],
-        'domainnet': [T.Resize((256, 256), bicubic), T.RandomCrop(224), flip],
-        'fmow': [flip],
-        'camelyon': [T.Resize((224, 224)), flip],
-    }
 
     def loader(steps, path):
         chain = Compose([TRANSFORMS.build(step) for step in steps])
@@ -160,7 +161,7 @@ def pipelines(count: int) -> None:
             path = f'{directory}/{name}{suffix}'
             photo.resize(size, Image.Resampling.LANCZOS).save(path, quality=90)
             steps = Config.fromfile(ROOT / f'configs/_base_/datasets/{name}.py').train_dataloader.dataset.pipeline
-            ours, reference = loader(steps, path), reference_loader(plain[name], path)
+            ours, reference = loader(steps, path), reference_loader(plain_steps(name), path)
             exact, expected = seeded(ours).flip(0), seeded(reference)
             calls, cells = [ours, reference], ['identical' if torch.equal(exact, expected) else 'DIFFERENT', '', '', '']
             if draft is not None:
@@ -170,6 +171,107 @@ def pipelines(count: int) -> None:
             found = [f'{value:.0f}' for value in rates(calls, count)]
             cells = [*found[:2], *cells[:2], *found[2:], *cells[2 + len(found[2:]) :]]
             print(f'| {name}, {size[0]}x{size[1]} {suffix[1:]} | {" | ".join(cells)} |', flush=True)
+
+
+def cache(count: int) -> None:
+    """Print the table of images per second of CPU time with and without ``image_cache``, and of two other loaders.
+
+    Each is a loader of batches of 32 in one process, which reads a tree of ``count`` images.
+    """
+    import logging
+    from functools import partial
+
+    import torch
+    from mmengine.config import Config
+    from mmengine.dataset import default_collate
+    from mmengine.logging import MMLogger
+    from PIL import Image
+    from skimage import data
+    from timm.data import create_dataset, create_loader
+    from torch.utils.data import DataLoader
+    from torchvision import transforms as T
+    from torchvision.datasets import ImageFolder
+
+    from ftsgd_plugin.datasets import GroupedImages
+
+    torch.set_num_threads(1)
+    MMLogger.get_instance('benchmark').setLevel(logging.ERROR)
+    photo = Image.fromarray(data.astronaut())
+    print('| pipeline | decoding | cache | ratio | batches | torchvision | timm |\n|---|---|---|---|---|---|---|')
+    with tempfile.TemporaryDirectory() as directory:
+        for name, kind, size, suffix, bicubic, crop_pct in CACHED:
+            root = Path(directory, name, 'train')
+            encoded = photo.resize(size, Image.Resampling.LANCZOS)
+            for label in ('a', 'b'):
+                (root / label).mkdir(parents=True)
+                for i in range(count // 2):
+                    encoded.save(root / label / f'{i}{suffix}', quality=90)
+            part = Config.fromfile(ROOT / f'configs/_base_/datasets/{name}.py')
+            form = part.train_dataloader.dataset if kind == 'train' else part.val_dataloader.dataset.datasets[0]
+            steps = [{**step, '_scope_': 'mmpretrain'} for step in form.pipeline]
+            sets = [
+                GroupedImages(str(root.parent), 'train', tree='split/class', pipeline=steps, image_cache=place)
+                for place in (False, f'{directory}/cache')
+            ]
+            loaders = [DataLoader(one, 32, collate_fn=default_collate, drop_last=True) for one in sets]
+            theirs = T.Compose([*plain_steps(name, kind), T.PILToTensor()])
+            loaders.append(DataLoader(ImageFolder(str(root), theirs), 32, drop_last=True))
+            timms = create_loader(
+                create_dataset('', root=str(root.parent), split='train'),
+                (3, 224, 224),
+                32,
+                is_training=kind == 'train',
+                interpolation='bicubic' if bicubic else 'bilinear',
+                crop_pct=crop_pct,
+                num_workers=0,
+                persistent_workers=False,
+                device=torch.device('cpu'),
+            )
+            loaders.append(timms.loader)  # without the normalisation of its last stage
+            batches = [seeded(partial(list, loader)) for loader in loaders[:2]]
+            same = all(torch.equal(one['inputs'], other['inputs']) for one, other in zip(*batches))
+            found = cpu_rates([partial(consume, loader) for loader in loaders], count // 32 * 32)
+            cells = [
+                *map('{:,.0f}'.format, found[:2]),
+                f'{found[1] / found[0]:.0f}',
+                'identical' if same else 'DIFFERENT',
+            ]
+            cells += map('{:,.0f}'.format, found[2:])
+            shape = f'{size[0]}x{size[1]} {suffix[1:]}'
+            print(f'| {name} {kind}, {shape} | {" | ".join(cells)} |', flush=True)
+
+
+def plain_steps(name: str, kind: str = 'train') -> list:
+    """The authors' transforms."""
+    from torchvision import transforms as T
+
+    flip, bicubic = T.RandomHorizontalFlip(), T.InterpolationMode.BICUBIC
+    if kind == 'evaluation':
+        return {'living17': [T.Resize(256), T.CenterCrop(224)]}[name]
+    return {
+        'living17': [T.RandomResizedCrop(224), flip],
+        'waterbirds': [T.Resize(224, bicubic), T.CenterCrop(224)],
+        'domainnet': [T.Resize((256, 256), bicubic), T.RandomCrop(224), flip],
+        'fmow': [flip],
+        'camelyon': [T.Resize((224, 224)), flip],
+    }[name]
+
+
+def consume(loader) -> None:
+    """Read every batch."""
+    for _ in loader:
+        pass
+
+
+def cpu_rates(calls, images: int, rounds: int = 5) -> list[float]:
+    """Images per second of CPU time of each call, the best of several rounds in turn."""
+    best = [0.0] * len(calls)
+    for _ in range(rounds):
+        for i, call in enumerate(calls):
+            start = time.process_time()
+            call()
+            best[i] = max(best[i], images / (time.process_time() - start))
+    return best
 
 
 def seeded(call):
@@ -182,7 +284,7 @@ def seeded(call):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--only', choices=['metadata', 'pipelines'], help='one part')
+    parser.add_argument('--only', choices=['metadata', 'pipelines', 'cache'], help='one part')
     parser.add_argument('--count', type=int, default=50, help='images per round (default: 50)')
     parser.add_argument('--metadata', nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -198,11 +300,11 @@ def main() -> None:
         f'torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow {PIL.__version__}\n',
         flush=True,
     )
-    if args.only != 'pipelines':
-        metadata()
-        print(flush=True)
-    if args.only != 'metadata':
-        pipelines(args.count)
+    parts = {'metadata': metadata, 'pipelines': lambda: pipelines(args.count), 'cache': lambda: cache(128)}
+    for name, part in parts.items():
+        if args.only in (None, name):
+            part()
+            print(flush=True)
 
 
 if __name__ == '__main__':
