@@ -125,6 +125,7 @@ def imported_packages(path: Path) -> set[str]:
     neighbours = {neighbour.stem for neighbour in path.parent.iterdir()}
     if 'benchmarks' in path.parts:
         neighbours.add('helpers')  # of the tests: faults are tried with the programs and tables that the tests have
+        neighbours.update(program.stem for program in (ROOT / 'benchmarks').iterdir())
     return names - {'ftsgd_plugin', *sys.stdlib_module_names, *neighbours, *COMES_WITH_MMENGINE}
 
 

@@ -160,7 +160,8 @@ class _MeasuredModel:
             init_default_scope('mmpretrain')
         settings = model_config(cfg)
         torch.manual_seed(0)
-        self.model: nn.Module = MODELS.build(settings).to(device).train()
+        with torch.device(device):  # a GPU draws the weights of a large network in no time
+            self.model: nn.Module = MODELS.build(settings).to(device).train()
         self.device, self.autocast = device, autocast
         classes = settings['head']['num_classes'] if settings.get('head') else 1000
         batch = fake_batch(classes, image_size(cfg, self.model), batch_size, 'cpu')

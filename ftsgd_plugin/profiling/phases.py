@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmengine.config import Config
 
@@ -69,6 +70,11 @@ class Phase:
     open_blocks: int
     fraction_of_steps: float
     frozen: tuple[Layer, ...]
+
+
+def method_names() -> list[str]:
+    """Names of all method parts, sorted."""
+    return sorted(path.stem for path in Path(config_path('_base_/methods/freeze-embed.py')).parent.glob('*.py'))
 
 
 def load_method(name: str) -> Method:
