@@ -28,6 +28,7 @@ from .freezing import freeze_layers as freeze_layers
 from .freezing import select_layers as select_layers
 from .hooks import CheckpointFitHook as CheckpointFitHook
 from .hooks import DivergenceHook as DivergenceHook
+from .hooks import FrozenFeaturesHook as FrozenFeaturesHook
 from .hooks import HostMemoryHook as HostMemoryHook
 from .hooks import LayerGradNormHook as LayerGradNormHook
 from .hooks import ReleaseModelHook as ReleaseModelHook

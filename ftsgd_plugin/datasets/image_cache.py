@@ -23,6 +23,10 @@ from .transforms import PackRGB
 ABOUT, PIXELS, SHAPES = 'about.json', 'images.npy', 'shapes.npy'  # the files of a cache
 _LOADER = 'LoadRGBImage'
 _WITHOUT_RANDOMNESS = ('torchvision/Resize', 'torchvision/CenterCrop', 'torchvision/Pad')
+_ALSO_WITHOUT_RANDOMNESS = (  # but nothing that is stored
+    *('LoadImageFromFile', 'Resize', 'ResizeEdge', 'CenterCrop', 'PackRGB', 'PackInputs'),
+    *('NumpyToPIL', 'PILToNumpy', 'ToPIL', 'ToNumpy'),
+)
 # Random steps that only move pixels, with the options for which they draw and do the same on a tensor as on an image.
 _MOVING = {
     'torchvision/RandomHorizontalFlip': {'type', 'p'},
@@ -67,6 +71,12 @@ def plan_cache(pipeline: Sequence) -> Plan | None:
         after += 1
     packs = after < len(pipeline) and _is(pipeline[after], ('PackRGB',))
     return Plan(tuple(pipeline[:count]), after - count if packs else None) if packs or count > 1 else None
+
+
+def has_no_randomness(pipeline: Sequence) -> bool:
+    """Whether a pipeline gives the same for the same file every time, as far as its steps are known."""
+    known = (_LOADER, *_WITHOUT_RANDOMNESS, *_ALSO_WITHOUT_RANDOMNESS)
+    return bool(pipeline) and all(_is(step, known) for step in pipeline)
 
 
 def _is(step: object, names) -> bool:

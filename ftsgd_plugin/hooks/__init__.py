@@ -3,6 +3,7 @@
 from .checkpoint import SafeCheckpointHook
 from .checkpoint_compatibility import CheckpointFitHook
 from .divergence import DivergenceHook
+from .frozen_features import FrozenFeaturesHook
 from .grad_norm import LayerGradNormHook
 from .release_model import ReleaseModelHook
 from .resources import HostMemoryHook, ResourceHook
@@ -11,6 +12,7 @@ from .run_record import RunRecordHook
 __all__ = [
     'CheckpointFitHook',
     'DivergenceHook',
+    'FrozenFeaturesHook',
     'HostMemoryHook',
     'LayerGradNormHook',
     'ReleaseModelHook',

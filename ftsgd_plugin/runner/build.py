@@ -17,7 +17,7 @@ from mmpretrain.engine.hooks import VisualizationHook
 
 from ..checkpoint.io import check_readable, checkpoint_to_resume
 from ..evaluation.checks import check_configured_metrics, check_configured_splits
-from ..hooks import CheckpointFitHook, DivergenceHook, ReleaseModelHook
+from ..hooks import CheckpointFitHook, DivergenceHook, FrozenFeaturesHook, ReleaseModelHook
 from ..layers import unwrap
 from ..optim.finite import check_settings
 from ..records import LOADERS
@@ -171,6 +171,8 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
     runner.register_hook(ReleaseModelHook())
     if not any(isinstance(hook, DivergenceHook) for hook in runner.hooks):
         runner.register_hook(DivergenceHook())
+    if not any(isinstance(hook, FrozenFeaturesHook) for hook in runner.hooks):
+        runner.register_hook(FrozenFeaturesHook())
     runner.register_hook(_ShortLogHook())
     for hook in runner.hooks:
         if isinstance(hook, VisualizationHook):

@@ -26,6 +26,7 @@ _SPEED_KEYS = ('prefetch_factor', 'pin_memory_device', 'timeout', 'multiprocessi
 _REPORT_HOOKS = (
     *('IterTimerHook', 'LoggerHook', 'CheckpointHook', 'SafeCheckpointHook', 'VisualizationHook'),
     *('HostMemoryHook', 'ResourceHook', 'RunRecordHook', 'LayerGradNormHook', 'MemoryProfilerHook', 'ProfilerHook'),
+    'FrozenFeaturesHook',  # changes no number
 )
 # With these loops the order and the augmentation of the data do not depend on the workers.
 _LOOPS_WITHOUT_WORKERS = ('ResumableEpochTrainLoop', 'ResumableIterTrainLoop')

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -367,6 +368,26 @@ def test_a_damaged_cache_is_one_line(own_root, tmp_path):
     (pixels.parent / 'about.json').unlink()  # something else of its name
     with pytest.raises(UserError, match=r'is not the image cache of its name .*; remove this directory'):
         own(own_root, tmp_path)
+
+
+def test_it_is_faster_than_decoding(tmp_path):
+    """Loosely, for a busy machine; ``benchmarks/data.py --only cache`` measures."""
+    for name in 'ab':
+        (tmp_path / 'own/train' / name).mkdir(parents=True)
+        for i in range(2):
+            Image.effect_noise((400, 300), 60).convert('RGB').save(tmp_path / f'own/train/{name}/{i}.jpg')
+    steps = [LOAD, dict(RESIZE, size=(224, 224)), FLIP, PACK, INPUTS]
+    seconds = []
+    for place in (False, str(tmp_path / 'cache')):
+        dataset = GroupedImages(str(tmp_path / 'own'), 'train', tree='split/class', pipeline=steps, image_cache=place)
+        rounds = []
+        for _ in range(4):
+            start = time.process_time()
+            for i in range(4):
+                dataset[i]
+            rounds.append(time.process_time() - start)
+        seconds.append(min(rounds))
+    assert seconds[1] * 3 < seconds[0]
 
 
 @pytest.mark.parametrize('value', [3, ['a'], 1.5])
