@@ -61,6 +61,7 @@ class RunRecord:
         command: The command line that started the run.
         started, finished: ISO 8601 times; ``finished`` is empty until the run ends.
         error: Last line of a failure or divergence, or how an interrupted run is continued.
+        smoke: Whether it was a trial of two iterations (``tools/sweep.py --smoke``): no table shows it.
         schema: Version of this layout.
     """
 
@@ -81,6 +82,7 @@ class RunRecord:
     started: str = ''
     finished: str = ''
     error: str = ''
+    smoke: bool = False
     schema: int = SCHEMA
 
     @property
@@ -202,7 +204,7 @@ def _type_fault(name: str, value: object, kind: object) -> str | None:
         return _first(keys) or _first(_type_fault(f'{name}[{key!r}]', item, item_kind) for key, item in value.items())
     if kind is float:
         return None if _is_finite(value) else f'{name}={_short(value)} is not a finite number'
-    if isinstance(value, kind) and not isinstance(value, bool):
+    if isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return f'{name} is not Unicode' if isinstance(value, str) and _SURROGATE.search(value) else None
     return f'{name}={_short(value)} is not of type {kind.__name__}'
 
@@ -241,6 +243,11 @@ def run_names(cfg: Config) -> dict[str, str]:
         'method': _type_of(cfg.optim_wrapper.optimizer),
         'dataset': _type_of(cfg.train_dataloader.dataset),
     }
+
+
+def is_smoke(cfg: Mapping) -> bool:
+    """Whether a config is a trial of two iterations, as ``run = dict(..., smoke=True)`` says."""
+    return bool((cfg.get('run') or {}).get('smoke'))
 
 
 def _type_of(cfg: Mapping) -> str:

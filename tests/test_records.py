@@ -40,6 +40,8 @@ def test_a_record_survives_writing_and_reading(tmp_path):
 @pytest.mark.parametrize('key', complete())
 @pytest.mark.parametrize('value', [True, [1], {'a': [1]}, float('nan')])
 def test_a_value_of_the_wrong_type_is_one_line_with_file_and_key(tmp_path, key, value):
+    if key == 'smoke' and value is True:
+        value = 1
     (tmp_path / FILE).write_text(json.dumps({**complete(), key: value}))
     with pytest.raises(UserError) as error:
         read_record(tmp_path)

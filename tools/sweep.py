@@ -5,11 +5,13 @@
     python tools/sweep.py PLAN --forked --workers 4                         # forked processes instead of Ray
     python tools/sweep.py PLAN --out SHARED_DIR --address 10.0.0.1:6379     # a Ray cluster
     python tools/sweep.py PLAN --out SHARED_DIR --slurm DIR                 # writes DIR/sweep.sh for sbatch
+    python tools/sweep.py configs/sweeps/paper.py --smoke                   # two iterations of every config, or what
+                                                                            # is missing, in work_dirs/paper_smoke
 
 The same command again continues: finished runs are kept, failed and killed ones resumed from their checkpoint, runs
 whose config has changed are run again (the old directory moves to OUT/replaced). Each run leaves
 OUT/runs/NAME/record.json. The weights of a finished run are deleted unless --keep-checkpoints is given. Exit code 1 if
-a run has failed.
+a run has failed; of --smoke 3 if none has but data or weights are missing.
 """
 
 import argparse
@@ -61,16 +63,49 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='run in forked processes of this machine, without Ray: imports are paid once, and runs share the GPU',
     )
+    parser.add_argument(
+        '--smoke',
+        action='store_true',
+        help="try every config of the plan's models and data sets, all methods, for two iterations, the cheapest first",
+    )
+    parser.add_argument(
+        '--random-weights', action='store_true', help='with --smoke: random weights instead of the pretrained ones'
+    )
     parser.add_argument('--keep-checkpoints', action='store_true', help='keep the weights of finished runs')
     parser.add_argument('--slurm', metavar='DIR', help='write a Slurm array script into DIR and run nothing')
     parser.add_argument('--index', type=int, help='run this one run of the plan, here and without Ray')
     add_cfg_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.random_weights and not args.smoke:
+        parser.error('--random-weights is of --smoke')
+    if args.smoke and args.keep_checkpoints:
+        parser.error('--keep-checkpoints: --smoke writes no weights')
+    return args
 
 
 @one_line_errors
 def main() -> None:
     args = parse_args()
+    if args.smoke:
+        from ftsgd_plugin.sweep.smoke import smoke
+
+        sys.exit(
+            smoke(
+                args.plan,
+                args.out,
+                args.cfg_options,
+                args.random_weights,
+                args.dry_run,
+                args.tflops,
+                args.address,
+                args.gpus_per_run,
+                args.cpus_per_run,
+                args.workers,
+                args.slurm,
+                args.index,
+                args.forked,
+            )
+        )
     from ftsgd_plugin.sweep.driver import sweep
 
     failures = sweep(

@@ -15,7 +15,7 @@ from mmpretrain.registry import HOOKS
 from ..evaluation.checks import check_evaluated_splits
 from ..evaluation.selection import select_epoch
 from ..optim.state import optimizer_state_bytes
-from ..records import RunRecord, code_version, config_hash, environment, run_names, write_record
+from ..records import RunRecord, code_version, config_hash, environment, is_smoke, run_names, write_record
 from ..utils.metrics import selecting_key
 from .resources import ResourceHook
 
@@ -67,6 +67,7 @@ class RunRecordHook(Hook):
             'lr': float(runner.optim_wrapper.optimizer.defaults['lr']),
             'seed': int(runner.seed),
             'config_hash': config_hash(runner.cfg),
+            'smoke': is_smoke(runner.cfg),
             'code': code_version(),
             'environment': environment(),
             'command': shlex.join(['python', *sys.argv]),

@@ -10,6 +10,7 @@ from torch import nn
 from ..layers.generic import image_shape
 from ..layers.trace import trace
 from ..utils.errors import UserError
+from .pretrained import HubFile
 
 
 class PooledBackbone(BaseModule):
@@ -76,6 +77,14 @@ class PooledBackbone(BaseModule):
 
     def load_pretrained(self) -> None:
         """Fill ``self.net`` completely from ``self.pretrained`` (``True`` or a path)."""
+        raise NotImplementedError
+
+    def hub_file(self) -> HubFile | None:
+        """The weight file on a hub that ``pretrained`` stands for; ``None`` if that is a file or nothing.
+
+        Raises:
+            UserError: The library has no weights of this name.
+        """
         raise NotImplementedError
 
     def init_weights(self) -> None:

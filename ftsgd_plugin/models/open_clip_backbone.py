@@ -8,7 +8,9 @@ from mmpretrain.registry import MODELS
 
 from ..utils.errors import UserError
 from .base import PooledBackbone
-from .pretrained import fetch, fill, local_file, read_tensors, report_filled
+from .pretrained import HubFile, fill, local_file, read_tensors, report_filled
+
+_FILE = 'open_clip_model.safetensors'  # in the repositories of open_clip
 
 
 @MODELS.register_module()
@@ -62,20 +64,8 @@ class OpenCLIPVisionTower(PooledBackbone):
 
     def load_pretrained(self) -> None:
         """Fill every tensor of the vision tower from the hub's file or the local one."""
-        import open_clip
-
-        source = open_clip.get_pretrained_cfg(self.model_name, self.tag)
-        place = source.get('url') or source.get('hf_hub') or 'open_clip'
-        expected = f'the {self.tag} weights of {self.model_name} ({place})'
-        if self.pretrained is True:
-            if not source:
-                tags = ', '.join(open_clip.list_pretrained_tags_by_model(self.model_name)) or 'none'
-                raise UserError(f'tag={self.tag!r}: open_clip has no such weights for {self.model_name}; tags: {tags}.')
-            path = fetch(
-                lambda local_only: self._download(source, local_only), f'{self.model_name} {self.tag}', expected
-            )
-        else:
-            path = local_file(self.pretrained, expected)
+        expected, on_hub = self._expected(), self.hub_file()
+        path = on_hub.fetch() if on_hub else local_file(self.pretrained, expected)
         tensors = read_tensors(path, expected)
         visual = {key: value.float() for key, value in tensors.items() if key.startswith('visual.')}
         if not visual:
@@ -83,6 +73,28 @@ class OpenCLIPVisionTower(PooledBackbone):
         self._interpolate(visual, path, expected)
         fill(self.net, {key.removeprefix('visual.'): value for key, value in visual.items()}, path, expected)
         report_filled(self.net, f'{self.model_name} {self.tag}', path)
+
+    def hub_file(self) -> HubFile | None:
+        """open_clip's file on the Hugging Face hub, or at OpenAI."""
+        import open_clip
+
+        if self.pretrained is not True:
+            return None
+        source = open_clip.get_pretrained_cfg(self.model_name, self.tag)
+        if not source:
+            tags = ', '.join(open_clip.list_pretrained_tags_by_model(self.model_name)) or 'none'
+            raise UserError(f'tag={self.tag!r}: open_clip has no such weights for {self.model_name}; tags: {tags}.')
+        repository = _repository(source)
+        command = f'hf download {repository} {_FILE}' if repository else f'curl -LO {source.get("url")}'
+        name = f'{self.model_name} {self.tag}'
+        return HubFile(name, self._expected(), lambda local_only: self._download(source, local_only), command)
+
+    def _expected(self) -> str:
+        import open_clip
+
+        source = open_clip.get_pretrained_cfg(self.model_name, self.tag)
+        place = source.get('url') or source.get('hf_hub') or 'open_clip'
+        return f'the {self.tag} weights of {self.model_name} ({place})'
 
     def _interpolate(self, visual: dict[str, torch.Tensor], path: Path, expected: str) -> None:
         """Fit position embeddings of the model's native resolution to this tower's grid, in place."""
@@ -103,11 +115,16 @@ class OpenCLIPVisionTower(PooledBackbone):
     def _download(source: dict, local_only: bool) -> str:
         from huggingface_hub import hf_hub_download
 
-        repository = (source.get('hf_hub') or '').rstrip('/')
-        if repository.count('/') == 1:
-            return hf_hub_download(repository, 'open_clip_model.safetensors', local_files_only=local_only)
+        if repository := _repository(source):
+            return hf_hub_download(repository, _FILE, local_files_only=local_only)
         if local_only:
             raise FileNotFoundError(f'{source} is not on the hub')
         import open_clip
 
         return open_clip.download_pretrained(source)
+
+
+def _repository(source: dict) -> str:
+    """The repository on the hub; ``''`` for weights that are elsewhere."""
+    repository = (source.get('hf_hub') or '').rstrip('/')
+    return repository if repository.count('/') == 1 else ''

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -129,31 +130,62 @@ def local_file(path: str, expected: str) -> Path:
     return file
 
 
-def fetch(download: Callable[[bool], str | os.PathLike], name: str, expected: str, address: str | None = None) -> Path:
-    """Get a weight file by name: from the hub's cache, else from the hub. Fail at once if it cannot be reached.
+class HubError(UserError):
+    """A weight file is not in the cache, and its hub cannot be reached."""
 
-    Args:
+
+@dataclass(frozen=True)
+class HubFile:
+    """A weight file on a hub.
+
+    Attributes:
+        name: The model's name, for messages.
+        expected: Description of the file and its address, for messages.
         download: Called with ``local_only``; returns the path or raises.
-        name: The model's name, for the messages.
-        expected: Description of the file and its address, for the message.
+        command: What downloads it on a machine that reaches the hub.
         address: URL of the file, if it is not on the Hugging Face hub.
-
-    Raises:
-        UserError: The file is not in the cache, and the hub cannot be reached or refuses.
     """
-    try:
-        return Path(download(True))
-    except Exception:  # not in the cache; hubs raise many kinds
-        pass
-    remedy = f'download {expected} on a connected machine and set pretrained to its path, or pretrained=False'
-    if not hub_answers(address):
-        raise UserError(f'pretrained=True: {name} is not in the cache and its hub cannot be reached; {remedy}.')
-    try:
-        print_log(f'downloading {name}', logger='current')
-        return Path(download(False))
-    except Exception as error:
-        reason = one_line(error, limit=200)
-        raise UserError(f'pretrained=True: {name} cannot be downloaded ({reason}); {remedy}.') from error
+
+    name: str
+    expected: str
+    download: Callable[[bool], str | os.PathLike]
+    command: str
+    address: str | None = None
+
+    @property
+    def _remedy(self) -> str:
+        return f'download {self.expected} on a connected machine and set pretrained to its path, or pretrained=False'
+
+    def find(self) -> Path | None:
+        """The file in the hub's cache; ``None`` if it is not there but the hub answers.
+
+        Raises:
+            HubError: It is not in the cache, and the hub cannot be reached.
+        """
+        try:
+            return Path(self.download(True))
+        except Exception:  # not in the cache; hubs raise many kinds
+            pass
+        if not hub_answers(self.address):
+            raise HubError(
+                f'pretrained=True: {self.name} is not in the cache and its hub cannot be reached; {self._remedy}.'
+            )
+        return None
+
+    def fetch(self) -> Path:
+        """Get the file: from the hub's cache, else from the hub. Fail at once if it cannot be reached.
+
+        Raises:
+            UserError: The file is not in the cache, and the hub cannot be reached or refuses.
+        """
+        if (path := self.find()) is not None:
+            return path
+        try:
+            print_log(f'downloading {self.name}', logger='current')
+            return Path(self.download(False))
+        except Exception as error:
+            reason = one_line(error, limit=200)
+            raise UserError(f'pretrained=True: {self.name} cannot be downloaded ({reason}); {self._remedy}.') from error
 
 
 def hub_answers(address: str | None = None, seconds: float = 3.0) -> bool:

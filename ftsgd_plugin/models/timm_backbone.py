@@ -10,7 +10,7 @@ from mmpretrain.registry import MODELS
 
 from ..utils.errors import UserError, one_line
 from .base import PooledBackbone
-from .pretrained import fetch, fill, fill_from_npz, local_file, read_tensors, report_filled
+from .pretrained import HubFile, fill, fill_from_npz, local_file, read_tensors, report_filled
 
 _PATCH = 'patch_embed.proj.weight'
 
@@ -59,14 +59,8 @@ class TimmPooledBackbone(PooledBackbone):
         hub = self.net.pretrained_cfg.get('hf_hub_id')
         source = self.net.pretrained_cfg.get('url') or f'model.safetensors of {hub}'
         expected = f'the weights of timm {self.model_name} ({source})'
-        if self.pretrained is True:
-            if not hub:
-                raise UserError(
-                    f'pretrained=True: timm has no weights for {self.model_name}; add a tag or name a file.'
-                )
-            path = fetch(self._download, f'timm {self.model_name}', f'model.safetensors of {hub}')
-        else:
-            path = local_file(self.pretrained, expected)
+        on_hub = self.hub_file()
+        path = on_hub.fetch() if on_hub else local_file(self.pretrained, expected)
         if path.suffix == '.npz':
             if not hasattr(self.net, 'load_pretrained'):
                 raise UserError(f'{path}: timm has no .npz loader for {self.model_name}; expected {expected}.')
@@ -74,6 +68,16 @@ class TimmPooledBackbone(PooledBackbone):
         else:
             self.fill_from(read_tensors(path, expected), path, expected)
         report_filled(self.net, f'timm {self.model_name}', path)
+
+    def hub_file(self) -> HubFile | None:
+        """timm's file on the Hugging Face hub."""
+        if self.pretrained is not True:
+            return None
+        hub = self.net.pretrained_cfg.get('hf_hub_id')
+        if not hub:
+            raise UserError(f'pretrained=True: timm has no weights for {self.model_name}; add a tag or name a file.')
+        file = 'model.safetensors'
+        return HubFile(f'timm {self.model_name}', f'{file} of {hub}', self._download, f'hf download {hub} {file}')
 
     def fill_from(self, tensors: dict[str, torch.Tensor], path: Path, expected: str = '') -> None:
         """Fill every tensor from those of a file, with timm's conversion of published checkpoints.

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..utils.errors import UserError, one_line
 from .base import PooledBackbone
-from .pretrained import fetch, fill, local_file, read_tensors, report_filled
+from .pretrained import HubFile, fill, local_file, read_tensors, report_filled
 
 _CLASSIFIERS = ('fc', 'heads', 'head', 'classifier')  # by family, in this order
 _AUXILIARY = ('aux1.', 'aux2.', 'AuxLogits.')
@@ -78,15 +78,9 @@ class TorchvisionBackbone(PooledBackbone):
 
     def load_pretrained(self) -> None:
         """Fill every tensor from torchvision's file or the local one."""
-        from torchvision import models
-
-        source = models.get_model_weights(self.model_name)[self.weights]
-        name = f'torchvision {self.model_name} {self.weights}'
-        expected = f'the weights of {name} ({source.url})'
-        if self.pretrained is True:
-            path = fetch(lambda local_only: _download(source.url, local_only), name, expected, source.url)
-        else:
-            path = local_file(self.pretrained, expected)
+        published = self._published()
+        name, expected = published.name, published.expected
+        path = published.fetch() if self.pretrained is True else local_file(self.pretrained, expected)
         left_out = (f'{self._classifier_path}.', *_AUXILIARY)
         tensors = {
             _DENSE.sub(r'\1\2', key): value
@@ -96,6 +90,18 @@ class TorchvisionBackbone(PooledBackbone):
         self._interpolate(tensors)
         fill(self.net, tensors, path, expected)
         report_filled(self.net, name, path)
+
+    def hub_file(self) -> HubFile | None:
+        """torchvision's file at PyTorch."""
+        return self._published() if self.pretrained is True else None
+
+    def _published(self) -> HubFile:
+        from torchvision import models
+
+        url = models.get_model_weights(self.model_name)[self.weights].url
+        name = f'torchvision {self.model_name} {self.weights}'
+        expected = f'the weights of {name} ({url})'
+        return HubFile(name, expected, lambda local_only: _download(url, local_only), f'curl -LO {url}', url)
 
     def _interpolate(self, tensors: dict[str, torch.Tensor]) -> None:
         """Fit a ViT's position embeddings to this network's grid, in place, as torchvision does."""

@@ -12,7 +12,7 @@ from ..checkpoint.compatibility import Misfit, summarise
 from ..layers.transformers_models import classifiers
 from ..utils.errors import UserError, one_line
 from .base import PooledBackbone
-from .pretrained import fetch, fill, hub_answers, read_tensors, report_filled
+from .pretrained import HubFile, fill, hub_answers, read_tensors, report_filled
 
 _FILES = ('model.safetensors', 'pytorch_model.bin')
 _NO_IMAGES = ('siglip2', 'timm_')  # takes patches of any number; wraps a network of timm
@@ -71,20 +71,27 @@ class TransformersBackbone(PooledBackbone):
 
     def load_pretrained(self) -> None:
         """Fill every tensor from the repository, the directory or the file, with the names that transformers knows."""
-        expected = f'the weights of {self.model_name} (model.safetensors)'
+        expected, on_hub = self._expected(), self.hub_file()
         place = Path(self.model_name if self.pretrained is True else self.pretrained).expanduser()
-        if self.pretrained is True and not place.is_dir():
-            if '/' not in self.model_name:
-                raise UserError(
-                    f'pretrained=True: {self.model_name!r} is a type of model without weights; name a repository of '
-                    'the hub or a directory.'
-                )
-            path = fetch(self._download, self.model_name, expected)
-        else:
-            path = _weight_file(place, expected)
+        path = on_hub.fetch() if on_hub else _weight_file(place, expected)
         tensors = {key: value.float() for key, value in read_tensors(path, expected).items()}
         fill(self.net, self._with_own_names(tensors, path, expected), path, expected)
         report_filled(self.net, self.model_name, path)
+
+    def hub_file(self) -> HubFile | None:
+        """The file of a repository on the Hugging Face hub."""
+        if self.pretrained is not True or Path(self.model_name).expanduser().is_dir():
+            return None
+        if '/' not in self.model_name:
+            raise UserError(
+                f'pretrained=True: {self.model_name!r} is a type of model without weights; name a repository of '
+                'the hub or a directory.'
+            )
+        command = f'hf download {self.model_name} {_FILES[0]}'
+        return HubFile(self.model_name, self._expected(), self._download, command)
+
+    def _expected(self) -> str:
+        return f'the weights of {self.model_name} (model.safetensors)'
 
     def _with_own_names(self, tensors: dict[str, torch.Tensor], path: Path, expected: str) -> dict[str, torch.Tensor]:
         """What transformers makes of a file: other names in older files, a base model without its prefix."""

@@ -125,4 +125,6 @@ def _split_size(name: str, dataset: dict) -> int:
             return len(DATASETS.build({key: value for key, value in dataset.items() if key != 'pipeline'}))
         size = published[dataset['split']]
     indices = dataset.get('indices')
-    return min(size, indices) if isinstance(indices, int) and indices > 0 else size
+    if isinstance(indices, int) and indices > 0:
+        return min(size, indices)
+    return size if indices is None or isinstance(indices, int) else len(indices)

@@ -22,6 +22,7 @@ class Collection:
         runs: Finished, valid records with their paths, one per cell, learning rate and seed.
         diverged: Records of runs whose numbers were no longer finite, likewise.
         unfinished: Records of runs that are running or have failed, with their paths.
+        smoke: Number of records of a smoke test, which are in none of the above.
         unreadable: Path -> why it was left out: truncated, of another schema, an invalid value.
         warnings: One line each: other code versions, repeated runs.
     """
@@ -31,15 +32,17 @@ class Collection:
     unfinished: list[tuple[Path, RunRecord]] = field(default_factory=list)
     unreadable: dict[Path, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    smoke: int = 0
 
     def notes(self) -> list[str]:
         """How many records were used and left out, and the warnings; a line each."""
         failed = sum(record.status == 'failed' for _, record in self.unfinished)
         others = len(self.unfinished) - failed
         diverged = f'{len(self.diverged)} diverged, ' if self.diverged else ''
+        smoke = f', {self.smoke} of a smoke test' if self.smoke else ''
         counts = (
             f'{len(self.runs)} finished runs used; left out: {diverged}{failed} failed, {others} unfinished, '
-            f'{len(self.unreadable)} unreadable.'
+            f'{len(self.unreadable)} unreadable{smoke}.'
         )
         return [counts, *(printable(f'warning: {line}') for line in self.warnings)]
 
@@ -76,6 +79,9 @@ def collect(paths: Iterable[str | os.PathLike], metric: str = ACCURACY) -> Colle
     for path in files.values():
         try:
             record = read_record(path)
+            if record.smoke:
+                found.smoke += 1
+                continue
             if missing := _missing(record, metric):
                 raise UserError(f'{path}: {missing}.')
         except UserError as error:

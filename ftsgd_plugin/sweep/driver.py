@@ -9,6 +9,7 @@ from pathlib import Path
 
 import filelock
 
+from ..profiling.run_costs import RunCost
 from ..records import code_version, read_record
 from ..utils.errors import UserError
 from ..utils.metrics import ID_METRIC
@@ -32,7 +33,7 @@ from .runs import (
     survey,
     task_of,
 )
-from .slurm import write_script
+from .slurm import write_tasks
 
 WATCH_SECONDS = 20.0
 Failures = list[tuple[str, str]]  # name of the run and last line
@@ -93,12 +94,7 @@ def sweep(
         raise UserError(f'--index {index}: the plan has runs 0 to {len(runs) - 1}.')
     claim_directory(content, out)
     if slurm:
-        words = [tool_path('sweep'), str(plan), '--out', str(out)]
-        words += ['--keep-checkpoints'] * keep_checkpoints
-        if cfg_options:
-            words += ['--cfg-options', *(f'{key}={_option(value)}' for key, value in cfg_options.items())]
-        script = write_script(slurm, runs, words, gpus, cpus)
-        print(f'{len(runs)} runs; start them with: sbatch --partition=NAME --time=HH:MM:SS {script}')
+        write_tasks(slurm, runs, plan, out, ['--keep-checkpoints'] * keep_checkpoints, cfg_options, gpus, cpus)
         return []
     if index is not None:
         task = task_of(content, runs[index], out, cfg_options)
@@ -111,14 +107,6 @@ def sweep(
     else:
         print(f'\nfinished: {out}')
     return failures
-
-
-def _option(value) -> str:
-    """A value as ``--cfg-options`` reads it."""
-    if isinstance(value, list | tuple):
-        inner = ','.join(map(_option, value))
-        return f'[{inner}]' if isinstance(value, list) else f'({inner})'
-    return str(value)
 
 
 def run_sweep(
@@ -157,8 +145,19 @@ def run_sweep(
     """
     with locked(out):
         tasks = survey(plan, out, cfg_options)
-        place = (lambda: Forks(workers)) if forked else (lambda: Cluster(address, gpus, cpus, workers))
+        place = place_of(address, gpus, cpus, workers, forked)
         return run_tasks(tasks, out, place, keep_checkpoints, command)
+
+
+def place_of(
+    address: str | None = None,
+    gpus: float | None = None,
+    cpus: int | None = None,
+    workers: int | None = None,
+    forked: bool = False,
+) -> Callable[[], Cluster | Forks]:
+    """What makes the place where runs run: Ray, or forked processes. The arguments are those of :func:`run_sweep`."""
+    return (lambda: Forks(workers)) if forked else (lambda: Cluster(address, gpus, cpus, workers))
 
 
 def run_tasks(
@@ -169,6 +168,7 @@ def run_tasks(
     command: Command = train_command,
     forecast: bool = True,
     watch: Callable[[], str] | None = None,
+    costs: Sequence[RunCost | None] | None = None,
 ) -> Failures:
     """Run those of some tasks that are not finished, with progress on stdout. No failure stops the others.
 
@@ -179,6 +179,7 @@ def run_tasks(
         keep_checkpoints, command: See :func:`run_sweep`.
         forecast: Predict the costs first, for the time that is left. Defaults to True.
         watch: Gives a line that is printed every ``WATCH_SECONDS`` while runs are running.
+        costs: Predicted costs of all tasks; with them nothing is predicted.
 
     Returns:
         list: Name and last line of every run that failed.
@@ -196,7 +197,9 @@ def run_tasks(
         print(f'all {len(tasks)} runs are finished')
         _name_diverged(tasks)
         return failures
-    flops = flop_weights(predict_costs(tasks)) if forecast else [1.0] * len(tasks)
+    if costs is None and forecast:
+        costs = predict_costs(tasks)
+    flops = [1.0] * len(tasks) if costs is None else flop_weights(costs)
     finished = sorted(set(range(len(tasks))) - set(to_do))
     cluster = place()
     try:
@@ -279,7 +282,7 @@ def _note(task: Task) -> str:
         return f'diverged: {record.error}'
     selected = (record.selected or {}).get(record.selected_by)
     label = 'ID' if record.selected_by == ID_METRIC else record.selected_by
-    result = '' if selected is None else f'{label} {selected:6.1%}  '
+    result = '' if selected is None or record.smoke else f'{label} {selected:6.1%}  '
     return f'{result}{record.resources.get("seconds", 0):6.1f} s'
 
 

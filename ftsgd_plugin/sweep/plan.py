@@ -17,6 +17,7 @@ from ..utils.files import write_text
 from ..utils.paths import config_path
 
 PLAN_FILE = 'plan.json'
+SMOKE_FILE = 'smoke.json'  # instead of it in the directory of a smoke test
 
 
 @dataclass(frozen=True)
@@ -161,13 +162,21 @@ def check_plan(plan: Plan, path: str) -> None:
             raise UserError(f'{path}: {key}: {value!r} is not a positive whole number; correct it or leave it out.')
 
 
-def claim_directory(plan: Plan, out: str | os.PathLike) -> None:
+def claim_directory(plan: Plan, out: str | os.PathLike, smoke: bool = False) -> None:
     """Write ``plan.json`` into the directory of a sweep, or compare the plan with an existing one.
 
+    Args:
+        plan: The plan.
+        out: The directory.
+        smoke: Whether it is for a smoke test, which shares no directory with a sweep: ``smoke.json``.
+
     Raises:
-        UserError: The directory holds the sweep of another plan, or cannot be written.
+        UserError: The directory holds the sweep of another plan or of the other kind, or cannot be written.
     """
-    path = Path(out) / PLAN_FILE
+    names = (SMOKE_FILE, PLAN_FILE) if smoke else (PLAN_FILE, SMOKE_FILE)
+    path, other = (Path(out) / name for name in names)
+    if other.exists() or (smoke and not path.exists() and (Path(out) / 'runs').exists()):
+        raise UserError(f'{out}: holds the runs of a {"sweep" if smoke else "smoke test"}; choose another --out.')
     content = json.loads(json.dumps(asdict(plan)))
     if path.is_file():
         try:

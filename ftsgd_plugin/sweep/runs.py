@@ -11,7 +11,17 @@ from pprint import pformat
 
 from mmengine.config import Config
 
-from ..records import FILE, LOADERS, RunRecord, code_version, config_hash, former_hash, read_record, write_record
+from ..records import (
+    FILE,
+    LOADERS,
+    RunRecord,
+    code_version,
+    config_hash,
+    former_hash,
+    is_smoke,
+    read_record,
+    write_record,
+)
 from ..runner.build import merge_cfg_options, read_config
 from ..utils.errors import UserError
 from ..utils.files import temporary_name, write_text
@@ -91,6 +101,15 @@ def _cell_config(name: str) -> Config:
     return read_config(config_path(name))
 
 
+def own_rate(name: str) -> float:
+    """The learning rate of a config in ``configs/``.
+
+    Args:
+        name: Its name, as :attr:`ftsgd_plugin.sweep.plan.Run.config`.
+    """
+    return _cell_config(name).optim_wrapper.optimizer.lr
+
+
 def survey(plan: Plan, out: str | os.PathLike, cfg_options: dict | None = None) -> list[Task]:
     """Every run of a plan with its state in the directory of a sweep; writes nothing."""
     return [task_of(plan, run, out, cfg_options) for run in plan.runs()]
@@ -110,7 +129,7 @@ def task_in(directory: Path, run: Run, cfg: Config) -> Task:
         run: Its names, learning rate and seed, for its record if it fails.
         cfg: Its full config.
     """
-    record = _record_of(directory)
+    record = record_of(directory)
     task = Task(run, directory, cfg, config_hash(cfg), '', record, former_hash(cfg))
     if record is None:
         # Without a record nothing tells which config a checkpoint belongs to.
@@ -131,7 +150,8 @@ def _was_equivalent(record: RunRecord, task: Task) -> bool:
     return former_hash(written) == record.config_hash and config_hash(written) == task.hash
 
 
-def _record_of(directory: Path) -> RunRecord | None:
+def record_of(directory: Path) -> RunRecord | None:
+    """The record in a run's directory; ``None`` if there is none, or none that can be read."""
     try:
         return read_record(directory) if (directory / FILE).is_file() else None
     except UserError:
@@ -171,26 +191,26 @@ def _move_aside(directory: Path, aside: Path | None) -> Path:
 
 def mark_failed(task: Task, reason: str) -> None:
     """Mark a run's record as failed; the epochs that it has reached stay, and so does an interruption by a signal."""
-    record = _record_of(task.directory)
+    record = record_of(task.directory)
     if task.owns(record) and record.status == 'interrupted':
         return
     if not task.owns(record):
         run = task.run
         record = RunRecord(run.model, run.method, run.dataset, run.lr, run.seed, task.hash, 'failed', [])
-        record = replace(record, code=code_version())
+        record = replace(record, code=code_version(), smoke=is_smoke(task.config))
     now = datetime.now(timezone.utc).isoformat(timespec='seconds')
     write_record(replace(record, status='failed', error=reason, finished=now), task.directory)
 
 
 def is_finished(task: Task) -> bool:
     """Whether the directory now holds the finished record of this config."""
-    record = _record_of(task.directory)
+    record = record_of(task.directory)
     return task.owns(record) and record.status == 'finished'
 
 
 def has_diverged(task: Task) -> bool:
     """Whether the directory now holds the record of this config, and it says that the run has diverged."""
-    record = _record_of(task.directory)
+    record = record_of(task.directory)
     return task.owns(record) and record.status == 'diverged'
 
 

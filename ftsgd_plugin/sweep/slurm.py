@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..utils.errors import UserError
 from ..utils.files import write_text
+from ..utils.paths import tool_path
 from .plan import Run
 
 SCRIPT = 'sweep.sh'
@@ -38,6 +39,41 @@ export PYTHONPATH={root}"${{PYTHONPATH:+:$PYTHONPATH}}"
 cd {cwd}
 exec {command} --index "$index"
 """
+
+
+def write_tasks(
+    slurm: str | os.PathLike,
+    runs: Sequence[Run],
+    plan: str | os.PathLike,
+    out: str | os.PathLike,
+    options: Sequence[str],
+    cfg_options: dict | None = None,
+    gpus: float | None = None,
+    cpus: int | None = None,
+) -> None:
+    """Write the Slurm array script of a sweep, and print how it is started.
+
+    Args:
+        slurm: Directory of the script.
+        runs: In the order of their indices.
+        plan, out: The plan file and the directory of the runs.
+        options: Further options of ``tools/sweep.py`` for every task.
+        cfg_options: Overrides of every run's config.
+        gpus, cpus: See :func:`write_script`.
+    """
+    words = [tool_path('sweep'), str(plan), '--out', str(out), *options]
+    if cfg_options:
+        words += ['--cfg-options', *(f'{key}={_option(value)}' for key, value in cfg_options.items())]
+    script = write_script(slurm, runs, words, gpus, cpus)
+    print(f'{len(runs)} runs; start them with: sbatch --partition=NAME --time=HH:MM:SS {script}')
+
+
+def _option(value) -> str:
+    """A value as ``--cfg-options`` reads it."""
+    if isinstance(value, list | tuple):
+        inner = ','.join(map(_option, value))
+        return f'[{inner}]' if isinstance(value, list) else f'({inner})'
+    return str(value)
 
 
 def write_script(

@@ -69,7 +69,7 @@ def test_index_outside_the_plan(run_tool, tmp_path, index):
 def test_cfg_options_reach_the_tasks_unchanged(run_tool, tmp_path, monkeypatch):
     options = ['a.lr=3e-4', 'a.names=[x,y]', 'a.sizes=(1,2)', 'a.none=None', 'a.flag=True']
     parsed = []
-    monkeypatch.setattr('ftsgd_plugin.sweep.driver.write_script', lambda *args: parsed.append(args[2]) or 'script')
+    monkeypatch.setattr('ftsgd_plugin.sweep.slurm.write_script', lambda *args: parsed.append(args[2]) or 'script')
     directories = ('--slurm', tmp_path / 'slurm', '--out', tmp_path / 'out')
     code, err = run_tool('sweep', write_plan(tmp_path), *directories, '--cfg-options', *options)
     assert code == 0, err
