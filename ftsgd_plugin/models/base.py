@@ -80,7 +80,7 @@ class PooledBackbone(BaseModule):
         raise NotImplementedError
 
     def hub_file(self) -> HubFile | None:
-        """The weight file on a hub that ``pretrained`` stands for; ``None`` if that is a file or nothing.
+        """The weight file on a hub of ``pretrained``; ``None`` if that is a file or nothing.
 
         Raises:
             UserError: The library has no weights of this name.

@@ -157,7 +157,7 @@ class HubFile:
         return f'download {self.expected} on a connected machine and set pretrained to its path, or pretrained=False'
 
     def find(self) -> Path | None:
-        """The file in the hub's cache; ``None`` if it is not there but the hub answers.
+        """The file in the hub's cache; ``None`` if it is missing but the hub answers.
 
         Raises:
             HubError: It is not in the cache, and the hub cannot be reached.

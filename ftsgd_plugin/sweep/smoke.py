@@ -148,7 +148,7 @@ def _has_config(cell: Cell) -> bool:
 def find_trials(
     plan: Plan, cells: Sequence[Cell], out: Path, cfg_options: dict | None = None, random_weights: bool = False
 ) -> list[Trial]:
-    """Find for every config whether its data and weights are there, and cut it; writes nothing.
+    """Find for every config whether its data and weights exist, and cut it; writes nothing.
 
     Args:
         plan: Gives data roots, image size, seeds and options.

@@ -1,4 +1,4 @@
-"""A config cut to two iterations and a short evaluation of every split, on a few of the images that are there."""
+"""A config cut to two iterations and a short evaluation of every split, on a few of its images."""
 
 from collections.abc import Iterator, Mapping
 
