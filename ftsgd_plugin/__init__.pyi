@@ -39,6 +39,7 @@ from .layers import Entry as Entry
 from .layers import Layer as Layer
 from .layers import list_layers as list_layers
 from .layers import register_layer_list as register_layer_list
+from .models import LoRABackbone as LoRABackbone
 from .models import OpenCLIPVisionTower as OpenCLIPVisionTower
 from .models import TimmPooledBackbone as TimmPooledBackbone
 from .models import TorchvisionBackbone as TorchvisionBackbone
@@ -46,6 +47,7 @@ from .models import TransformersBackbone as TransformersBackbone
 from .optim import FreezeEmbedOptimWrapperConstructor as FreezeEmbedOptimWrapperConstructor
 from .optim import GradualUnfreezingLR as GradualUnfreezingLR
 from .optim import InBackwardDataParallel as InBackwardDataParallel
+from .optim import ProbeThenFineTuneLR as ProbeThenFineTuneLR
 from .optim import SGDInBackwardOptimWrapper as SGDInBackwardOptimWrapper
 from .records import read_record as read_record
 from .runner.inheritance import method_part as method_part

@@ -17,6 +17,8 @@ from .layers import Layer, list_layers, unwrap
 from .utils.errors import UserError
 
 Freeze = str | Sequence[str]
+FREEZES = ('embed', 'stem', 'none', 'all-but-head', 'all-but-first-block')  # each for several layers
+TRAINS = ('all', 'norms-and-biases')
 # Frozen by us and not by the model itself: a mark on the parameter, because schedules know no model, and the names on
 # the model, because a deep copy of a parameter loses its attributes.
 _FROZEN = '_ftsgd_frozen'
@@ -29,8 +31,9 @@ def select_layers(layers: Sequence[Layer], freeze: Freeze = 'embed') -> list[Lay
     Args:
         layers: Output of :func:`ftsgd_plugin.layers.list_layers`.
         freeze: ``'embed'``, the paper's choice (patch convolution and ``ln_pre``; stem and first stage of a convnet);
-            ``'stem'``, the first layer alone; ``'none'``; or a list of layer names and globs (``['pos_embed',
-            'blocks.0.*']``). Defaults to ``'embed'``.
+            ``'stem'``, the first layer alone; ``'none'``; ``'all-but-head'``; ``'all-but-first-block'``, what surgical
+            fine-tuning (arXiv 2210.11466) calls the first block, and the head, which is new; or a list of layer names
+            and globs (``['pos_embed', 'blocks.0.*']``). Defaults to ``'embed'``.
 
     Returns:
         list[Layer]: The selected layers.
@@ -44,6 +47,11 @@ def select_layers(layers: Sequence[Layer], freeze: Freeze = 'embed') -> list[Lay
         chosen = {layer.name for layer in layers if layer.role == 'embed'}
     elif freeze == 'stem':
         chosen = {layers[0].name}
+    elif freeze == 'all-but-head':
+        chosen = {layer.name for layer in layers if layer.role != 'head'}
+    elif freeze == 'all-but-first-block':
+        first = _first_block(layers)
+        chosen = {layer.name for layer in layers if layer.name not in first and layer.role != 'head'}
     elif isinstance(freeze, Sequence) and not isinstance(freeze, str) and all(isinstance(p, str) for p in freeze):
         chosen = set()
         for pattern in freeze:
@@ -52,10 +60,24 @@ def select_layers(layers: Sequence[Layer], freeze: Freeze = 'embed') -> list[Lay
                 raise UserError(f'freeze={list(freeze)!r}: {pattern!r} matches no layer; {_suggest(pattern, layers)}')
             chosen.update(matches)
     else:
-        raise UserError(f"freeze={freeze!r} is none of 'embed', 'stem', 'none' or a list of layer names and globs.")
+        raise UserError(
+            f'freeze={freeze!r} is none of {", ".join(map(repr, FREEZES))} or a list of layer names and globs.'
+        )
     if len(chosen) == len(layers):
         raise UserError(f'freeze={freeze!r} leaves nothing to train; name fewer of the {len(layers)} layers.')
     return [layer for layer in layers if layer.name in chosen]
+
+
+def _first_block(layers: Sequence[Layer]) -> set[str]:
+    """Names of the layers up to the first block.
+
+    The authors' code trains the stem and the first stage of a ResNet. That is the embedding of a convnet. A ViT's
+    embedding is one convolution: its first block is the next layer.
+    """
+    first = {layer.name for layer in layers if layer.role == 'embed'}
+    if layers[0].name == 'stem':  # of a convnet, followed by its first stage
+        return first
+    return first | {layer.name for layer in layers if layer.role == 'position' or layer.block == 0}
 
 
 def _suggest(pattern: str, layers: Sequence[Layer]) -> str:
@@ -90,7 +112,37 @@ def set_trainable(params: Iterable[nn.Parameter], wanted: bool) -> bool:
     return changed
 
 
-def freeze_layers(model: nn.Module, layers: Iterable[Layer]) -> None:
+def frozen_by_us(param: nn.Parameter) -> bool:
+    """Whether this module, and not the model itself, has frozen a parameter."""
+    return hasattr(param, _FROZEN)
+
+
+def left_out(model: nn.Module, train: str) -> list[nn.Parameter]:
+    """The parameters that ``train`` leaves frozen, whatever their layer.
+
+    Args:
+        model: The model, not wrapped.
+        train: ``'all'``: none. ``'norms-and-biases'``: all outside the head but biases and the scales of norms, as in
+            BitFit (arXiv 2106.10199) and in tuning norms alone (arXiv 2003.00152).
+
+    Raises:
+        UserError: ``train`` is something else.
+    """
+    if train == 'all':
+        return []
+    if train != 'norms-and-biases':
+        raise UserError(f'train={train!r} is none of {", ".join(map(repr, TRAINS))}.')
+    kept = set()
+    for module in model.modules():
+        norm = 'norm' in type(module).__name__.lower()
+        for name, param in module.named_parameters(recurse=False):
+            if param.ndim <= 1 and (norm or name.endswith('bias')):
+                kept.add(id(param))
+    inside = [param for layer in list_layers(model) if layer.role != 'head' for param in layer.params.values()]
+    return [param for param in inside if id(param) not in kept]
+
+
+def freeze_layers(model: nn.Module, layers: Iterable[Layer], train: str = 'all') -> None:
     """Freeze exactly these layers and let the others train; may be called again with other layers.
 
     A parameter that the model itself freezes (``frozen_stages``, a sine-cosine ``pos_embed``) stays frozen; one that an
@@ -99,6 +151,7 @@ def freeze_layers(model: nn.Module, layers: Iterable[Layer]) -> None:
     Args:
         model: The model, wrapped or not.
         layers: The layers to freeze, out of ``list_layers(model)``.
+        train: What trains of the others, see :func:`left_out`. Defaults to ``'all'``.
     """
     model, layers = unwrap(model), list(layers)
     _note_frozen(model)
@@ -106,6 +159,7 @@ def freeze_layers(model: nn.Module, layers: Iterable[Layer]) -> None:
     set_trainable((own[name] for name in getattr(model, _FROZEN)), True)
     for layer in layers:
         set_trainable(layer.params.values(), False)
+    set_trainable(left_out(model, train), False)
     _note_frozen(model)
     _set_eval_mode(model, layers)
 

@@ -19,7 +19,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', nargs='*', help='config files; their own method is ignored')
     parser.add_argument('--models', nargs='+', default=[], metavar='NAME', help='model parts, e.g. clip-vit-b16')
-    parser.add_argument('--methods', nargs='+', metavar='NAME', help='method parts (default: the seven of the paper)')
+    parser.add_argument(
+        '--methods', nargs='+', metavar='NAME', help="method parts, or 'all' (default: the paper's seven)"
+    )
     parser.add_argument('--batch-size', nargs='+', type=int, default=[32], metavar='N', help='default: 32')
     parser.add_argument('--autocast', choices=['none', 'bfloat16', 'float16'], default='none', help='default: none')
     parser.add_argument('--steps', type=int, default=20, help='timed steps of each phase (default: 20)')
@@ -37,12 +39,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from ftsgd_plugin.profiling.comparison import compare_resources
-    from ftsgd_plugin.profiling.phases import COMPARED_METHODS
+    from ftsgd_plugin.profiling.phases import ALL_METHODS, COMPARED_METHODS
 
     compare_resources(
         args.config,
         args.models,
-        args.methods or COMPARED_METHODS,
+        ALL_METHODS if args.methods == ['all'] else args.methods or COMPARED_METHODS,
         args.batch_size,
         None if args.autocast == 'none' else args.autocast,
         args.steps,

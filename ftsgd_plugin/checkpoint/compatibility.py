@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from ..layers import in_backbone, in_head, list_layers
+from ..layers import in_backbone, in_head, list_layers, without_adapters
 from ..utils.errors import UserError
 from ..utils.names import type_name
 from .io import read_content, weights_of
@@ -126,17 +126,18 @@ def check_pretrained(
     Raises:
         UserError: The file cannot be read or does not fit.
     """
-    for name, module, path, prefix in pretrained_parts(model):
-        key = f'{name}.init_cfg' if name else 'model.init_cfg'
-        content = read_content(path)
-        found = accept_new(model, _unfilled(module, weights_of(content), prefix), path, new_parameters, name)
-        if found:
-            raise UserError(
-                f'{key}: {path} does not fit {type(module).__name__}: {summarise(found)}; correct the arguments of the '
-                f'model, the checkpoint or its prefix{_hint(found)}.'
-            )
-        if module is model:
-            warn_of_other_classes(path, content, classes)
+    with without_adapters(model):
+        for name, module, path, prefix in pretrained_parts(model):
+            key = f'{name}.init_cfg' if name else 'model.init_cfg'
+            content = read_content(path)
+            found = accept_new(model, _unfilled(module, weights_of(content), prefix), path, new_parameters, name)
+            if found:
+                raise UserError(
+                    f'{key}: {path} does not fit {type(module).__name__}: {summarise(found)}; correct the arguments '
+                    f'of the model, the checkpoint or its prefix{_hint(found)}.'
+                )
+            if module is model:
+                warn_of_other_classes(path, content, classes)
 
 
 def accept_new(

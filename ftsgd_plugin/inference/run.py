@@ -21,6 +21,7 @@ from ..checkpoint.compatibility import misfits, summarise
 from ..checkpoint.config_text import config_in
 from ..checkpoint.io import read_content, weights_of
 from ..datasets.preprocessing import Preprocessing, dataset_leaves, describe_preprocessing
+from ..models.lora import merge_adapters, with_adapters
 from ..records import FILE, RunRecord, read_record
 from ..runner.build import read_config
 from ..utils.errors import UserError
@@ -85,6 +86,7 @@ def load_run(
             f'{file}: does not fit the model of {cfg.filename}: {summarise(wrong)}; name the config of its run.'
         )
     model.load_state_dict(weights)
+    merge_adapters(model)
     model.to(device).eval()
     return FinishedRun(
         cfg, file, model, _classes(cfg, content, model, file), describe_preprocessing(cfg), _record(file.parent)
@@ -180,6 +182,7 @@ def build_model(cfg: Config) -> nn.Module:
             raise UserError(f'{cfg.filename}: custom_imports: {error}; install it or correct PYTHONPATH.') from error
     model = deepcopy(cfg.model.to_dict() if hasattr(cfg.model, 'to_dict') else dict(cfg.model))
     _start_random(model)
+    model = with_adapters(model, cfg.get('optim_wrapper'))
     if model.get('data_preprocessor') is None and cfg.get('data_preprocessor') is not None:
         model['data_preprocessor'] = deepcopy(dict(cfg.data_preprocessor))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):

@@ -27,6 +27,7 @@ from . import (  # noqa: F401  (register the known layer lists)
     torchvision_networks,
     transformers_models,
 )
+from .adapters import has_adapters, without_adapters
 from .api import Layer, layer_depths, list_layers, paper_parts, weight_norms
 from .entry import ROLES, Entry
 from .names import in_backbone, in_head, unwrap, unwrap_state_dict
@@ -36,6 +37,7 @@ __all__ = [
     'ROLES',
     'Entry',
     'Layer',
+    'has_adapters',
     'in_backbone',
     'in_head',
     'layer_depths',
@@ -45,4 +47,5 @@ __all__ = [
     'unwrap',
     'unwrap_state_dict',
     'weight_norms',
+    'without_adapters',
 ]

@@ -8,8 +8,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from ..freezing import Freeze, freeze_layers, select_layers
-from ..layers import Layer, layer_depths, list_layers, unwrap
+from ..freezing import freeze_layers, select_layers
+from ..layers import Layer, has_adapters, layer_depths, list_layers, unwrap
 from ..utils.errors import UserError
 from ..utils.patching import replaced
 from .checkpointing import use_non_reentrant_checkpointing
@@ -45,8 +45,12 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         optim_wrapper_cfg (dict): Config of the optimizer wrapper, with its ``optimizer``.
         paramwise_cfg (dict, optional): MMEngine's keys, and
 
-            - ``freeze`` (str | list[str]): ``'embed'`` (default), ``'stem'``, ``'none'``, or a list of layer names and
-              globs as printed by ``list_layers``.
+            - ``freeze`` (str | list[str]): ``'embed'`` (default), ``'stem'``, ``'none'``, ``'all-but-head'``,
+              ``'all-but-first-block'``, or a list of layer names and globs as printed by ``list_layers``.
+            - ``train`` (str): What trains of the layers that are not frozen: ``'all'`` (default), or
+              ``'norms-and-biases'`` and the head.
+            - ``lora`` (dict): Options of :class:`ftsgd_plugin.LoRABackbone`, which ``tools/train.py`` puts around the
+              backbone: low-rank adapters and the head train. Defaults to none.
             - ``layer_decay_rate`` (float): Layer-wise learning-rate decay, as BEiT's and MAE's recipes use it: the rate
               of a parameter is multiplied by it once per layer above, where blocks, and the final norm and the head
               together, count as layers (:func:`ftsgd_plugin.layers.layer_depths`). ``lr_mult`` and the like multiply
@@ -57,7 +61,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             nothing or leaves nothing to train, the backbone has no layer list, ``layer_decay_rate`` is not above 0 and
             at most 1 or the optimizer has no learning rate for it, a learning rate, momentum or weight decay is NaN,
             infinite or out of range, a decay multiplier is given without the optimizer's ``weight_decay``, activation
-            checkpointing is re-entrant, or the optimizer wrapper and the model wrapper cannot be combined.
+            checkpointing is re-entrant, ``lora`` is set and the model has no adapters, or the optimizer wrapper and the
+            model wrapper cannot be combined.
 
     Examples:
         >>> optim_wrapper = dict(
@@ -74,7 +79,7 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             check_paramwise(paramwise_cfg, type(self))
         _require_weight_decay(optim_wrapper_cfg, paramwise_cfg)
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
-        self.freeze = self.paramwise_cfg['freeze']
+        self.freeze, self.train = self.paramwise_cfg['freeze'], self.paramwise_cfg.get('train', 'all')
         self.layer_decay_rate: float | None = self.paramwise_cfg.get('layer_decay_rate')
         if self.layer_decay_rate is not None and self.base_lr is None:
             raise UserError(
@@ -94,11 +99,13 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """
         inner = unwrap(model)
         check_custom_keys(inner, self.paramwise_cfg)
-        self.layers = _layers_to_freeze(inner, self.freeze, self.layer_decay_rate)
+        _require_adapters(inner, self.paramwise_cfg)
+        needed = self.freeze != 'none' or self.train != 'all' or self.layer_decay_rate is not None
+        self.layers = _layers_of(inner, needed)
         frozen = select_layers(self.layers, self.freeze)
         use_non_reentrant_checkpointing(inner)
         _warn_of_large_embedding(self.layers, frozen)
-        freeze_layers(inner, frozen)
+        freeze_layers(inner, frozen, self.train)
         if not any(param.requires_grad for param in inner.parameters()):
             raise UserError(f'freeze={self.freeze!r} leaves nothing to train, as the model itself freezes the rest.')
         optimizer_cfg = self.optimizer_cfg
@@ -113,7 +120,7 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             refuse_reducer(model)
         ModelHooks(model, inner, listed=bool(self.layers)).belong_to(optim_wrapper)
         listed = self.layers or [Layer('model', 'head', None, 'model', dict(inner.named_parameters()), {})]
-        report = FreezeReport.of(listed, self.freeze, frozen, optim_wrapper.optimizer)
+        report = FreezeReport.of(listed, self.freeze, frozen, optim_wrapper.optimizer, self.train)
         print_log(str(report), logger='current')
         return optim_wrapper
 
@@ -195,14 +202,23 @@ def _is_dict_of_dicts(paramwise_cfg: dict | None) -> bool:
     return isinstance(paramwise_cfg, dict) and isinstance(paramwise_cfg.get('custom_keys', {}), dict)
 
 
-def _layers_to_freeze(model: nn.Module, freeze: Freeze, layer_decay_rate: float | None) -> list[Layer]:
-    """The layers of a model; none if its architecture is not known and neither freezing nor decay needs it."""
+def _layers_of(model: nn.Module, needed: bool) -> list[Layer]:
+    """The layers of a model; none if its architecture is not known and no option needs it."""
     try:
         return list_layers(model)
     except UserError:
-        if freeze != 'none' or layer_decay_rate is not None:
+        if needed:
             raise
         return []
+
+
+def _require_adapters(model: nn.Module, paramwise_cfg: dict) -> None:
+    """Refuse ``lora`` for a model without adapters: everything would train."""
+    if paramwise_cfg.get('lora') is not None and not has_adapters(model):
+        raise UserError(
+            'optim_wrapper.paramwise_cfg.lora: the model has no adapters; train by tools/train.py, which adds them, or '
+            "set model.backbone=dict(type='LoRABackbone', module=...) yourself."
+        )
 
 
 def _require_weight_decay(optim_wrapper_cfg: dict, paramwise_cfg: dict | None) -> None:

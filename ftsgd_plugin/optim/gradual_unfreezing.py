@@ -74,9 +74,10 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         if not math.isfinite(decay):
             raise UserError(f'GradualUnfreezingLR: decay={decay!r} is not a finite number; the paper uses 3.73.')
         if last_step != -1:
-            raise UserError('GradualUnfreezingLR: last_step does not say what trains; resume with load_state_dict.')
+            raise UserError(f'{type(self).__name__}: last_step does not say what trains; resume with load_state_dict.')
+        name = type(self).__name__
         if end >= INF:
-            raise UserError("GradualUnfreezingLR: end is not set; give the run's number of epochs or iterations.")
+            raise UserError(f"{name}: end is not set; give the run's number of epochs or iterations.")
         self.decay, self.warmup, self.cooldown = decay, warmup, cooldown
         groups = _groups(optimizer)
         if not groups or any('role' not in group for group in groups):
@@ -86,7 +87,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
             )
         indices = [group['block'] for group in groups if group['block'] is not None]
         if not indices:
-            raise UserError('GradualUnfreezingLR: no block trains, so there is none to open; freeze fewer layers.')
+            raise UserError(f'{name}: no block trains, so there is none to open; freeze fewer layers.')
         self.blocks = max(indices) + 1
         self._outer: list[float] = []  # learning rates as the other schedulers set them
         self._applied: list[float] = []  # learning rates as this scheduler set them last
@@ -143,7 +144,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         """
         if state_dict.get('blocks', self.blocks) != self.blocks:
             raise UserError(
-                f'GradualUnfreezingLR: the state is of a model with {state_dict["blocks"]} blocks, this one has '
+                f'{type(self).__name__}: the state is of a model with {state_dict["blocks"]} blocks, this one has '
                 f'{self.blocks}; resume with the model it was written for.'
             )
         super().load_state_dict(state_dict)
@@ -208,11 +209,15 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
             self._zero_grad = None
         self._waiting, opened = False, self.open_blocks
         changed = [
-            set_trainable(group['params'], trains(group['role'], group['block'], opened, self.blocks))
+            set_trainable(group['params'], self._trains(group['role'], group['block'], opened))
             for group in _groups(self.optimizer)
         ]
         if any(changed):
             torch._dynamo.reset()  # compiled code keeps the backward pass it was compiled with
+
+    def _trains(self, role: str, block: int | None, opened: int) -> bool:
+        """Whether a group trains while so many blocks are open."""
+        return trains(role, block, opened, self.blocks)
 
 
 def _optimizers(optimizer: BaseOptimWrapper | Optimizer) -> list[Optimizer]:

@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from ..freezing import TRAINS
 from ..utils.errors import UserError
 from ..utils.names import did_you_mean, type_name
 
@@ -27,7 +28,7 @@ _NUMBERS = frozenset(
 DEFAULT_KEYS = _NUMBERS | {'bypass_duplicate', 'custom_keys'}
 _OWN_KEYS = {  # by the constructor's class name, beyond those of MMEngine's default one
     'DefaultOptimWrapperConstructor': frozenset(),
-    _OURS: frozenset({'freeze', 'layer_decay_rate'}),
+    _OURS: frozenset({'freeze', 'layer_decay_rate', 'lora', 'train'}),
     _LAYER_DECAY: frozenset({'layer_decay_rate'}),
 }
 # The schedules of MMPretrain list these for models that may or may not have them: without a match only a warning.
@@ -65,6 +66,10 @@ def check_paramwise(paramwise_cfg: Any, constructor: type = DefaultOptimWrapperC
         raise UserError(
             f'{key}.layer_decay_rate={rate!r} is not a number above 0 and at most 1, by which the learning rate is '
             'multiplied from each block to the one before it; correct it.'
+        )
+    if paramwise_cfg.get('train', 'all') not in TRAINS:
+        raise UserError(
+            f'{key}.train={paramwise_cfg["train"]!r} is none of {", ".join(map(repr, TRAINS))}; correct it.'
         )
     for name in _NUMBERS & paramwise_cfg.keys():
         _check_number(f'{key}.{name}', paramwise_cfg[name])

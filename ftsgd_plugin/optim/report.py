@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from ..freezing import Freeze
+from ..freezing import Freeze, frozen_by_us
 from ..layers import Layer
 from ..utils.format import format_bytes
 from .state import predict_state_bytes
@@ -23,6 +23,7 @@ class FreezeReport:
         groups: Number of its parameter groups.
         self_frozen: Number of parameters that the model itself freezes (counted in ``frozen``).
         rates: The lowest and the highest learning rate of a group.
+        train: The ``train`` option.
     """
 
     freeze: Freeze
@@ -33,10 +34,16 @@ class FreezeReport:
     groups: int
     self_frozen: int = 0
     rates: tuple[float, float] = (0.0, 0.0)
+    train: str = 'all'
 
     @classmethod
     def of(
-        cls, layers: Sequence[Layer], freeze: Freeze, selected: Sequence[Layer], optimizer: Optimizer
+        cls,
+        layers: Sequence[Layer],
+        freeze: Freeze,
+        selected: Sequence[Layer],
+        optimizer: Optimizer,
+        train: str = 'all',
     ) -> 'FreezeReport':
         """Count what trains now. A layer counts as frozen when none of its parameters trains.
 
@@ -45,6 +52,7 @@ class FreezeReport:
             freeze: The ``freeze`` option.
             selected: The layers that it selected.
             optimizer: The optimizer over the trained parameters.
+            train: The ``train`` option. Defaults to ``'all'``.
         """
         trained, frozen, self_frozen = [0, 0, 0], [0, 0, 0], 0
         chosen = {layer.name for layer in selected}
@@ -56,7 +64,7 @@ class FreezeReport:
                 count = trained if param.requires_grad else frozen
                 count[1] += param.numel()
                 count[2] += param.numel() * param.element_size()
-                if not param.requires_grad and layer.name not in chosen:
+                if not param.requires_grad and layer.name not in chosen and not frozen_by_us(param):
                     self_frozen += param.numel()
         return cls(
             freeze=freeze,
@@ -67,11 +75,12 @@ class FreezeReport:
             groups=len(optimizer.param_groups),
             self_frozen=self_frozen,
             rates=(min(rates), max(rates)),
+            train=train,
         )
 
     def __str__(self) -> str:
         total = self.trained[1] + self.frozen[1]
-        lines = [f'freeze={self.freeze!r}']
+        lines = [f'freeze={self.freeze!r}' + (f', train={self.train!r}' if self.train != 'all' else '')]
         for word, (count, params, size) in (('trained', self.trained), ('frozen', self.frozen)):
             share = f'{params:>13,} parameters {params / total:>8.2%}'
             lines.append(f'  {word:<8} {count:>4} layers {share} {format_bytes(size)}')

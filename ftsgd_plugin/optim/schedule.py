@@ -90,3 +90,38 @@ def trains(role: str, block: int | None, opened: int, blocks: int) -> bool:
     if role == 'block':
         return block >= blocks - opened
     return opened == blocks
+
+
+def probe_steps(total: int, probe: float) -> int:
+    """Return how many steps of a run train the head alone before everything trains.
+
+    Args:
+        total: Number of steps of the run.
+        probe: Their share, above 0 and below 1. Both parts have at least one step, unless there is only one.
+
+    Examples:
+        >>> [probe_steps(total, probe=0.5) for total in (1, 2, 5, 20)]
+        [0, 1, 2, 10]
+    """
+    return min(max(1, int(total * probe)), total - 1)
+
+
+def probe_lr_factor(step: int, total: int, probe: float, probe_factor: float) -> float:
+    """Return the learning rate of a probe followed by fine-tuning as a multiple of the base rate.
+
+    Each part has its own cosine: from ``probe_factor`` to 0, then from 1 to 0.
+
+    Args:
+        step: Counted from 0; outside the run the rate is that of its first or last step.
+        total: Number of steps of the run.
+        probe: Share of the probe.
+        probe_factor: Rate of the probe over that of fine-tuning.
+
+    Examples:
+        >>> [round(probe_lr_factor(step, total=6, probe=0.5, probe_factor=10), 2) for step in range(6)]
+        [10.0, 7.5, 2.5, 1.0, 0.75, 0.25]
+    """
+    first, step = probe_steps(total, probe), min(max(0, step), total - 1)
+    if step < first:
+        return probe_factor * (1 + math.cos(math.pi * step / first)) / 2
+    return (1 + math.cos(math.pi * (step - first) / (total - first))) / 2

@@ -1,10 +1,13 @@
 """Bytes of tensors and of optimizer state, kept or predicted on the meta device."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+
+from ..utils.patching import replaced
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -49,6 +52,18 @@ def meta_optimizer(
     return optimizer
 
 
+@contextmanager
+def values_of_meta_tensors() -> Iterator[None]:
+    """Let ``item()`` of a meta tensor, which has no value, be 1.0: Adafactor reads norms, and sizes depend on none."""
+    item = torch.Tensor.item
+
+    def value(tensor: torch.Tensor) -> float:
+        return 1.0 if tensor.is_meta else item(tensor)
+
+    with replaced(torch.Tensor, 'item', value):
+        yield
+
+
 def predict_state_bytes(optimizer: Optimizer) -> int | None:
     """Bytes of state that the optimizer will keep, from one step of a copy on the meta device.
 
@@ -66,7 +81,8 @@ def predict_state_bytes(optimizer: Optimizer) -> int | None:
 
     try:
         copy = meta_optimizer(build, [group['params'] for group in optimizer.param_groups])
-        copy.step()
+        with values_of_meta_tensors():
+            copy.step()
     except Exception:  # any optimizer may be configured; a missing number must not stop the run
         return None
     return optimizer_state_bytes(copy)

@@ -43,6 +43,17 @@ METHODS = {
     'sgd-no-momentum': 'SGD (no momentum)',
     'sgd-weight-decay': 'SGD (weight decay 0.01)',
 }
+# Not in the paper: what a user may take instead (ftsgd_plugin.methods says more about each).
+OTHER_METHODS = {
+    'linear-probe': 'linear probe',
+    'lp-ft': 'LP-FT',
+    'bitfit-norm': 'biases and norms',
+    'surgical-first': 'surgical (first block)',
+    'lora': 'LoRA',
+    'adamw-layer-decay': 'AdamW (layer decay)',
+    'adafactor': 'Adafactor',
+    'freeze-embed-wise-ft': 'SGD (freeze-embed), WiSE-FT',
+}
 # Published for every model and dataset: the paper's two main tables.
 MAIN_METHODS = ('sgd', 'adamw', 'freeze-embed')
 # In the experiment matrix of configs/, one file per model, method and dataset.
@@ -61,7 +72,7 @@ def dataset_label(name: str) -> str:
 
 def method_label(name: str) -> str:
     """``'freeze-embed'`` -> ``'SGD (freeze-embed)'``; an unknown name is its own label."""
-    return METHODS.get(name, name)
+    return METHODS.get(name) or OTHER_METHODS.get(name, name)
 
 
 def sort_names(names: Iterable[str], known: Mapping[str, str]) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
+from statistics import median
 
 import mmengine
 import mmpretrain
@@ -37,6 +38,17 @@ RESOURCES_HEADER = (
     'time / image',
     'time / AdamW',
     'paper',
+)
+PHASES_HEADER = (
+    'method',
+    'open blocks',
+    'share of steps',
+    'bytes / parameter, planned',
+    'measured',
+    'peak, planned',
+    'measured',
+    'planned peak in',
+    'time / step',
 )
 
 
@@ -85,11 +97,17 @@ def compare_resources(
         for batch_size in batch_sizes:
             title = f'{name}, batch {batch_size}, {autocast or "float32"}'
             settings = dict(methods=methods, batch_size=batch_size, autocast=autocast, device=device)
-            predictions, measures = predict_methods(cfg, **settings), []
+            left_out: dict[str, str] = {}
+            predictions, measures = predict_methods(cfg, left_out=left_out, **settings), []
+            if not predictions:
+                raise UserError(next(iter(left_out.values())))
+            settings['methods'] = [method.name for method in predictions]
             if not predict_only:
                 print(title, file=sys.stderr)
                 measures = measure_methods(cfg, steps=steps, rounds=rounds, report=_report, **settings)
             text = f'## {title}\n\n{resources_table(name, predictions, measures)}\n'
+            text += f'\nBy phase; bytes are weights, gradients and state.\n\n{phases_table(predictions, measures)}\n'
+            text += ''.join(f'\n- {method}: left out: {reason}\n' for method, reason in left_out.items())
             print(text, flush=True)
             texts.append(text)
             drawn.append((title, predictions, measures))
@@ -150,6 +168,21 @@ def resources_table(name: str, predictions: Sequence[MethodPrediction], measures
         row.append(_ratio(real, measured.get('adamw'), lambda item: item.seconds_per_step))
         row.append(f'{TIME_RATIOS[method.name]:.2f}' if method.name in TIME_RATIOS and ratios else '')
         lines.append(row)
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def phases_table(predictions: Sequence[MethodPrediction], measures: Sequence[MethodMeasure]) -> str:
+    """Bytes per parameter, peak memory and time of every phase as a Markdown table; arguments as above."""
+    measured = {measure.name: measure.phases for measure in measures}
+    lines = [PHASES_HEADER, ['---', *['--:'] * (len(PHASES_HEADER) - 1)]]
+    for method in predictions:
+        reals = measured.get(method.name, [None] * len(method.phases))
+        for phase, real in zip(method.phases, reals, strict=True):
+            row = [method.name, str(phase.open_blocks), f'{phase.fraction_of_steps:.0%}']
+            row += [f'{phase.bytes_per_parameter:.2f}', f'{real.bytes_per_parameter:.2f}' if real else '']
+            row += [format_bytes(phase.peak), format_bytes(real.peak) if real else '', phase.peak_in]
+            row.append(f'{1e3 * median(real.step_seconds):.3g} ms' if real else '')
+            lines.append(row)
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 

@@ -1,9 +1,10 @@
 """The recommended method for a model on its data, with reasons and costs; the logic of ``tools/diagnose.py``."""
 
+import dataclasses
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,10 +12,12 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import BaseModel
 
+from ..utils.errors import UserError
 from ..utils.format import format_bytes
 from ..utils.names import type_name
 from .evidence import Correlation, PaperPoint, correlation, mean_ood, nearest, paper_points
 from .gradients import GradientProfile, measure_gradients
+from .phases import COMPARED_METHODS
 from .predict import MethodPrediction, predict_methods
 from .setup import pretrained_model, training_loader
 from .train_step import step_seconds, training_loss
@@ -61,6 +64,7 @@ class Diagnosis:
         profile: The measured gradients.
         paper: The paper's points.
         evidence: Correlation of ratio and gain over these points.
+        left_out: Method -> why there is no cost of it.
     """
 
     ratio: float
@@ -72,6 +76,7 @@ class Diagnosis:
     profile: GradientProfile
     paper: list[PaperPoint]
     evidence: Correlation
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def headline(self) -> str:
@@ -92,6 +97,7 @@ def diagnose(
     memory: int | None = None,
     device: str | None = None,
     report: Callable[[str], None] | None = None,
+    methods: Sequence[str] = COMPARED_METHODS,
 ) -> Diagnosis:
     """Recommend a method for a config's model and training data.
 
@@ -106,6 +112,7 @@ def diagnose(
         device: E.g. ``'cpu'`` or ``'cuda:1'``. Default: the GPU if there is one. If a step does not fit its memory, the
             CPU measures instead.
         report: Called with lines about the progress. Default: print to stderr.
+        methods: Methods to predict, with those of the paper among them. The recommendation is one of the paper's.
 
     Raises:
         UserError: The config lacks a model or training data, its weights or data are missing, or the device cannot be
@@ -139,10 +146,14 @@ def diagnose(
         torch.cuda.empty_cache()
         profile, seconds = measure()
     report('predicting the cost of every method')
-    predictions = predict_methods(cfg, autocast=autocast, device=device.split(':')[0])
+    left_out: dict[str, str] = {}
+    predictions = predict_methods(cfg, methods, autocast=autocast, device=device.split(':')[0], left_out=left_out)
+    for name in COMPARED_METHODS:
+        if name in left_out:
+            raise UserError(left_out[name])
     if memory is None and device.startswith('cuda'):
         memory = torch.cuda.get_device_properties(device).total_memory
-    return choose_method(profile, predictions, seconds, memory)
+    return dataclasses.replace(choose_method(profile, predictions, seconds, memory), left_out=left_out)
 
 
 def full_step_seconds(model: BaseModel, batch: dict, repeats: int = 3, autocast: str | None = None) -> float:

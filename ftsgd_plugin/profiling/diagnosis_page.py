@@ -16,6 +16,7 @@ from ..utils.pages import render_page
 from ..utils.plotting import import_pyplot
 from ..utils.version import __version__
 from .diagnosis import Diagnosis, diagnose
+from .phases import ALL_METHODS
 from .plots import draw_evidence, draw_layer_gradients
 from .setup import quieten
 
@@ -59,7 +60,7 @@ def write_diagnosis(
     quieten()
     out = Path(out or Path('work_dirs/diagnose') / name)
     out.mkdir(parents=True, exist_ok=True)
-    answer = diagnose(cfg, name, batches, memory, device)
+    answer = diagnose(cfg, name, batches, memory, device, methods=ALL_METHODS)
     page = write_page(answer, name, out, command)
     if json_path:
         write_text(json_path, json.dumps(answer.to_dict(), indent=1) + '\n')
@@ -101,6 +102,7 @@ def summary_text(answer: Diagnosis) -> str:
             *reasons,
             f'\npredicted at batch {answer.batch_size}:',
             *table,
+            *(f'  {name}: left out: {reason}' for name, reason in answer.left_out.items()),
         ]
     )
 

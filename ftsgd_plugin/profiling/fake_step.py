@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from ..models.image_size import built_for
-from ..optim.state import meta_optimizer, optimizer_state_bytes, state_tensors
+from ..models.lora import with_adapters
+from ..optim.state import meta_optimizer, optimizer_state_bytes, state_tensors, values_of_meta_tensors
 from ..utils.errors import UserError, one_line
 from ..utils.names import type_name
 
@@ -157,14 +158,15 @@ class FakeModel:
         cfg: A config with a model.
         device: Whose operators are traced: ``'cpu'``, or ``'cuda'`` on a machine that has one (PyTorch cannot run
             the backward pass of fake CUDA tensors elsewhere).
+        optim_wrapper: A method's, which may put adapters into the model.
     """
 
-    def __init__(self, cfg: Config, device: str = 'cpu') -> None:
+    def __init__(self, cfg: Config, device: str = 'cpu', optim_wrapper: dict | None = None) -> None:
         self.device = device
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         if DefaultScope.get_current_instance() is None:
             init_default_scope('mmpretrain')
-        settings = model_config(cfg)
+        settings = with_adapters(model_config(cfg), optim_wrapper)
         with torch.device('meta'):  # constructors may read values, which the meta device forgives more often
             self.model = MODELS.build(settings)
         self.size = image_size(cfg, self.model)
@@ -235,12 +237,18 @@ def trace_update(build: Callable[[list[nn.Parameter]], Optimizer], params, forea
     try:
         optimizer = meta_optimizer(lambda twins: build(twins[0]), [params], foreach)
         name = f'optimizer {type(optimizer).__name__}'
-        optimizer.step()
-        twins = [twin for group in optimizer.param_groups for twin in group['params']]
-        known = [*twins, *(twin.grad for twin in twins), *state_tensors(optimizer)]
-        with LiveBytes(known) as tracker:
+        with values_of_meta_tensors():
             optimizer.step()
+            return optimizer_state_bytes(optimizer), _temporaries(optimizer)
     except Exception as error:
         reason = one_line(error, limit=120)
         raise UserError(f'{name}: its state cannot be predicted ({reason}); leave its method out.') from error
-    return optimizer_state_bytes(optimizer), tracker.peak
+
+
+def _temporaries(optimizer: Optimizer) -> int:
+    """The most bytes that an update needs besides weights, gradients and state; the optimizer has stepped before."""
+    twins = [twin for group in optimizer.param_groups for twin in group['params']]
+    known = [*twins, *(twin.grad for twin in twins), *state_tensors(optimizer)]
+    with LiveBytes(known) as tracker:
+        optimizer.step()
+    return tracker.peak

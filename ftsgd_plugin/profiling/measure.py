@@ -23,6 +23,7 @@ from torch import nn
 
 from ..freezing import freeze_layers
 from ..layers import list_layers
+from ..models.lora import with_adapters
 from ..optim.state import optimizer_state_bytes, state_tensors, tensor_bytes
 from .fake_step import LiveBytes, fake_batch, image_size, model_config
 from .phases import COMPARED_METHODS, Method, list_phases, load_method, run_length
@@ -40,6 +41,7 @@ class PhaseMeasure:
         allocated: The most bytes that PyTorch's allocator gave out at once; on CUDA the same as ``peak``.
         reserved: The most that CUDA's caching allocator held; ``None`` on the CPU.
         step_seconds: Time of each measured step.
+        parameters: Number of scalars of the model's weights.
     """
 
     open_blocks: int
@@ -53,6 +55,12 @@ class PhaseMeasure:
     allocated: int = 0
     reserved: int | None = None
     step_seconds: list[float] = field(default_factory=list)
+    parameters: int = 0
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        """Weights, gradients and optimizer state over the number of the model's parameters."""
+        return (self.weights + self.gradients + self.state) / max(1, self.parameters)
 
 
 @dataclass
@@ -75,6 +83,11 @@ class MethodMeasure:
         return max(phase.peak for phase in self.phases)
 
     @property
+    def bytes_per_parameter(self) -> float:
+        """Weights, gradients and optimizer state over the number of the model's parameters, in the heaviest phase."""
+        return max(phase.bytes_per_parameter for phase in self.phases)
+
+    @property
     def allocated(self) -> int:
         """The most bytes that PyTorch's allocator gave out at once over all phases."""
         return max(phase.allocated for phase in self.phases)
@@ -92,7 +105,7 @@ class MethodMeasure:
     def to_dict(self) -> dict:
         """For JSON, the derived numbers included."""
         derived = dict(peak=self.peak, allocated=self.allocated, reserved=self.reserved)
-        derived['seconds_per_step'] = self.seconds_per_step
+        derived.update(seconds_per_step=self.seconds_per_step, bytes_per_parameter=self.bytes_per_parameter)
         return {**asdict(self), **derived}
 
 
@@ -138,7 +151,7 @@ def measure_methods(
         for method in chosen:
             report(f'{method.name}: turn {turn + 1} of {rounds}')
             share = steps // rounds + (turn < steps % rounds)
-            model = _MeasuredModel(cfg, batch_size, autocast, device)
+            model = _MeasuredModel(cfg, batch_size, autocast, device, method.optim_wrapper)
             measured = model.measure(method, run_length(cfg), share, count=turn == 0)
             if turn == 0:
                 found[method.name] = MethodMeasure(method.name, batch_size, measured)
@@ -155,10 +168,12 @@ def measure_methods(
 class _MeasuredModel:
     """A model and a batch on a device; new for every method, so that none inherits hooks or state."""
 
-    def __init__(self, cfg: Config, batch_size: int, autocast: str | None, device: str) -> None:
+    def __init__(
+        self, cfg: Config, batch_size: int, autocast: str | None, device: str, optim_wrapper: dict | None = None
+    ) -> None:
         if DefaultScope.get_current_instance() is None:
             init_default_scope('mmpretrain')
-        settings = model_config(cfg)
+        settings = with_adapters(model_config(cfg), optim_wrapper)
         torch.manual_seed(0)
         with torch.device(device):  # a GPU draws the weights of a large network in no time
             self.model: nn.Module = MODELS.build(settings).to(device).train()
@@ -182,7 +197,7 @@ class _MeasuredModel:
         measured = []
         try:
             for phase in list_phases(method, list_layers(self.model), length):
-                freeze_layers(self.model, phase.frozen)
+                freeze_layers(self.model, phase.frozen, phase.train)
                 self.step(optim_wrapper)  # creates the state, and what libraries create once
                 line = PhaseMeasure(phase.open_blocks, phase.fraction_of_steps)
                 if count:
@@ -196,6 +211,7 @@ class _MeasuredModel:
     def _count(self, line: PhaseMeasure, optim_wrapper: OptimWrapper, gradients: '_LiveGradients') -> None:
         model = self.model
         line.weights, line.buffers = tensor_bytes(model.parameters()), tensor_bytes(model.buffers())
+        line.parameters = sum(param.numel() for param in model.parameters())
         line.state = optimizer_state_bytes(optim_wrapper.optimizer)
         saved = _SavedTensors(model)
         with gradients:
@@ -261,7 +277,8 @@ class _LiveGradients:
     """The most bytes of gradients that exist at once in a backward pass."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.peak, self._on, self._params = 0, False, list(model.parameters())
+        self.peak, self._on = 0, False
+        self._params = [param for param in model.parameters() if param.requires_grad]  # not what the model freezes
         self._hooks = [param.register_post_accumulate_grad_hook(self._look) for param in self._params]
 
     def remove(self) -> None:

@@ -9,12 +9,13 @@ from mmengine.config import Config
 
 from ..freezing import select_layers
 from ..layers import Layer
-from ..optim.schedule import open_blocks, trains
+from ..methods import OTHER_METHODS, WISE_FT
+from ..optim.schedule import open_blocks, probe_steps, trains
 from ..utils.errors import UserError
 from ..utils.names import type_name
 from ..utils.paths import config_path
 
-COMPARED_METHODS = (
+COMPARED_METHODS = (  # the paper's, and SGD in backward
     'adamw',
     'adamw-freeze-embed',
     'sgd',
@@ -23,7 +24,9 @@ COMPARED_METHODS = (
     'sgd-in-backward',
     'gradual-unfreezing',
 )
-_GRADUAL = 'GradualUnfreezingLR'
+# Without freeze-embed followed by interpolation, which trains as freeze-embed does.
+ALL_METHODS = (*COMPARED_METHODS, *(name for name in OTHER_METHODS if not name.endswith(WISE_FT)))
+_GRADUAL, _PROBE = 'GradualUnfreezingLR', 'ProbeThenFineTuneLR'
 DEFAULT_EPOCHS = 20  # the paper's on Living-17 and Waterbirds; for configs that are only a model part
 
 
@@ -47,6 +50,16 @@ class Method:
         return (self.optim_wrapper.get('paramwise_cfg') or {}).get('freeze', 'embed')
 
     @property
+    def train(self) -> str:
+        """The method's ``train`` option: which parameters of the other layers train."""
+        return (self.optim_wrapper.get('paramwise_cfg') or {}).get('train', 'all')
+
+    @property
+    def adapters(self) -> dict | None:
+        """The method's ``lora`` option: the adapters that it puts into the model."""
+        return (self.optim_wrapper.get('paramwise_cfg') or {}).get('lora')
+
+    @property
     def in_backward(self) -> bool:
         """Whether a gradient is applied and freed as soon as it is complete."""
         return type_name(self.optim_wrapper) == 'SGDInBackwardOptimWrapper'
@@ -55,6 +68,11 @@ class Method:
     def gradual(self) -> bool:
         """Whether blocks open one after another."""
         return type_name(self.scheduler) == _GRADUAL
+
+    @property
+    def probes(self) -> bool:
+        """Whether a linear probe comes first."""
+        return type_name(self.scheduler) == _PROBE
 
 
 @dataclass(frozen=True)
@@ -65,11 +83,13 @@ class Phase:
         open_blocks: Number of blocks that train, from the top.
         fraction_of_steps: Its share of the run's steps, 0 to 1.
         frozen: The layers that do not train.
+        train: Which parameters of the others train, see :func:`ftsgd_plugin.freezing.left_out`.
     """
 
     open_blocks: int
     fraction_of_steps: float
     frozen: tuple[Layer, ...]
+    train: str = 'all'
 
 
 def method_names() -> list[str]:
@@ -98,7 +118,7 @@ def method_of(cfg: Config, name: str) -> Method:
     """
     schedulers = cfg.get('param_scheduler') or {}
     if isinstance(schedulers, list):
-        opening = [scheduler for scheduler in schedulers if type_name(scheduler) == _GRADUAL]
+        opening = [scheduler for scheduler in schedulers if type_name(scheduler) in (_GRADUAL, _PROBE)]
         schedulers = (opening or schedulers or [{}])[0]
     return Method(name, cfg.optim_wrapper.to_dict(), dict(schedulers))
 
@@ -113,7 +133,8 @@ def list_phases(method: Method, layers: Sequence[Layer], length: int) -> list[Ph
     """The phases of a method's run.
 
     Gradual unfreezing follows :func:`ftsgd_plugin.optim.schedule.open_blocks` and
-    :func:`ftsgd_plugin.optim.schedule.trains`; every other method has one phase.
+    :func:`ftsgd_plugin.optim.schedule.trains`, a probe before fine-tuning
+    :func:`ftsgd_plugin.optim.schedule.probe_steps`; every other method has one phase.
 
     Args:
         method: The method.
@@ -130,13 +151,19 @@ def list_phases(method: Method, layers: Sequence[Layer], length: int) -> list[Ph
         raise UserError(f'a run of {length} epochs has no phase; give a positive number.')
     total = len({layer.block for layer in layers if layer.role == 'block'})
     always = tuple(select_layers(layers, method.freeze))
+    if method.probes:
+        first = probe_steps(length, method.scheduler.get('probe', 0.5))
+        probe = Phase(0, first / length, tuple(layer for layer in layers if layer.role != 'head'), method.train)
+        return [*([probe] if first else []), Phase(total, 1 - first / length, always, method.train)]
     if not method.gradual:
-        return [Phase(total, 1.0, always)]
+        return [Phase(total, 1.0, always, method.train)]
     if not total:
         raise UserError(f'{method.name}: the model has no blocks to open; choose another method.')
     warmup, cooldown = method.scheduler.get('warmup', 0), method.scheduler.get('cooldown', 0)
     opened = Counter(open_blocks(e, total, length, warmup, cooldown) for e in range(length))
-    return [Phase(n, count / length, _closed(layers, n, total, always)) for n, count in sorted(opened.items())]
+    return [
+        Phase(n, count / length, _closed(layers, n, total, always), method.train) for n, count in sorted(opened.items())
+    ]
 
 
 def _closed(layers: Sequence[Layer], opened: int, total: int, always: Sequence[Layer]) -> tuple[Layer, ...]:

@@ -33,6 +33,7 @@ from ..freezing import freeze_layers
 from ..layers import list_layers
 from ..optim.fused import fused_by_default
 from ..optim.state import tensor_bytes
+from ..utils.errors import UserError
 from .fake_step import FakeModel, StepTrace, trace_update
 from .phases import COMPARED_METHODS, Method, Phase, list_phases, load_method, run_length
 
@@ -53,6 +54,7 @@ class PhasePrediction:
         peak: The most at once.
         peak_in: Where the peak is: ``'forward'``, ``'backward'`` or ``'update'``.
         flops: FLOPs of one step's forward and backward pass; a multiply-add counts two.
+        parameters: Number of scalars of the model's weights.
     """
 
     open_blocks: int
@@ -67,6 +69,12 @@ class PhasePrediction:
     peak: int
     peak_in: str
     flops: int
+    parameters: int = 0
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        """Weights, gradients and optimizer state over the number of the model's parameters."""
+        return (self.weights + self.gradients + self.state) / max(1, self.parameters)
 
 
 @dataclass(frozen=True)
@@ -91,13 +99,19 @@ class MethodPrediction:
         return max(phase.peak for phase in self.phases)
 
     @property
+    def bytes_per_parameter(self) -> float:
+        """Weights, gradients and optimizer state over the number of the model's parameters, in the heaviest phase."""
+        return max(phase.bytes_per_parameter for phase in self.phases)
+
+    @property
     def mean_flops_per_image(self) -> float:
         """FLOPs per image, weighted by the length of each phase."""
         return sum(phase.flops * phase.fraction_of_steps for phase in self.phases) / self.batch_size
 
     def to_dict(self) -> dict:
         """For JSON, the derived numbers included."""
-        return {**asdict(self), 'peak': self.peak, 'mean_flops_per_image': self.mean_flops_per_image}
+        derived = {key: getattr(self, key) for key in ('peak', 'bytes_per_parameter', 'mean_flops_per_image')}
+        return {**asdict(self), **derived}
 
 
 def predict_methods(
@@ -106,6 +120,7 @@ def predict_methods(
     batch_size: int | None = None,
     autocast: str | None = None,
     device: str | None = None,
+    left_out: dict[str, str] | None = None,
 ) -> list[MethodPrediction]:
     """Predict the cost of every method on the model of a config.
 
@@ -116,6 +131,8 @@ def predict_methods(
         autocast: ``None`` (float32, default), ``'bfloat16'`` or ``'float16'``.
         device: ``'cpu'`` or ``'cuda'``: whose operators and optimizer updates. Default: CUDA if the machine has it.
             ``'cuda'`` on a machine without it traces the CPU's operators and CUDA's updates.
+        left_out: Receives method -> reason for those that do not fit the model or whose library is missing. Without it
+            the first is an error.
 
     Returns:
         list[MethodPrediction]: In the order of ``methods``.
@@ -132,7 +149,15 @@ def predict_methods(
         batch_size = (cfg.get('train_dataloader') or {}).get('batch_size', 32)
     chosen = [load_method(name) for name in methods]
     predictor = Predictor(cfg, device or ('cuda' if torch.cuda.is_available() else 'cpu'), batch_size, autocast)
-    return [predictor.predict(method, run_length(cfg)) for method in chosen]
+    predictions = []
+    for method in chosen:
+        try:
+            predictions.append(predictor.predict(method, run_length(cfg)))
+        except UserError as error:
+            if left_out is None:
+                raise
+            left_out[method.name] = str(error)
+    return predictions
 
 
 class Predictor:
@@ -146,16 +171,29 @@ class Predictor:
     def __init__(
         self, cfg: Config, device: str, batch_size: int, autocast: str | None, operators: str | None = None
     ) -> None:
-        self.fake = FakeModel(cfg, operators or (device if torch.cuda.is_available() else 'cpu'))
+        self._cfg, self._operators = cfg, operators or (device if torch.cuda.is_available() else 'cpu')
+        self.fake = FakeModel(cfg, self._operators)
+        self._others: dict[str, FakeModel] = {}  # with what a method puts into the model
         self.device, self.batch_size, self.autocast = device, batch_size, autocast
-        self.layers = list_layers(self.fake.model)
         self._traces: dict[tuple, StepTrace] = {}
         self._forward_flops: float | None = None
 
     def predict(self, method: Method, length: int) -> MethodPrediction:
         """The cost of a method in a run of ``length`` epochs, or iterations if its schedule counts those."""
-        predicted = tuple(self._phase(method, phase) for phase in list_phases(method, self.layers, length))
+        fake = self._fake_of(method)
+        predicted = tuple(
+            self._phase(method, phase, fake) for phase in list_phases(method, list_layers(fake.model), length)
+        )
         return MethodPrediction(method.name, self.batch_size, self.autocast, predicted)
+
+    def _fake_of(self, method: Method) -> FakeModel:
+        """The model, with the adapters that the method puts into it."""
+        if not method.adapters:
+            return self.fake
+        key = repr(method.adapters)
+        if key not in self._others:
+            self._others[key] = FakeModel(self._cfg, self._operators, method.optim_wrapper)
+        return self._others[key]
 
     def forward_flops_per_image(self) -> float:
         """FLOPs of the evaluation of an image."""
@@ -163,13 +201,14 @@ class Predictor:
             self._forward_flops = self.fake.forward_flops(self.batch_size) / self.batch_size
         return self._forward_flops
 
-    def _phase(self, method: Method, phase: Phase) -> PhasePrediction:
-        freeze_layers(self.fake.model, phase.frozen)
-        key = (frozenset(layer.name for layer in phase.frozen), method.in_backward)
+    def _phase(self, method: Method, phase: Phase, fake: FakeModel) -> PhasePrediction:
+        freeze_layers(fake.model, phase.frozen, phase.train)
+        frozen = frozenset(layer.name for layer in phase.frozen)
+        key = (frozen, phase.train, repr(method.adapters), method.in_backward)
         if key not in self._traces:
-            self._traces[key] = self.fake.trace(self.batch_size, self.autocast, method.in_backward)
+            self._traces[key] = fake.trace(self.batch_size, self.autocast, method.in_backward)
         trace = self._traces[key]
-        trained = [param for param in self.fake.model.parameters() if param.requires_grad]
+        trained = [param for param in fake.model.parameters() if param.requires_grad]
         settings = method.optim_wrapper['optimizer']
         plain = {key: value for key, value in settings.items() if key not in ('fused', 'capturable')}
         state, temporaries = trace_update(
@@ -186,7 +225,7 @@ class Predictor:
             'update': trace.inputs + gradients + temporaries,
         }
         peak_in = max(moments, key=moments.get)
-        weights, buffers = tensor_bytes(self.fake.model.parameters()), tensor_bytes(self.fake.model.buffers())
+        weights, buffers = tensor_bytes(fake.model.parameters()), tensor_bytes(fake.model.buffers())
         return PhasePrediction(
             open_blocks=phase.open_blocks,
             fraction_of_steps=phase.fraction_of_steps,
@@ -200,4 +239,5 @@ class Predictor:
             peak=weights + buffers + state + moments[peak_in],
             peak_in=peak_in,
             flops=trace.flops,
+            parameters=sum(param.numel() for param in fake.model.parameters()),
         )

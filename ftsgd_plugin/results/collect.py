@@ -1,11 +1,14 @@
 """Gather run records from directories: the usable ones, the others with the reason, and warnings."""
 
+import dataclasses
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..methods import WISE_FT
 from ..paper.published import ood_metric
 from ..records import RunRecord, find_records, read_record
 from ..utils.errors import UserError
@@ -82,6 +85,8 @@ def collect(paths: Iterable[str | os.PathLike], metric: str = ACCURACY) -> Colle
             if record.smoke:
                 found.smoke += 1
                 continue
+            if record.method.endswith(WISE_FT) and record.status == 'finished':
+                record = _interpolated(record, path)
             if missing := _missing(record, metric):
                 raise UserError(f'{path}: {missing}.')
         except UserError as error:
@@ -94,6 +99,25 @@ def collect(paths: Iterable[str | os.PathLike], metric: str = ACCURACY) -> Colle
     _warn_of_versions(found)
     _warn_of_selection(found, f'id/{metric}')
     return found
+
+
+def _interpolated(record: RunRecord, path: Path) -> RunRecord:
+    """The record with the metrics of the interpolated weights, which are this method's, in place of the run's own.
+
+    Raises:
+        UserError: The run has not been interpolated, or the file cannot be read.
+    """
+    file = path.parent / 'wise_ft/wise_ft.json'
+    remedy = f'run: python tools/wise_ft.py {path.parent}'
+    if not file.is_file():
+        raise UserError(f'{path}: trained and not interpolated yet; {remedy}.')
+    try:
+        content = json.loads(file.read_text('utf-8'))
+        selected = {key: float(value) for key, value in content['selected'].items()}
+        by = str(content['selected_by'])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f'{file}: not a result of tools/wise_ft.py ({type(error).__name__}); {remedy}.') from error
+    return dataclasses.replace(record, epochs=[selected], selected_epoch=0, selected_by=by)
 
 
 def _missing(record: RunRecord, metric: str) -> str | None:

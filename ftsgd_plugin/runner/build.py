@@ -19,6 +19,7 @@ from ..checkpoint.io import check_readable, checkpoint_to_resume
 from ..evaluation.checks import check_configured_metrics, check_configured_splits
 from ..hooks import CheckpointFitHook, DivergenceHook, FrozenFeaturesHook, ReleaseModelHook
 from ..layers import unwrap
+from ..models.lora import with_adapters
 from ..optim.finite import check_settings
 from ..records import LOADERS
 from ..utils.errors import UserError, one_line
@@ -141,6 +142,9 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
     check_counting(cfg)
     uncached = hand_on_image_cache(cfg)
     check_config(cfg)
+    model = with_adapters(cfg.model, cfg.get('optim_wrapper'))
+    if model is not cfg.model:
+        cfg.model = model
     check_settings(cfg)
     for name in ('val', 'test'):  # a test after training must not be the first to find it
         check_configured_splits(cfg, name)

@@ -255,7 +255,7 @@ def check_counting(cfg: Mapping) -> None:
         if site.key == 'train_cfg':
             by_iteration = inspect.isclass(site.target) and issubclass(site.target, IterBasedTrainLoop)
         elif by_iteration and _counts_epochs(site):
-            gradual = site.target is GradualUnfreezingLR
+            gradual = issubclass(site.target, GradualUnfreezingLR)
             what = 'whose one "epoch" would open everything at once' if gradual else 'so it would never step'
             options = 'warmup, cooldown, begin, end' if gradual else 'begin, end and the like'
             raise UserError(

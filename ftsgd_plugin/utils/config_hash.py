@@ -56,9 +56,18 @@ def counted_settings(cfg: Config) -> dict:
             left_out = (*_SPEED_KEYS, 'num_workers') if free else _SPEED_KEYS
             content[name] = {key: value for key, value in content[name].items() if key not in left_out}
     hooks = content.pop('default_hooks', None) or {}
+    _take_out_adapters(content)
     kept = {key: hook for key, hook in hooks.items() if hook is not None and _type_name(hook) not in _REPORT_HOOKS}
     custom = [hook for hook in content.pop('custom_hooks', None) or [] if _type_name(hook) not in _REPORT_HOOKS]
     return {**content, 'default_hooks': kept, 'custom_hooks': custom}
+
+
+def _take_out_adapters(content: dict) -> None:
+    """Leave out the adapters that a run puts around its backbone: its method asks for them, and a plan has none yet."""
+    backbone = (content.get('model') or {}).get('backbone') or {}
+    paramwise = (content.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
+    if paramwise.get('lora') is not None and _type_name(backbone) == 'LoRABackbone':
+        content['model'] = {**content['model'], 'backbone': backbone['module']}
 
 
 def other_settings(saved: str, cfg: Config) -> list[str]:

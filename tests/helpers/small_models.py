@@ -118,12 +118,17 @@ def small_classifier(name: str, seed: int = 0, **options) -> torch.nn.Module:
     torch.manual_seed(seed)
     backbone = {**SMALL[name][0], **options}
     model = classifier(backbone, MODELS.build(backbone.copy()).num_features)
+    randomise(model, seed)
+    return model
+
+
+def randomise(model: torch.nn.Module, seed: int) -> None:
+    """Give a model random weights, none of them zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for param_name, param in model.named_parameters():
             noise = torch.randn(param.shape, generator=generator) * 0.1
             param.copy_(1 + noise if param.ndim == 1 and param_name.endswith('weight') else noise)
-    return model
 
 
 def mmpretrain_vit(pre_norm: bool = False, num_classes: int = CLASSES, seed: int = 0, **backbone) -> torch.nn.Module:

@@ -3,6 +3,7 @@
 import pytest
 from helpers import ROOT
 
+from ftsgd_plugin.methods import METHOD_GRIDS, OTHER_METHODS
 from ftsgd_plugin.paper.grids import GRIDS, format_rate
 from ftsgd_plugin.paper.names import (
     CONFIG_METHODS,
@@ -13,6 +14,9 @@ from ftsgd_plugin.paper.names import (
     method_label,
     model_label,
     sort_names,
+)
+from ftsgd_plugin.paper.names import (
+    OTHER_METHODS as OTHERS,
 )
 from ftsgd_plugin.paper.published import paper_gradients, paper_results
 from ftsgd_plugin.sweep.plan import read_plan
@@ -38,10 +42,15 @@ def test_every_published_name_has_a_label():
 
 def test_method_parts_have_a_label_and_name_their_grid():
     parts = sorted((ROOT / 'configs/_base_/methods').glob('*.py'))
-    assert {part.stem for part in parts} == GRIDS.keys() <= METHODS.keys()
+    assert GRIDS.keys() <= METHODS.keys() and OTHERS.keys() == OTHER_METHODS.keys()
+    assert {part.stem for part in parts} == METHOD_GRIDS.keys() == GRIDS.keys() | OTHERS.keys()
     for part in parts:
         text = ' '.join(part.read_text('utf-8').split())
-        assert ', '.join(map(format_rate, GRIDS[part.stem])) in text, part
+        assert ', '.join(map(format_rate, METHOD_GRIDS[part.stem])) in text, part
+        assert method_label(part.stem) != part.stem
+        if part.stem in OTHER_METHODS:
+            sources = OTHER_METHODS[part.stem].source.removeprefix('arXiv ').split(', ')
+            assert all(source in text for source in sources), part
 
 
 @pytest.mark.parametrize('name', ['paper', 'clip'])

@@ -52,6 +52,21 @@ def test_bad_records_are_left_out_counted_and_listed(tmp_path):
         assert '\n' not in line and line.endswith('.'), line
 
 
+def test_a_method_followed_by_interpolation_has_the_numbers_of_the_interpolated_weights(tmp_path):
+    """Its own training is that of another method: without the second step there is no number of this one."""
+    write(tmp_path, 'run', record(method='freeze-embed-wise-ft'))
+    found = collect([tmp_path])
+    assert not found.runs and 'run: python tools/wise_ft.py' in found.unreadable[tmp_path / 'run/record.json']
+    selected = {'alpha': 0.6, 'id/accuracy': 0.7, 'ood/accuracy': 0.65, 'ood/worst_group': 0.5}
+    (tmp_path / 'run/wise_ft').mkdir()
+    file = tmp_path / 'run/wise_ft/wise_ft.json'
+    file.write_text(json.dumps({'selected': selected, 'selected_by': 'id/accuracy'}))
+    ((_, one),) = collect([tmp_path]).runs
+    assert one.selected == selected and one.selected_epoch == 0
+    file.write_text('{}')
+    assert 'not a result of tools/wise_ft.py (KeyError)' in next(iter(collect([tmp_path]).unreadable.values()))
+
+
 def test_overlapping_directorys_count_once(tmp_path):
     write(tmp_path, 'a/b', record())
     assert len(collect([tmp_path, tmp_path / 'a', tmp_path / 'a/b/record.json']).runs) == 1
