@@ -14,12 +14,11 @@ from mmengine.model import BaseModel
 
 from ..utils.errors import UserError
 from ..utils.format import format_bytes
-from ..utils.names import type_name
 from .evidence import Correlation, PaperPoint, correlation, mean_ood, nearest, paper_points
 from .gradients import GradientProfile, measure_gradients
 from .phases import COMPARED_METHODS
 from .predict import MethodPrediction, predict_methods
-from .setup import pretrained_model, training_loader
+from .setup import autocast_of, pretrained_model, training_loader
 from .train_step import step_seconds, training_loss
 
 # Between the largest ratio of the BiT ResNets in the paper, where freeze-embed changes nothing, and the smallest one of
@@ -128,8 +127,7 @@ def diagnose(
     report('loading the model and the data')
     model, loader = pretrained_model(cfg, device), training_loader(cfg)
     batches = min(batches, len(loader))
-    wrapper = cfg.get('optim_wrapper') or {}
-    autocast = wrapper.get('dtype') or ('float16' if type_name(wrapper) == 'AmpOptimWrapper' else None)
+    autocast = autocast_of(cfg)
 
     def measure() -> tuple[GradientProfile, float]:
         profile = measure_gradients(

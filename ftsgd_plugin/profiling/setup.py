@@ -17,6 +17,7 @@ from ..layers import in_backbone
 from ..runner.build import without_init_log
 from ..runner.sampling import make_reproducible
 from ..utils.errors import UserError, one_line
+from ..utils.names import type_name
 
 
 def pretrained_model(cfg: Config, device: str = 'cpu') -> BaseModel:
@@ -77,6 +78,12 @@ def seed_of(cfg: Config) -> int:
     """``randomness.seed`` of a config; 0 if there is none."""
     seed = cfg.get('randomness', {}).get('seed')
     return 0 if seed is None else seed
+
+
+def autocast_of(cfg: Config) -> str | None:
+    """The type of mixed precision of a config's training, such as ``'bfloat16'``; ``None`` for float32."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    return wrapper.get('dtype') or ('float16' if type_name(wrapper) == 'AmpOptimWrapper' else None)
 
 
 def _load_backbone(model: BaseModel, path: str) -> None:
