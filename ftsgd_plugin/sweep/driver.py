@@ -178,7 +178,7 @@ def run_tasks(
         place: Makes the place where they run, if there is one to run.
         keep_checkpoints, command: See :func:`run_sweep`.
         forecast: Predict the costs first, for the time that is left. Defaults to True.
-        watch: Gives a line that is printed every ``WATCH_SECONDS`` while runs are running.
+        watch: Gives a line that is printed every ``WATCH_SECONDS`` while runs are running, unless it is empty.
         costs: Predicted costs of all tasks; with them nothing is predicted.
 
     Returns:
@@ -211,7 +211,7 @@ def run_tasks(
             methods = [task.run.method for task in tasks]
             progress = stack.enter_context(SweepProgress(methods, flops, finished))
             if watch is not None:
-                stack.enter_context(repeating(WATCH_SECONDS, lambda: progress.print(watch())))
+                stack.enter_context(repeating(WATCH_SECONDS, lambda: (line := watch()) and progress.print(line)))
 
             def start(job: int) -> None:
                 task = tasks[to_do[job]]

@@ -11,6 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ..utils.format import format_duration
+
 STATES = ('done', 'running', 'failed', 'waiting')
 
 
@@ -112,20 +114,24 @@ class Updates:
     def __init__(self, directories: Mapping[str, Path], total: int) -> None:
         self._directories, self._total = dict(directories), total
         self._start, self._before = time.monotonic(), sum(self.done().values())
+        self._last: dict[str, int] = {}
 
     def done(self) -> dict[str, int]:
         """Updates by name."""
         return {name: min(_updates(directory), self._total) for name, directory in self._directories.items()}
 
     def __call__(self) -> str:
-        """``updates: SGD 20 of 68, AdamW 18 of 68; about 3:10 left``."""
+        """``updates: SGD 20 of 68, AdamW 18 of 68; about 3 min left``; empty if nothing was done since the last."""
         done = self.done()
+        if done == self._last:
+            return ''
+        self._last = done
         text = 'updates: ' + ', '.join(f'{name} {count} of {self._total}' for name, count in done.items())
         count = sum(done.values())
         if count > self._before:
             left = self._total * len(done) - count
-            seconds = int((time.monotonic() - self._start) * left / (count - self._before))
-            text += f'; about {seconds // 60}:{seconds % 60:02d} left'
+            seconds = (time.monotonic() - self._start) * left / (count - self._before)
+            text += f'; about {format_duration(seconds)} left'
         return text
 
 

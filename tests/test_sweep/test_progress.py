@@ -88,7 +88,8 @@ def test_updates_of_long_runs_and_the_time_that_is_left(clock, tmp_path):
     scalars(tmp_path / 'a', '20260102_000000', dict(loss=0.5, step=30), {'id/accuracy': 0.9, 'step': 99})
     scalars(tmp_path / 'b', '20260102_000000', dict(loss=0.5, step=20))
     clock.now = 60.0
-    assert updates() == 'updates: SGD 30 of 60, AdamW 20 of 60; about 2:20 left'  # 70 to do, 30 took a minute
+    assert updates() == 'updates: SGD 30 of 60, AdamW 20 of 60; about 2 min 20 s left'  # 70 to do, 30 took 60 s
+    assert updates() == ''
 
 
 def test_repeating_ends_with_its_block():
