@@ -21,6 +21,7 @@ from .datasets import GroupedImages as GroupedImages
 from .datasets import Living17 as Living17
 from .datasets import LoadRGBImage as LoadRGBImage
 from .datasets import PackRGB as PackRGB
+from .datasets import ReadEncodedImage as ReadEncodedImage
 from .datasets import Waterbirds as Waterbirds
 from .datasets import recognise as recognise
 from .evaluation.group_accuracy import GroupAccuracy as GroupAccuracy
@@ -39,6 +40,7 @@ from .layers import Entry as Entry
 from .layers import Layer as Layer
 from .layers import list_layers as list_layers
 from .layers import register_layer_list as register_layer_list
+from .models import DecodingPreprocessor as DecodingPreprocessor
 from .models import LoRABackbone as LoRABackbone
 from .models import OpenCLIPVisionTower as OpenCLIPVisionTower
 from .models import TimmPooledBackbone as TimmPooledBackbone

@@ -2,6 +2,7 @@
 
 from .camelyon17 import Camelyon17
 from .domainnet import DomainNet
+from .encoded import ReadEncodedImage
 from .fmow import FMoW
 from .grouped import GroupedImages
 from .layouts import Layout, recognise
@@ -18,6 +19,7 @@ __all__ = [
     'Living17',
     'LoadRGBImage',
     'PackRGB',
+    'ReadEncodedImage',
     'Waterbirds',
     'recognise',
 ]

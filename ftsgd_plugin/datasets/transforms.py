@@ -6,6 +6,7 @@ meets this contract, so that our datasets work with stock model configs and our 
 """
 
 import os.path as osp
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -76,17 +77,26 @@ class PackRGB(BaseTransform):
         return results
 
 
-def load_rgb(path: str, draft: int | None = None) -> Image.Image:
-    """The RGB image in a file, or in a row of a data set that ``datasets`` has saved."""
-    with Image.open(saved_image(path)) as image:
-        if image.format not in _ONE_IMAGE and (frames := _count_frames(image)) > 1:
-            raise UnsupportedImageError(f'has {frames} frames')
-        if image.mode.startswith(_DEEP_MODES):
-            raise UnsupportedImageError(f'has more than 8 bits per channel (mode {image.mode})')
+def load_rgb(file: str | BinaryIO, draft: int | None = None) -> Image.Image:
+    """The RGB image in a file, by its path or opened, or in a row of a data set that ``datasets`` has saved."""
+    with Image.open(file if hasattr(file, 'read') else saved_image(file)) as image:
+        check_supported(image)
         if draft is not None:
             image.draft('RGB', (draft, draft))
         image.load()
         return _to_rgb(image)
+
+
+def check_supported(image: Image.Image) -> None:
+    """Refuse what would be loaded wrongly; reads the header only.
+
+    Raises:
+        UnsupportedImageError: The image has more than 8 bits per channel, is an animation or has several pages.
+    """
+    if image.format not in _ONE_IMAGE and (frames := _count_frames(image)) > 1:
+        raise UnsupportedImageError(f'has {frames} frames')
+    if image.mode.startswith(_DEEP_MODES):
+        raise UnsupportedImageError(f'has more than 8 bits per channel (mode {image.mode})')
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

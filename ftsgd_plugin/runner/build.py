@@ -26,6 +26,7 @@ from ..utils.errors import UserError, one_line
 from ..utils.names import type_name
 from ..utils.patching import replaced
 from .config_check import check_config, check_counting, check_dicts, check_keys, check_options, check_parts
+from .device_decoding import prepare_device_decoding
 from .disk import configs_written_whole, refuse_unwritable_log, unwritable_log_refused
 from .fit_check import FitHook
 from .image_cache import hand_on_image_cache
@@ -140,6 +141,7 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
     check_keys(cfg)
     check_parts(cfg, cfg.filename or 'the config')
     check_counting(cfg)
+    prepare_device_decoding(cfg)
     uncached = hand_on_image_cache(cfg)
     check_config(cfg)
     model = with_adapters(cfg.model, cfg.get('optim_wrapper'))
