@@ -42,6 +42,29 @@ def test_in_backward_is_bit_equal_to_sgd(name, autocast):
         assert torch.equal(ours, reference)
 
 
+def test_jpegs_are_decoded_by_nvjpeg_and_near_those_of_pillow(tmp_path):
+    """``tests/test_models/test_decoding_preprocessor.py`` has the twin on the CPU."""
+    import numpy as np
+    from mmpretrain.registry import MODELS
+    from PIL import Image
+
+    coarse = np.random.RandomState(0).randint(0, 256, (6, 6, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((300, 200), Image.Resampling.BICUBIC)
+    image.save(tmp_path / 'a.jpg', quality=90)
+    image.save(tmp_path / 'a.png')
+    encoded = [
+        torch.frombuffer(bytearray((tmp_path / name).read_bytes()), dtype=torch.uint8) for name in ('a.jpg', 'a.png')
+    ]
+    preprocessor = MODELS.build(dict(type='mmpretrain.DecodingPreprocessor', to_rgb=True)).cuda()
+    found = preprocessor(dict(inputs=encoded))['inputs']
+    assert found.is_cuda
+    expected = [torch.from_numpy(np.array(Image.open(tmp_path / name))).permute(2, 0, 1) for name in ('a.jpg', 'a.png')]
+    assert torch.equal(found[1].cpu(), expected[1].float())
+    difference = (found[0].cpu() - expected[0]).abs()
+    print(f'nvJPEG against Pillow: mean {difference.mean():.3f}, largest {difference.max():.0f} of 255')
+    assert difference.mean() < 4
+
+
 @pytest.mark.parametrize('name', SMALL)
 def test_gradual_phases_open_what_they_should_and_use_less_memory(name):
     model = small_classifier(name).cuda()
