@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from ftsgd_plugin.profiling.measure import MethodMeasure, measure_methods
-from ftsgd_plugin.profiling.phases import load_method, method_names, run_length
+from ftsgd_plugin.profiling.phases import ALL_METHODS, load_method, run_length
 from ftsgd_plugin.profiling.predict import Predictor
 from ftsgd_plugin.utils.errors import UserError
 
@@ -20,9 +20,8 @@ IN_BACKWARD = ('adamw', 'freeze-embed', 'freeze-embed-no-momentum', 'sgd-in-back
 
 
 def every_method() -> Sequence[str]:
-    """All method parts, those of the paper first."""
-    names = method_names()
-    return [*PAPERS, *(name for name in names if name not in PAPERS)]
+    """All methods, those of the paper's ratios first."""
+    return [*PAPERS, *(name for name in ALL_METHODS if name not in PAPERS)]
 
 
 class Bill:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mmengine.config import Config
 
@@ -90,11 +89,6 @@ class Phase:
     fraction_of_steps: float
     frozen: tuple[Layer, ...]
     train: str = 'all'
-
-
-def method_names() -> list[str]:
-    """Names of all method parts, sorted."""
-    return sorted(path.stem for path in Path(config_path('_base_/methods/freeze-embed.py')).parent.glob('*.py'))
 
 
 def load_method(name: str) -> Method:
