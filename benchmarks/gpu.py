@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import math
 import multiprocessing
 import os
 import shlex
@@ -46,7 +47,11 @@ os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--minutes', type=float, default=9, help='of this call; what is left waits for the next')
+    parser.add_argument(
+        '--minutes',
+        type=float,
+        help='of this call; what is left waits for the next (default: 9, and for a dry run all)',
+    )
     parser.add_argument(
         '--again', nargs='+', default=[], metavar='PART', help='forget the records of these parts first'
     )
@@ -61,6 +66,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--wheels', metavar='DIR', help='install these first (gpu.sh does)')
     args = parser.parse_args()
+    if args.minutes is None:
+        args.minutes = math.inf if args.dry_run else 9
     if not args.minutes > 0:
         parser.error('--minutes is a positive number')
     if args.out is None:
