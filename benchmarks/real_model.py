@@ -222,12 +222,17 @@ class Benchmark:
 
     def _train(self, runs: Sequence, keep: bool = False) -> None:
         from ftsgd_plugin.sweep.driver import failures_text, run_tasks
-        from ftsgd_plugin.sweep.runs import task_of
 
         saving = {} if keep else {'default_hooks.checkpoint.save_best': None}
-        tasks = [task_of(self.plan, run, self.out, {**self.options, **saving}) for run in runs]
+        tasks = [self._task(run, {**self.options, **saving}) for run in runs]
         if failures := run_tasks(tasks, self.out, self.place, keep_checkpoints=keep, forecast=False):
             print(failures_text(failures, self.out), file=sys.stderr)
+
+    def _task(self, run, options: dict):
+        """A run with its config and its state in the directory."""
+        from ftsgd_plugin.sweep.runs import task_of
+
+        return task_of(self.plan, run, self.out, options)
 
     def _best(self) -> list:
         """``(run at the best rate, rates tried)`` of every cell, by the ID accuracy of the first seed."""

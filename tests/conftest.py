@@ -161,6 +161,14 @@ def own_root(write_shared) -> Path:
     return write_shared(trees.write_own)
 
 
+@pytest.fixture(scope='session')
+def pacs_root(write_shared) -> Path:
+    """PACS in small: directories ``domain/class`` of four domains and seven classes."""
+    from helpers import trees
+
+    return write_shared(trees.write_pacs)
+
+
 @pytest.fixture
 def copy(tmp_path):
     """Copy a tree that a test may damage; images are linked."""

@@ -25,6 +25,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--json', metavar='PATH', help='write the answer as data')
     parser.add_argument('--out', help='directory of the page (default: work_dirs/diagnose/CONFIG_NAME)')
     parser.add_argument('--device', help='e.g. cuda:1 or cpu (default: the GPU if there is one)')
+    parser.add_argument(
+        '--points', nargs='+', default=(), metavar='FILE', help='more points of benchmarks/diagnosis_points.py to show'
+    )
+    parser.add_argument(
+        '--include-own-points',
+        action='store_true',
+        help="count this project's points in the neighbours and the correlation, which are the paper's alone otherwise",
+    )
     add_cfg_options(parser)
     return parser.parse_args()
 
@@ -35,7 +43,18 @@ def main() -> None:
     from ftsgd_plugin.profiling.diagnosis_page import write_diagnosis
 
     command = shlex.join(['python', 'tools/diagnose.py', *sys.argv[1:]])
-    write_diagnosis(args.config, args.out, args.json, args.batches, args.memory, args.device, args.cfg_options, command)
+    write_diagnosis(
+        args.config,
+        args.out,
+        args.json,
+        args.batches,
+        args.memory,
+        args.device,
+        args.cfg_options,
+        command,
+        args.points,
+        args.include_own_points,
+    )
 
 
 if __name__ == '__main__':

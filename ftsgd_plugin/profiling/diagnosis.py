@@ -1,6 +1,7 @@
 """The recommended method for a model on its data, with reasons and costs; the logic of ``tools/diagnose.py``."""
 
 import dataclasses
+import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ from mmengine.model import BaseModel
 
 from ..utils.errors import UserError
 from ..utils.format import format_bytes
-from .evidence import Correlation, PaperPoint, correlation, mean_ood, nearest, paper_points
+from .evidence import Correlation, PaperPoint, Point, correlation, mean_ood, nearest, paper_points
 from .gradients import GradientProfile, measure_gradients
+from .own_points import OwnPoint, own_points
 from .phases import COMPARED_METHODS
 from .predict import MethodPrediction, predict_methods
 from .setup import autocast_of, pretrained_model, training_loader
@@ -62,8 +64,9 @@ class Diagnosis:
         batch_size: Images per step that the costs are for.
         profile: The measured gradients.
         paper: The paper's points.
-        evidence: Correlation of ratio and gain over these points.
+        evidence: Correlation of ratio and gain over these points; over ours too if they were included.
         left_out: Method -> why there is no cost of it.
+        ours: What was measured with this project.
     """
 
     ratio: float
@@ -76,6 +79,7 @@ class Diagnosis:
     paper: list[PaperPoint]
     evidence: Correlation
     left_out: dict[str, str] = field(default_factory=dict)
+    ours: list[OwnPoint] = field(default_factory=list)
 
     @property
     def headline(self) -> str:
@@ -97,6 +101,8 @@ def diagnose(
     device: str | None = None,
     report: Callable[[str], None] | None = None,
     methods: Sequence[str] = COMPARED_METHODS,
+    points: Sequence[str | os.PathLike] = (),
+    include_own: bool = False,
 ) -> Diagnosis:
     """Recommend a method for a config's model and training data.
 
@@ -112,6 +118,8 @@ def diagnose(
             CPU measures instead.
         report: Called with lines about the progress. Default: print to stderr.
         methods: Methods to predict, with those of the paper among them. The recommendation is one of the paper's.
+        points: Files with further points of our own, see :func:`ftsgd_plugin.profiling.own_points.own_points`.
+        include_own: See :func:`choose_method`.
 
     Raises:
         UserError: The config lacks a model or training data, its weights or data are missing, or the device cannot be
@@ -121,6 +129,7 @@ def diagnose(
         >>> diagnose(Config.fromfile('configs/vit-tiny_freeze-embed_digits.py'), memory=2**30).recommendation
         'freeze-embed'
     """
+    ours = own_points(points)
     report = report or (lambda line: print(line, file=sys.stderr, flush=True))
     device = device or get_device()
     name = name or Path(cfg.filename or 'model').stem
@@ -151,7 +160,8 @@ def diagnose(
             raise UserError(left_out[name])
     if memory is None and device.startswith('cuda'):
         memory = torch.cuda.get_device_properties(device).total_memory
-    return dataclasses.replace(choose_method(profile, predictions, seconds, memory), left_out=left_out)
+    answer = choose_method(profile, predictions, seconds, memory, ours, include_own)
+    return dataclasses.replace(answer, left_out=left_out)
 
 
 def full_step_seconds(model: BaseModel, batch: dict, repeats: int = 3, autocast: str | None = None) -> float:
@@ -180,6 +190,8 @@ def choose_method(
     predictions: Sequence[MethodPrediction],
     seconds_per_image: float,
     memory: int | None = None,
+    ours: Sequence[OwnPoint] | None = None,
+    include_own: bool = False,
 ) -> Diagnosis:
     """Choose a method.
 
@@ -193,8 +205,12 @@ def choose_method(
         predictions: Predicted costs of the methods, including ``sgd`` and those of ``MEMORY_SAVERS``.
         seconds_per_image: Time of a step in which everything trains, from :func:`full_step_seconds`.
         memory: Available bytes; ``None`` if unknown.
+        ours: What was measured with this project. Default: what comes with the package.
+        include_own: Whether the neighbours and the correlation are over these too. The threshold stays the paper's.
     """
-    points = paper_points()
+    ours = list(own_points() if ours is None else ours)
+    paper = paper_points()
+    points = [*paper, *ours] if include_own else paper
     full = next(method for method in predictions if method.name == 'sgd').mean_flops_per_image
     costs = {
         method.name: MethodCost(
@@ -206,12 +222,14 @@ def choose_method(
     }
     evidence = correlation(points)
     reasons = [_about_ratio(profile), _about_neighbours(points, profile.ratio), _about_evidence(evidence)]
+    if ours:
+        reasons.append(_about_ours(ours, include_own))
     preferred = 'sgd' if profile.ratio < SGD_BELOW_RATIO else 'freeze-embed'
     recommendation, why = _fit_memory(preferred, costs, memory)
     reasons += [*why, _about_adamw(costs, recommendation)]
-    return Diagnosis(
-        profile.ratio, recommendation, reasons, costs, memory, predictions[0].batch_size, profile, points, evidence
-    )
+    batch_size = predictions[0].batch_size
+    found = profile.ratio, recommendation, reasons, costs, memory, batch_size, profile, paper, evidence
+    return Diagnosis(*found, ours=ours)
 
 
 def _about_ratio(profile: GradientProfile) -> str:
@@ -231,22 +249,48 @@ def _about_ratio(profile: GradientProfile) -> str:
     return f'{text}: a learning rate that suits the other layers moves it too far.'
 
 
-def _about_neighbours(points: list[PaperPoint], ratio: float) -> str:
+def _about_neighbours(points: Sequence[Point], ratio: float) -> str:
     near = nearest(points, ratio)
     gains = sorted(point.freeze_embed_gain for point in near)
     models = ', '.join(sorted({point.model for point in near}))
+    own = sum(isinstance(point, OwnPoint) for point in near)
+    whose = f'{len(near)} experiments of the paper and ours ({own})' if own else f"paper's {len(near)} experiments"
     return (
-        f"In the paper's {len(near)} experiments with the nearest ratios ({min(p.ratio for p in near):.2g} to "
+        f'In the {whose} with the nearest ratios ({min(p.ratio for p in near):.2g} to '
         f'{max(p.ratio for p in near):.2g}; {models}) freeze-embed changed the OOD accuracy of SGD by '
         f'{gains[0]:+.1f} to {gains[-1]:+.1f} points, {sum(gains) / len(gains):+.1f} on average.'
     )
 
 
 def _about_evidence(evidence: Correlation) -> str:
+    whose = 'of the paper (7 models)' if not evidence.own else f'of the paper (7 models) and ours ({evidence.own})'
     return (
-        f'The ratio is a hint, not a proof: over {evidence.points} experiments of the paper (7 models) its rank '
+        f'The ratio is a hint, not a proof: over {evidence.points} experiments {whose} its rank '
         f'correlation with the gain is {evidence.spearman:.2f}; the same model gained 3 to 15 points on different data.'
     )
+
+
+def _about_ours(ours: Sequence[OwnPoint], included: bool) -> str:
+    """What was measured with this project; it is evidence of another kind, of few seeds and other data."""
+    ids, oods = ([getattr(point, key) for point in ours] for key in ('gain_id', 'freeze_embed_gain'))
+    many = len(ours) > 1
+    status = (
+        'counted above; the threshold is of the paper alone' if included else "not counted above, which is the paper's"
+    )
+    return (
+        f'Measured with this project ({status}): {len(ours)} point{"s" * many} with {_range(ours)}, where freeze-embed '
+        f'changed SGD by {_span(ids)} points ID and {_span(oods)} OOD.'
+    )
+
+
+def _range(points: Sequence[OwnPoint]) -> str:
+    low, high = (choose(point.ratio for point in points) for choose in (min, max))
+    return f'ratio {low:.2f}' if low == high else f'ratios {low:.2f} to {high:.2f}'
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f'{low:+.1f}' if low == high else f'{low:+.1f} to {high:+.1f}'
 
 
 def _fit_memory(preferred: str, costs: dict[str, MethodCost], memory: int | None) -> tuple[str, list[str]]:

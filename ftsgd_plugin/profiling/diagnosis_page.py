@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from ..utils.pages import render_page
 from ..utils.plotting import import_pyplot
 from ..utils.version import __version__
 from .diagnosis import Diagnosis, diagnose
+from .own_points import OwnPoint
 from .phases import ALL_METHODS
 from .plots import draw_evidence, draw_layer_gradients
 from .setup import quieten
 
 COST_HEADER = ('method', 'memory', 'of AdamW', 'ms per image', 'of AdamW', 'fits')
+OWN_HEADER = ('measured with this project', 'ratio', 'ID gain', 'OOD gain', 'OOD AUROC gain', 'AdamW: ID gain',
+              'AdamW: OOD gain', 'seeds', 'device, date')  # fmt: skip
 _TEMPLATE = Path(__file__).with_name('templates') / 'diagnosis.html.j2'
 
 
@@ -33,6 +37,8 @@ def write_diagnosis(
     device: str | None = None,
     cfg_options: dict | None = None,
     command: str = '',
+    points: Sequence[str | os.PathLike] = (),
+    include_own: bool = False,
 ) -> Diagnosis:
     """Diagnose a config and write the page; print a summary.
 
@@ -43,6 +49,7 @@ def write_diagnosis(
         batches, memory, device: See :func:`ftsgd_plugin.profiling.diagnosis.diagnose`.
         cfg_options: Overrides of the config.
         command: Shown in the page's footer.
+        points, include_own: See :func:`ftsgd_plugin.profiling.diagnosis.diagnose`.
 
     Returns:
         Diagnosis: The answer.
@@ -60,7 +67,7 @@ def write_diagnosis(
     quieten()
     out = Path(out or Path('work_dirs/diagnose') / name)
     out.mkdir(parents=True, exist_ok=True)
-    answer = diagnose(cfg, name, batches, memory, device, methods=ALL_METHODS)
+    answer = diagnose(cfg, name, batches, memory, device, methods=ALL_METHODS, points=points, include_own=include_own)
     page = write_page(answer, name, out, command)
     if json_path:
         write_text(json_path, json.dumps(answer.to_dict(), indent=1) + '\n')
@@ -83,6 +90,25 @@ def cost_rows(answer: Diagnosis) -> list[tuple[str, ...]]:
             fits[cost.fits],
         )
         for name, cost in answer.methods.items()
+    ]
+
+
+def own_rows(points: Sequence[OwnPoint]) -> list[tuple[str, ...]]:
+    """Points of our own as text under ``OWN_HEADER``."""
+
+    def gain(value: float | None) -> str:
+        return '–' if value is None else f'{value:+.1f}'
+
+    return [
+        (
+            point.label,
+            f'{point.ratio:.2f}',
+            *(gain(getattr(point, key)) for key in ('gain_id', 'freeze_embed_gain', 'gain_auroc')),
+            *(gain(getattr(point, key)) for key in ('adamw_gain_id', 'adamw_gain')),
+            str(point.seeds),
+            f'{point.device}, {point.date}',
+        )
+        for point in points
     ]
 
 
@@ -118,7 +144,7 @@ def write_page(answer: Diagnosis, name: str, out: Path, command: str = '') -> Pa
     """
     figures = {'gradients': out / 'gradients.png', 'evidence': out / 'evidence.png'}
     draw_layer_gradients([answer.profile], figures['gradients'])
-    draw_evidence(answer.paper, answer.ratio, name, figures['evidence'])
+    draw_evidence(answer.paper, answer.ratio, name, figures['evidence'], answer.ours, answer.evidence.own > 0)
     facts = [command, str(date.today()), f'torch {torch.__version__}', f'ftsgd_plugin {__version__}']
     text = render_page(
         _TEMPLATE,
@@ -128,6 +154,8 @@ def write_page(answer: Diagnosis, name: str, out: Path, command: str = '') -> Pa
         header=COST_HEADER,
         rows=cost_rows(answer),
         chosen=list(answer.methods).index(answer.recommendation),
+        own_header=OWN_HEADER,
+        own_rows=own_rows(answer.ours),
         **figures,
     )
     return write_text(out / 'diagnosis.html', text)

@@ -1,10 +1,16 @@
-"""The paper's own experiments as evidence for a diagnosis: gradient ratios before training and gains after it."""
+"""The paper's own experiments as evidence for a diagnosis: gradient ratios before training and gains after it.
+
+What was measured with this project (:mod:`ftsgd_plugin.profiling.own_points`) is shown beside it, and counts only where
+that is asked for.
+"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
 from ..paper.published import paper_gradients, paper_results
+from .own_points import OwnPoint
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,14 @@ class PaperPoint:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Correlation of the logarithm of the ratio with a gain, over the paper's points.
+    """Correlation of the logarithm of the ratio with a gain, over the paper's points or more.
 
     Attributes:
         spearman, pearson: Coefficients.
         spearman_p, pearson_p: Their p-values, as if the points were independent; 20 points of 7 models are not, so the
             values are too small.
         points: Number of points.
+        own: How many of them were measured with this project.
     """
 
     spearman: float
@@ -41,6 +48,7 @@ class Correlation:
     pearson: float
     pearson_p: float
     points: int
+    own: int = 0
 
 
 def paper_points() -> list[PaperPoint]:
@@ -62,21 +70,25 @@ def paper_points() -> list[PaperPoint]:
     return points
 
 
-def correlation(points: list[PaperPoint], gain: str = 'freeze_embed_gain') -> Correlation:
+Point = PaperPoint | OwnPoint
+
+
+def correlation(points: Sequence[Point], gain: str = 'freeze_embed_gain') -> Correlation:
     """Correlation of the logarithm of the ratio with a gain.
 
     Args:
-        points: Output of :func:`paper_points`.
+        points: Output of :func:`paper_points`, with or without points of our own.
         gain: ``'freeze_embed_gain'`` or ``'adamw_gain'``.
     """
     from scipy.stats import pearsonr, spearmanr
 
     ratios, gains = [math.log(point.ratio) for point in points], [getattr(point, gain) for point in points]
     rank, linear = spearmanr(ratios, gains), pearsonr(ratios, gains)
-    return Correlation(*(float(x) for x in (*rank, *linear)), len(points))
+    own = sum(isinstance(point, OwnPoint) for point in points)
+    return Correlation(*(float(x) for x in (*rank, *linear)), len(points), own)
 
 
-def nearest(points: list[PaperPoint], ratio: float, count: int = 6) -> list[PaperPoint]:
+def nearest(points: Sequence[Point], ratio: float, count: int = 6) -> list[Point]:
     """The ``count`` points whose ratios are nearest to ``ratio``, by factor."""
     return sorted(points, key=lambda point: abs(math.log(point.ratio / ratio)))[:count]
 

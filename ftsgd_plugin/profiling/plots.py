@@ -21,6 +21,7 @@ from ..utils.plotting import (
 from .evidence import PaperPoint, correlation
 from .gradients import Gradient, GradientProfile
 from .measure import MethodMeasure
+from .own_points import OwnPoint
 from .predict import MethodPrediction
 
 if TYPE_CHECKING:
@@ -111,7 +112,14 @@ def _merged_std(parts: Sequence[Gradient]) -> float:
     return sum(part.norm * part.std for part in parts) / total if total else 0.0
 
 
-def draw_evidence(points: Sequence[PaperPoint], ratio: float, name: str, path: str | os.PathLike) -> None:
+def draw_evidence(
+    points: Sequence[PaperPoint],
+    ratio: float,
+    name: str,
+    path: str | os.PathLike,
+    ours: Sequence[OwnPoint] = (),
+    included: bool = False,
+) -> None:
     """Draw the gain of freeze-embed over SGD against the ratio; the file is written atomically.
 
     Args:
@@ -119,6 +127,8 @@ def draw_evidence(points: Sequence[PaperPoint], ratio: float, name: str, path: s
         ratio: Ratio of the diagnosed model, drawn as a vertical line.
         name: Label of that line.
         path: PNG file.
+        ours: Points of our own, drawn as stars: filled OOD, hollow ID.
+        included: Whether the correlation is over these too.
     """
     plt = import_pyplot()
     figure, axes = plt.subplots(figsize=(9, 4.6), constrained_layout=True)
@@ -133,6 +143,11 @@ def draw_evidence(points: Sequence[PaperPoint], ratio: float, name: str, path: s
             markeredgecolor='white',
             label=model,
         )
+    if ours:
+        ratios = [point.ratio for point in ours]
+        oods, ids = ([getattr(point, key) for point in ours] for key in ('freeze_embed_gain', 'gain_id'))
+        axes.plot(ratios, oods, '*', color='black', markersize=13, label='ours, OOD')
+        axes.plot(ratios, ids, '*', color='black', markersize=13, fillstyle='none', label='ours, ID accuracy')
     axes.axhline(0, color=DARK_GREY, linewidth=0.8)
     axes.axvline(ratio, color='black', linewidth=2, linestyle='--')
     at_left = ratio < 1
@@ -151,8 +166,10 @@ def draw_evidence(points: Sequence[PaperPoint], ratio: float, name: str, path: s
     axes.minorticks_off()
     axes.set_xlabel('gradient norm of the embedding / of the largest middle layer, before training')
     axes.set_ylabel('OOD accuracy of freeze-embed\nminus SGD (percentage points)')
-    found = correlation(list(points))
-    title = f"the paper's models: rank correlation {found.spearman:.2f} over {found.points} points of 7 models"
+    found = correlation([*points, *ours] if included else points)
+    whose = f"the paper's 7 models and {len(ours)} of ours" if included else "the paper's 7 models"
+    title = f'{whose}: rank correlation {found.spearman:.2f} over {found.points} points'
+    title += ' (without the stars)' if ours and not included else ''
     axes.set_title(title, fontsize=10, loc='left')
     style_axes(axes)
     axes.legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1, 0.5))

@@ -128,3 +128,17 @@ def write_own(parent: Path, per_cell: int = 10, size: int = 32) -> Path:
         for k in range(per_cell):
             write_image(root / domain / label / f'{k}.png', (size, size), i * per_cell + k)
     return root
+
+
+PACS_CLASSES = ('dog', 'elephant', 'giraffe', 'guitar', 'horse', 'house', 'person')
+
+
+def write_pacs(parent: Path, per_cell: int = 4, size: int = 32) -> Path:
+    """PACS as its archive unpacks: four domains, seven classes in each, ``pic_001.jpg`` and so on."""
+    root, seed = parent / 'PACS', 0
+    for domain in ('art_painting', 'cartoon', 'photo', 'sketch'):
+        for name in PACS_CLASSES:
+            for i in range(per_cell):
+                write_image(root / domain / name / f'pic_{i + 1:03d}.jpg', (size, size), seed)
+                seed += 1
+    return root

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from unittest import mock
 
@@ -9,13 +10,15 @@ import pytest
 import torch
 from helpers import ROOT
 from mmengine.config import Config
-from scipy.stats import rankdata
+from scipy.stats import rankdata, spearmanr
 
 from ftsgd_plugin.profiling.diagnosis import SGD_BELOW_RATIO, choose_method, full_step_seconds
 from ftsgd_plugin.profiling.evidence import correlation, mean_ood, nearest, paper_points
 from ftsgd_plugin.profiling.gradients import Gradient, GradientProfile
 from ftsgd_plugin.profiling.measure import measure_methods
+from ftsgd_plugin.profiling.own_points import OwnPoint, add_points, own_points
 from ftsgd_plugin.profiling.phases import ALL_METHODS
+from ftsgd_plugin.profiling.plots import draw_evidence
 from ftsgd_plugin.profiling.predict import MethodPrediction, PhasePrediction
 
 CONFIG = ROOT / 'configs/vit-tiny_freeze-embed_digits.py'
@@ -51,7 +54,8 @@ class Sources(HTMLParser):
 
 
 def test_answer_for_the_demo(run_diagnose, run_tool, tmp_path):
-    code, err = run_diagnose('--memory', '1GiB')
+    points = add_points(tmp_path / 'points.csv', OURS)
+    code, err = run_diagnose('--memory', '1GiB', '--points', points)
     assert code == 0, err
     answer = json.loads((tmp_path / 'answer.json').read_text())
     assert answer['recommendation'] == 'freeze-embed' and answer['memory'] == 2**30
@@ -59,9 +63,11 @@ def test_answer_for_the_demo(run_diagnose, run_tool, tmp_path):
     assert list(answer['methods']) == list(ALL_METHODS) and not answer['left_out']
     for cost in answer['methods'].values():
         assert cost['bytes'] > 2**20 and cost['seconds_per_image'] > 0 and cost['fits'] is True
-    assert len(answer['reasons']) == 5 and all(reason.endswith('.') for reason in answer['reasons'])
+    assert len(answer['reasons']) == 6 and all(reason.endswith('.') for reason in answer['reasons'])
     assert 'Use freeze-embed.' in run_tool.stdout and '> freeze-embed ' in run_tool.stdout
+    assert answer['ours'] == [asdict(point) for point in own_points([points])] and answer['evidence']['own'] == 0
     page = (tmp_path / 'out/diagnosis.html').read_text()
+    assert "the correlation are of the paper's points alone" in page and OURS[0].label in page
     sources = Sources(page)
     assert len(sources.found) == 2 and all(source.startswith('data:image/png;base64,') for source in sources.found)
     assert not sources.open and 'http' not in re.sub('data:[^"]*', '', page)
@@ -143,7 +149,50 @@ def test_evidence_is_the_papers_and_its_rank_correlation_is_that_of_the_ranks():
     assert [round(mean_ood(method), 1) for method in ('adamw', 'freeze-embed')] == [76.0, 76.7]
 
 
+OURS = [
+    OwnPoint('small', 'cells', 224, 'gpu', 1.7, 3.7, -11.0, -0.1, 4.7, -10.7, 3, '2026-11-26'),
+    OwnPoint('small', 'other', 224, 'gpu', 1.5, 9.9, -3.0, 20.4, 9.9, 6.6, 2, '2026-11-26'),
+]
+
+
+def test_our_points_are_shown_and_count_only_if_they_are_included():
+    without, shown, counted = (
+        choose_method(profile(1.6), PREDICTIONS, 0.01, None, ours, include)
+        for ours, include in (([], False), (OURS, False), (OURS, True))
+    )
+    assert without.evidence == shown.evidence == correlation(paper_points()) and shown.paper == counted.paper
+    assert shown.reasons[:3] == without.reasons[:3] and len(shown.reasons) == len(without.reasons) + 1
+    assert 'not counted above' in shown.reasons[3]
+    assert 'ratios 1.50 to 1.70' in shown.reasons[3] and '-11.0 to -3.0 OOD' in shown.reasons[3]
+    assert (counted.evidence.points, counted.evidence.own) == (22, 2)
+    ratios, gains = (
+        [getattr(point, key) for point in (*paper_points(), *OURS)] for key in ('ratio', 'freeze_embed_gain')
+    )
+    assert counted.evidence.spearman == pytest.approx(spearmanr(ratios, gains).statistic)
+    assert 'In the 6 experiments of the paper and ours (2)' in counted.reasons[1] and 'small' in counted.reasons[1]
+    assert 'the threshold is of the paper alone' in counted.reasons[3]
+    assert choose_method(profile(0.3), PREDICTIONS, 0.01, None, OURS, True).recommendation == 'sgd'
+
+
+@pytest.mark.parametrize('included', [False, True])
+def test_our_points_have_another_mark_and_a_legend(included, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr('ftsgd_plugin.profiling.plots.save_figure', lambda figure, path: drawn.append(figure))
+    draw_evidence(paper_points(), 1.6, 'model', tmp_path / 'a.png', OURS, included)
+    (axes,) = drawn[0].axes
+    stars = {line.get_label(): line for line in axes.lines if line.get_marker() == '*'}
+    assert list(stars) == ['ours, OOD', 'ours, ID accuracy']
+    assert list(stars['ours, OOD'].get_ydata()) == [-11.0, -3.0]
+    assert list(stars['ours, ID accuracy'].get_ydata()) == [3.7, 9.9]
+    assert {'ours, OOD', 'bit-r50'} <= {text.get_text() for text in axes.get_legend().get_texts()}
+    title = axes.get_title(loc='left')
+    assert ('22 points' in title) == included and ('without the stars' in title) != included
+    draw_evidence(paper_points(), 1.6, 'model', tmp_path / 'b.png')
+    assert not [line for line in drawn[1].axes[0].lines if line.get_marker() == '*']
+
+
 @pytest.mark.parametrize('options, message', [
+    (['--points', 'nowhere.csv'], 'nowhere.csv: cannot be read'),
     (['--memory', 'much'], "'much' is not a memory size"),
     (['--batches', '0'], "'0' is not a positive whole number"),
     (['--json', 'nowhere/answer.json'], 'nowhere/answer.json: its directory does not exist'),

@@ -2,18 +2,20 @@
 
 import importlib.util
 import json
+import math
 import sys
 from argparse import Namespace
 from dataclasses import replace
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, run_process
 
+from ftsgd_plugin.profiling.own_points import read_points
 from ftsgd_plugin.records import RunRecord, write_record
 from ftsgd_plugin.sweep.plan import Run
 from ftsgd_plugin.utils.errors import UserError
 
-NAMES = ('real_model_claims', 'real_model_page', 'real_model')
+NAMES = ('real_model_claims', 'real_model_page', 'real_model', 'diagnosis_points')
 
 
 @pytest.fixture(scope='module')
@@ -158,3 +160,117 @@ def test_verdicts(modules, tmp_path, first, second, better, as_good):
     assert claims.better('adamw', 'sgd', 'ood/accuracy')(cells)[0] == better
     assert claims.as_good('adamw', 'sgd', 'ood/accuracy')(cells)[0] == as_good
     assert claims.better('adamw', 'lars', 'ood/accuracy')(cells) == ('not tested', '')
+
+
+def measured(out, ratio: float = 1.73, dataset: str = 'elpv-mono') -> None:
+    """What the first stage of the gradients and the claim of a directory leave."""
+    (out / 'gradients').mkdir(exist_ok=True)
+    (out / f'gradients/{dataset}_start.json').write_text(json.dumps({'ratio': ratio}))
+    (out / 'settings.json').write_text(json.dumps({'pixels': 84}))
+
+
+def test_a_finished_directory_becomes_a_point(modules, out, tmp_path, capsys):
+    points = modules['diagnosis_points']
+    with pytest.raises(UserError, match=r'no gradients/|no .*elpv-mono_start\.json, no pixels in settings\.json'):
+        points.points_of(out)
+    measured(out)
+    (point,) = points.add_from([out], out / 'points.csv')
+    assert (point.model, point.dataset, point.pixels, point.ratio) == ('dinov2-vit-s14', 'elpv-mono', 84, 1.73)
+    # Means over three seeds at the best rates: 80 to 82 % and 90 to 92 %; OOD 20 points lower.
+    assert [round(v, 6) for v in (point.gain_id, point.freeze_embed_gain, point.gain_auroc)] == [10.0, 10.0, 10.0]
+    assert (point.adamw_gain_id, point.adamw_gain, point.seeds) == (None, None, 3)
+    (read,) = read_points(out / 'points.csv')
+    assert replace(read, ratio=1.73, gain_id=0, freeze_embed_gain=0, gain_auroc=0) == replace(
+        point, gain_id=0, freeze_embed_gain=0, gain_auroc=0
+    )
+    assert 'dinov2-vit-s14 on elpv-mono, 84 px' in capsys.readouterr().out
+
+
+def measure_options(root, out, *others: str) -> list[str]:
+    return ['measure', '--data', str(root), '--hold-out', 'sketch', '--model', 'vit-tiny', '--out', str(out),
+            '--image-size', '32', '--epochs', '1', '--seeds', '2', '--jobs', '1', *others]  # fmt: skip
+
+
+def test_own_domains_are_measured_in_stages_by_id_alone(modules, pacs_root, tmp_path, monkeypatch):
+    """On PACS' layout: gradients first, truly measured; the paper's grids, a neighbour of an edge, seeds, the point."""
+    from ftsgd_plugin.paper.grids import GRIDS
+    from ftsgd_plugin.sweep import driver as sweeps
+
+    points, order = modules['diagnosis_points'], []
+    monkeypatch.setattr(sys, 'argv', ['diagnosis_points.py', *measure_options(pacs_root, tmp_path / 'out')])
+    measurement = points.Measurement(points.parse_args())
+
+    def profiles(jobs):
+        for command, _ in jobs:
+            order.append('gradients')
+            modules['real_model'].profile(*command[2:])
+
+    def train(tasks, *args, **options):
+        for task in tasks:
+            run, cfg = task.run, task.config
+            order.append((run.method, run.lr, run.seed))
+            assert cfg.train_dataloader.dataset.hold_out == ['sketch'] and cfg.train_cfg.max_epochs == 1
+            assert (cfg.optim_wrapper.optimizer.lr, cfg.randomness.seed) == (run.lr, run.seed)
+            gains = {'sgd': 0.0, 'freeze-embed': 0.1, 'adamw': 0.05}[run.method]
+            best = {'sgd': 3e-5, 'freeze-embed': 3e-4, 'adamw': 1e-5}[run.method]
+            id = 0.5 + gains - 0.01 * abs(math.log(run.lr / best))
+            epochs = [{'id/accuracy': id, 'ood/accuracy': 0.9 - id}]
+            one = RunRecord(run.model, run.method, run.dataset, run.lr, run.seed, task.hash, 'finished', epochs, 0)
+            write_record(replace(one, finished='2026-11-26T10:00:00'), task.directory)
+        return []
+
+    monkeypatch.setattr(measurement, '_run_jobs', profiles)
+    monkeypatch.setattr(sweeps, 'run_tasks', train)
+    measurement.run()
+    grid = [(method, lr, 0) for method in ('sgd', 'freeze-embed', 'adamw') for lr in GRIDS[method]]
+    assert order[0] == 'gradients' and order[1 : 1 + len(grid)] == grid
+    rest = [one for one in order[1 + len(grid) :] if one not in grid]
+    assert rest == [('sgd', 1e-5, 0), ('sgd', 3e-5, 1), ('freeze-embed', 3e-4, 1), ('adamw', 1e-5, 1)]
+    (point,) = points.points_of(measurement.out)
+    assert (point.model, point.dataset, point.pixels, point.seeds) == ('vit-tiny', 'PACS-sketch', 32, 2)
+    assert round(point.gain_id, 6) == 10.0 and round(point.freeze_embed_gain, 6) == -10.0
+    assert 0.1 < point.ratio < 10 and point.date == '2026-11-26'
+    words = [word.replace('sketch', 'sketc') for word in measure_options(pacs_root, tmp_path / 'other')]
+    monkeypatch.setattr(sys, 'argv', ['diagnosis_points.py', *words])
+    with pytest.raises(UserError, match=r"'sketc'.* did you mean 'sketch'"):
+        points.Measurement(points.parse_args())
+    monkeypatch.setattr(sys, 'argv', ['diagnosis_points.py', *words[:3], '--model', 'vit-tiny'])
+    with pytest.raises(UserError, match=r'name the domains to --hold-out .there: art_painting, cartoon, photo, sketch'):
+        points.Measurement(points.parse_args())
+
+
+def test_benchmarks_of_configs_are_measured_too_and_absent_ones_named(modules, domainnet_root, tmp_path, monkeypatch):
+    points = modules['diagnosis_points']
+
+    def make(*words: str):
+        monkeypatch.setattr(sys, 'argv', ['diagnosis_points.py', 'measure', *words, '--out', str(tmp_path / 'out')])
+        return points.Measurement(points.parse_args())
+
+    words = ['--dataset', 'domainnet', '--model', 'vit-b16', '--weights', 'none', '--batch-size', '4']
+    measurement = make('--data', str(domainnet_root), *words)
+    run = measurement.plan.runs()[0]
+    cfg = measurement._task(run, measurement.options).config
+    assert cfg.train_dataloader.dataset.data_root == str(domainnet_root) and cfg.model.backbone.pretrained is False
+    assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (50, 4)
+    assert measurement.settings['pixels'] == 224
+    with pytest.raises(UserError, match=r'nowhere/SENTRY_splits/sketch_train_mini\.txt: not found'):
+        make('--data', 'nowhere', *words)
+    with pytest.raises(UserError, match='--hold-out: is of your own data'):
+        make('--data', 'nowhere', *words, '--hold-out', 'sketch')
+    words[1] = 'domainne'
+    with pytest.raises(UserError, match=r"datasets: 'domainne' is unknown; did you mean 'domainnet'"):
+        make('--data', 'nowhere', *words)
+
+
+@pytest.mark.slow  # about 12 trainings
+def test_a_point_of_pacs_layout_from_real_runs(pacs_root, tmp_path):
+    """The command itself, twice: the second call has nothing left to train."""
+    words = [sys.executable, 'benchmarks/diagnosis_points.py', *measure_options(pacs_root, tmp_path / 'out')]
+    words += ['--points', tmp_path / 'points.csv']
+    result = run_process(*words, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    (point,) = read_points(tmp_path / 'points.csv')
+    assert (point.model, point.dataset, point.seeds) == ('vit-tiny', 'PACS-sketch', 2)
+    assert point.ratio > 0.1 and point.adamw_gain is not None
+    again = run_process(*words, cwd=ROOT)
+    assert again.returncode == 0 and 'runs are finished' in again.stdout and 'eta' not in again.stdout
