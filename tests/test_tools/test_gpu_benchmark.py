@@ -112,12 +112,13 @@ def test_every_method_of_the_package_is_measured():
 
 @pytest.fixture
 def stub(monkeypatch, tmp_path):
-    """Run stub parts in processes, half a second each; ``stub(parts)`` -> ``(failed, records)``."""
+    """Run stub parts in processes: ``stub(parts)`` -> ``(failed, records)``."""
     gpu, table, records = map(importlib.import_module, ('gpu', 'gpu_parts.table', 'gpu_parts.records'))
     monkeypatch.setattr(gpu, 'LEAST_SECONDS', 0)
 
-    def run(rows: dict, seconds: float = 60.0, minutes: float = 1.0) -> tuple[list[str], dict]:
-        monkeypatch.setattr(gpu, 'PART_SECONDS', seconds)
+    monkeypatch.setattr(gpu, 'PART_SECONDS', 60.0)
+
+    def run(rows: dict, minutes: float = 1.0) -> tuple[list[str], dict]:
         listed = [table.Part(name, lambda one=one: one) for name, one in rows.items()]
         monkeypatch.setattr(table, 'parts', lambda scale, out: listed)
         kept = records.Records(tmp_path, True)
@@ -152,12 +153,24 @@ def test_what_fails_is_named_and_the_others_go_on(stub, capfd):
     assert failed == [] and parts['one']['rows'] == {'b': {'x': 1}, 'a': {'x': 2}} and parts['one']['finished']
 
 
-def test_what_is_cut_off_goes_on_where_it_was(stub):
-    failed, parts = stub({'one': {'a': lambda: dict(x=1), 'b': sleep}}, seconds=1.5)
+def test_what_is_cut_off_goes_on_where_it_was(stub, monkeypatch, tmp_path):
+    def join_after_the_first_row(child, seconds: float | None = None) -> None:
+        """The time is up when the first row is written, however busy the machine is."""
+        if seconds is None:
+            return join(child)
+        while child.exitcode is None and '"x"' not in Path(tmp_path, 'gpu.json').read_text():
+            join(child, 0.05)
+        return None
+
+    join = multiprocessing.context.ForkProcess.join
+    with monkeypatch.context() as patched:
+        patched.setattr(multiprocessing.context.ForkProcess, 'join', join_after_the_first_row)
+        (tmp_path / 'gpu.json').write_text('{"schema": 1, "dry_run": true, "parts": {}}')
+        failed, parts = stub({'one': {'a': lambda: dict(x=1), 'b': sleep}}, minutes=2.0)
     assert failed == ['one'] and parts['one']['rows'] == {'a': {'x': 1}} and not parts['one']['finished']
-    assert 'cut off' in parts['one']['failures']['the process']
+    assert parts['one']['failures']['the process'] == 'cut off after 60 s'
     failed, parts = stub({'one': {'a': forbidden, 'b': lambda: dict(x=2)}})
-    assert failed == [] and parts['one']['rows'] == {'a': {'x': 1}, 'b': {'x': 2}} and parts['one']['seconds'] > 1.5
+    assert failed == [] and parts['one']['rows'] == {'a': {'x': 1}, 'b': {'x': 2}}
 
 
 def test_without_time_nothing_is_started_and_nothing_has_failed(stub, capfd, monkeypatch):
