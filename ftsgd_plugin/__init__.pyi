@@ -47,10 +47,13 @@ from .models import TimmPooledBackbone as TimmPooledBackbone
 from .models import TorchvisionBackbone as TorchvisionBackbone
 from .models import TransformersBackbone as TransformersBackbone
 from .optim import FreezeEmbedOptimWrapperConstructor as FreezeEmbedOptimWrapperConstructor
+from .optim import GradualUnfreezing as GradualUnfreezing
 from .optim import GradualUnfreezingLR as GradualUnfreezingLR
 from .optim import InBackwardDataParallel as InBackwardDataParallel
+from .optim import LayerGradNorms as LayerGradNorms
 from .optim import ProbeThenFineTuneLR as ProbeThenFineTuneLR
 from .optim import SGDInBackwardOptimWrapper as SGDInBackwardOptimWrapper
+from .optim import param_groups as param_groups
 from .records import read_record as read_record
 from .runner.inheritance import method_part as method_part
 from .runner.loops import ResumableEpochTrainLoop as ResumableEpochTrainLoop

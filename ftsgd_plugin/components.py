@@ -14,4 +14,6 @@ from .evaluation import group_accuracy  # noqa: E402, F401
 from .inference.inferencer import support_inferencer  # noqa: E402
 from .runner import loops  # noqa: E402, F401
 
+for _name in optim.__all__:
+    getattr(optim, _name)  # its names are imported on first use
 support_inferencer()

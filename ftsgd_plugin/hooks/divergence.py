@@ -13,7 +13,8 @@ from mmpretrain.registry import HOOKS
 from torch import nn
 
 from ..layers import unwrap
-from ..optim.finite import FiniteUpdates, check_groups
+from ..optim.finite import FiniteUpdates
+from ..optim.values import check_groups
 from ..utils.errors import DivergedError, UserError
 from ..utils.norms import has_non_finite
 from .run_record import RunRecordHook

@@ -5,7 +5,6 @@ import functools
 import io
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,29 +15,14 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import nn
 
-from ..layers import list_layers, paper_parts, weight_norms
+from ..layers import list_layers, paper_parts
+from ..optim.layer_grad_norms import COLUMNS, QUANTITIES, GradNormSums, was_update
 from ..utils.errors import UserError
-from ..utils.norms import scaled_norms, stacked_norms
+from ..utils.norms import stacked_norms
 from ..utils.patching import replaced
 
 FILE_NAME = 'layer_grad_norms.csv'
-QUANTITIES = ('norm', 'norm_per_sqrt_n', 'norm_per_weight_norm')
-NORM_COLUMNS = ('iter', 'layer', 'role', 'block', 'parameters', 'updates', 'skipped', *QUANTITIES)
-
-
-@dataclass
-class _Segment:
-    """Sums over the steps of an interval in which the same layers had gradients.
-
-    Attributes:
-        layers: Indices of these L layers.
-        total: Sums of their norms over the updates, then the number of updates (L + 1,); on the device.
-        steps: Number of calls of ``step``; more than updates if the loss scaler skipped some.
-    """
-
-    layers: tuple[int, ...]
-    total: torch.Tensor
-    steps: int = 0
+NORM_COLUMNS = ('iter', *COLUMNS)
 
 
 @HOOKS.register_module()
@@ -86,8 +70,6 @@ class LayerGradNormHook(Hook):
             raise UserError(f'LayerGradNormHook: interval={interval!r} is not a positive whole number of iterations.')
         self.interval = interval
         self._undo = ExitStack()  # removes what before_train has put on the optimizer wrapper
-        self._segments: list[_Segment] = []
-        self._weights: torch.Tensor | None = None  # at the start of the interval (L,)
         self._observed: dict[int, list[torch.Tensor]] = {}  # layer -> norms observed during this backward pass
         self._stepped: bool | torch.Tensor = False
 
@@ -95,6 +77,7 @@ class LayerGradNormHook(Hook):
         """List the layers and start to observe the updates."""
         self._layers = list_layers(runner.model)
         self._parts = paper_parts(self._layers)
+        self._sums = GradNormSums(self._layers)
         self._index = {id(param): i for i, layer in enumerate(self._layers) for param in layer.params.values()}
         optim_wrapper = runner.optim_wrapper
         self._scaled = hasattr(optim_wrapper, 'loss_scaler')
@@ -110,14 +93,13 @@ class LayerGradNormHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         """Compute the norms of the weights at the start of an interval."""
-        if self._weights is None:
-            self._weights = weight_norms(self._layers)
+        self._sums.start()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Add an update that happened during the backward pass, and record at the end of an interval."""
         if self._observed:
             layers = tuple(sorted(self._observed))
-            self._add(layers, stacked_norms([self._observed[i] for i in layers]), True)
+            self._sums.add(layers, stacked_norms([self._observed[i] for i in layers]), True)
             self._observed.clear()
         if self.every_n_train_iters(runner, self.interval):
             self._record(runner, runner.iter + 1)
@@ -148,87 +130,36 @@ class LayerGradNormHook(Hook):
             layers, norms = self._measure(optim_wrapper)
             self._stepped = False
             step(**kwargs)
-            self._add(layers, norms, self._stepped)
+            self._sums.add(layers, norms, self._stepped)
 
         self._undo.enter_context(replaced(optim_wrapper, 'step', measured_step))
 
     def _note_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         """Note that the optimizer was called, if by a loss scaler; a fused one reads on the device whether to skip."""
-        found_inf = getattr(optimizer, 'found_inf', None)
-        self._stepped = True if found_inf is None else found_inf == 0
+        self._stepped = was_update(optimizer)
 
-    @torch._dynamo.disable
     def _measure(self, optim_wrapper: OptimWrapper) -> tuple[tuple[int, ...], torch.Tensor]:
         """Indices of the layers with a gradient, and its norm in each."""
-        # Gradients of parameters outside the optimizer are never zeroed and belong to no update.
         held = {id(param) for group in optim_wrapper.optimizer.param_groups for param in group['params']}
-        grads = {}
-        for i, layer in enumerate(self._layers):
-            own = [p.grad for p in layer.params.values() if p.grad is not None and id(p) in held]
-            if own:
-                grads[i] = own
-        if not grads:
-            return (), torch.zeros(0)
-        norms = stacked_norms(list(grads.values()))
-        if self._scaled:
+        layers, norms = self._sums.measure(held)
+        if self._scaled and layers:
             norms = norms / optim_wrapper.loss_scaler.scale(torch.ones_like(norms))  # get_scale() would synchronise
-        return tuple(grads), norms
+        return layers, norms
 
     @torch._dynamo.disable
     def _observe(self, param: nn.Parameter, grad: torch.Tensor) -> None:
         """Note the norm of a gradient before its update in the backward pass."""
         self._observed.setdefault(self._index[id(param)], []).append(stacked_norms([[grad]])[0])
 
-    @torch._dynamo.disable
-    def _add(self, layers: tuple[int, ...], norms: torch.Tensor, stepped: bool | torch.Tensor) -> None:
-        """Add one step to the interval.
-
-        Args:
-            layers: Indices of the layers.
-            norms: Their norms (L,).
-            stepped: Whether it was an update; a scalar tensor if only the device has the answer.
-        """
-        row = torch.cat((norms, torch.ones_like(norms[:1])))
-        if not self._segments or self._segments[-1].layers != layers:
-            self._segments.append(_Segment(layers, torch.zeros_like(row)))
-        segment = self._segments[-1]
-        segment.steps += 1
-        if isinstance(stepped, torch.Tensor):
-            segment.total += torch.where(stepped, row, 0.0)
-        elif stepped:
-            segment.total += row
-
     def _record(self, runner: Runner, step: int) -> None:
-        segments, self._segments = [segment for segment in self._segments if segment.layers], []
-        weights, self._weights = self._weights, None
-        if not segments:
+        rows = [{'iter': step, **row} for row in self._sums.take()]
+        if not rows:
             return
-        values = torch.cat([weights, *(segment.total for segment in segments)]).tolist()  # the one synchronisation
-        weights, values = values[: len(weights)], values[len(weights) :]
-        sums = {}  # layer -> sum of norms, updates, skipped steps
-        for segment in segments:
-            *norms, updates = values[: len(segment.layers) + 1]
-            values = values[len(segment.layers) + 1 :]
-            for i, norm in zip(segment.layers, norms):
-                total = sums.setdefault(i, [0.0, 0, 0])
-                total[0] += norm
-                total[1] += round(updates)
-                total[2] += segment.steps - round(updates)
-        rows = [self._row(step, i, *sums[i], weights[i]) for i in sorted(sums)]
         self._log_parts(runner, rows)
         if is_main_process():
             scalars = {f'{key}/{row["layer"]}': row[key] for row in rows for key in QUANTITIES if row[key] is not None}
             runner.visualizer.add_scalars(scalars, step=step)
             _append(Path(runner.log_dir) / FILE_NAME, rows)
-
-    def _row(self, step: int, i: int, total: float, updates: int, skipped: int, weight: float) -> dict:
-        layer = self._layers[i]
-        values = (None, None, None)
-        if updates:
-            norm = total / updates
-            values = (norm, *scaled_norms(norm, layer.num_params, weight))
-        head = (step, layer.name, layer.role, layer.block, layer.num_params, updates, skipped)
-        return dict(zip(NORM_COLUMNS, (*head, *values)))
 
     def _log_parts(self, runner: Runner, rows: list[dict]) -> None:
         norms = {'embed': [], 'middle': [], 'head': []}

@@ -1,14 +1,20 @@
-"""Optimizer wrapper constructor, SGD in the backward pass, and schedules that open layers."""
+"""Groups, schedules and gradient norms; optimizer wrapper constructor, SGD in the backward pass, gradual unfreezing.
 
-from .constructor import FreezeEmbedOptimWrapperConstructor
-from .gradual_unfreezing import GradualUnfreezingLR
-from .probe_then_finetune import ProbeThenFineTuneLR
-from .sgd_in_backward import InBackwardDataParallel, SGDInBackwardOptimWrapper
+The names are imported on first use, because :mod:`.groups`, :mod:`.layer_grad_norms`, :mod:`.schedule` and
+:mod:`.unfreezing` need PyTorch alone. :mod:`ftsgd_plugin.components` imports all of them, which registers the classes.
+"""
 
-__all__ = [
-    'FreezeEmbedOptimWrapperConstructor',
-    'GradualUnfreezingLR',
-    'InBackwardDataParallel',
-    'ProbeThenFineTuneLR',
-    'SGDInBackwardOptimWrapper',
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'constructor': ['FreezeEmbedOptimWrapperConstructor'],
+        'gradual_unfreezing': ['GradualUnfreezingLR'],
+        'groups': ['param_groups'],
+        'layer_grad_norms': ['LayerGradNorms'],
+        'probe_then_finetune': ['ProbeThenFineTuneLR'],
+        'sgd_in_backward': ['InBackwardDataParallel', 'SGDInBackwardOptimWrapper'],
+        'unfreezing': ['GradualUnfreezing'],
+    },
+)

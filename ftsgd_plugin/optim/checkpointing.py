@@ -29,9 +29,10 @@ def use_non_reentrant_checkpointing(model: nn.Module) -> None:
     Raises:
         UserError: The environment tells timm, some of whose modules are in the model, to be re-entrant.
     """
-    module = importlib.import_module('mmengine.runner.activation_checkpointing')
-    if module.checkpoint is checkpoint:
-        replaced(module, 'checkpoint', _non_reentrant)  # for good: a model with its wrapped forward may outlive the run
+    if 'mmengine' in sys.modules:
+        module = importlib.import_module('mmengine.runner.activation_checkpointing')
+        if module.checkpoint is checkpoint:
+            replaced(module, 'checkpoint', _non_reentrant)  # for good: a model with its wrapped forward may outlive it
     timm = sys.modules.get('timm.layers')
     if timm is None or not timm.use_reentrant_ckpt():
         return

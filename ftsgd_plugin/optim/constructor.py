@@ -1,26 +1,23 @@
 """The optimizer wrapper constructor of freeze-embed."""
 
 import logging
-from collections.abc import Iterable
 
 from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from ..freezing import freeze_layers, select_layers
-from ..layers import Layer, has_adapters, layer_depths, list_layers, unwrap
+from ..layers import Layer, has_adapters, unwrap
 from ..utils.errors import UserError
 from ..utils.patching import replaced
-from .checkpointing import use_non_reentrant_checkpointing
-from .finite import check_groups
 from .fused import can_be_fused, fused_by_default
+from .groups import check_complete, decay_rates, freeze_model, large_embedding, merge_by_stage
 from .model_hooks import ModelHooks
 from .paramwise import check_custom_keys, check_paramwise
 from .report import FreezeReport
 from .sgd_in_backward import SGDInBackwardOptimWrapper, refuse_reducer
+from .values import check_groups
 
-LARGE_EMBEDDING = 0.02  # share of the parameters; of the paper's seven models the largest is 0.0095 (BiT ResNet-50)
 _NEED_WEIGHT_DECAY = {'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult'}
 
 
@@ -100,14 +97,9 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         inner = unwrap(model)
         check_custom_keys(inner, self.paramwise_cfg)
         _require_adapters(inner, self.paramwise_cfg)
-        needed = self.freeze != 'none' or self.train != 'all' or self.layer_decay_rate is not None
-        self.layers = _layers_of(inner, needed)
-        frozen = select_layers(self.layers, self.freeze)
-        use_non_reentrant_checkpointing(inner)
-        _warn_of_large_embedding(self.layers, frozen)
-        freeze_layers(inner, frozen, self.train)
-        if not any(param.requires_grad for param in inner.parameters()):
-            raise UserError(f'freeze={self.freeze!r} leaves nothing to train, as the model itself freezes the rest.')
+        self.layers, frozen = freeze_model(inner, self.freeze, self.train, self.layer_decay_rate is not None)
+        if (message := large_embedding(self.layers, frozen)) is not None:
+            print_log(message, logger='current', level=logging.WARNING)
         optimizer_cfg = self.optimizer_cfg
         trained = (param for param in inner.parameters() if param.requires_grad)
         if fused_by_default({**self.optim_wrapper_cfg, 'optimizer': optimizer_cfg}) and can_be_fused(trained):
@@ -115,7 +107,7 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         with replaced(self, 'optimizer_cfg', optimizer_cfg):
             optim_wrapper = super().__call__(model)
         check_groups(optim_wrapper.optimizer)
-        self._check(inner, optim_wrapper)
+        check_complete(inner, optim_wrapper.optimizer.param_groups)
         if isinstance(optim_wrapper, SGDInBackwardOptimWrapper):
             refuse_reducer(model)
         ModelHooks(model, inner, listed=bool(self.layers)).belong_to(optim_wrapper)
@@ -144,72 +136,17 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def _merge(self, groups: list[dict]) -> list[dict]:
         """Merge the groups (one parameter each) that agree in role, block and every hyper-parameter."""
-        options = {}
+        options: dict[nn.Parameter, dict] = {}
         for group in groups:
             (param,) = group['params']
-            options.setdefault(id(param), {key: value for key, value in group.items() if key != 'params'})
+            options.setdefault(param, {key: value for key, value in group.items() if key != 'params'})
         if self.layer_decay_rate is not None:
-            self._decay_rates(options)
-        merged = {}
-
-        def add(params: Iterable[nn.Parameter], stage: dict) -> None:
-            for param in params:
-                if id(param) in options:
-                    own = options[id(param)]
-                    key = (stage.get('role'), stage.get('block'), repr(sorted(own.items())))
-                    merged.setdefault(key, {'params': [], **stage, **own})['params'].append(param)
-
-        for layer in self.layers:
-            name = layer.name if layer.block is None else f'blocks.{layer.block}'
-            add(layer.params.values(), {'name': name, 'role': layer.role, 'block': layer.block})
-        if not self.layers:
-            add({id(param): param for group in groups for param in group['params']}.values(), {})
-        return list(merged.values())
-
-    def _decay_rates(self, options: dict[int, dict]) -> None:
-        """Multiply the learning rates in the options (id of the parameter -> options) by the layer-wise decay."""
-        depths = layer_depths(self.layers)
-        top = max(depths.values())
-        for layer in self.layers:
-            for name, param in layer.params.items():
-                if (own := options.get(id(param))) is not None:
-                    own['lr'] = own.get('lr', self.base_lr) * self.layer_decay_rate ** (top - depths[name])
-
-    def _check(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
-        """Assert that every trained parameter is in exactly one group, and no frozen one in any."""
-        held = [id(param) for group in optim_wrapper.optimizer.param_groups for param in group['params']]
-        trained = {id(param) for param in model.parameters() if param.requires_grad}
-        assert len(held) == len(set(held)) and set(held) == trained, 'optimizer groups and trained parameters differ'
-
-
-def _warn_of_large_embedding(layers: list[Layer], frozen: list[Layer]) -> None:
-    """Warn if the embedding that is frozen is more than the first few filters that the paper freezes."""
-    embedding = [layer for layer in frozen if layer.role == 'embed']
-    if not embedding:
-        return
-    share = sum(layer.num_params for layer in embedding) / sum(layer.num_params for layer in layers)
-    if share > LARGE_EMBEDDING:
-        print_log(
-            f'the frozen embedding ({embedding[0].name} to {embedding[-1].name}) is {share:.1%} of the parameters; in '
-            "the paper's models it is less than 1%. tools/print_layers.py shows its layers; paramwise_cfg.freeze may "
-            'name fewer.',
-            logger='current',
-            level=logging.WARNING,
-        )
+            decay_rates(self.layers, options, self.base_lr, self.layer_decay_rate)
+        return merge_by_stage(self.layers, options)
 
 
 def _is_dict_of_dicts(paramwise_cfg: dict | None) -> bool:
     return isinstance(paramwise_cfg, dict) and isinstance(paramwise_cfg.get('custom_keys', {}), dict)
-
-
-def _layers_of(model: nn.Module, needed: bool) -> list[Layer]:
-    """The layers of a model; none if its architecture is not known and no option needs it."""
-    try:
-        return list_layers(model)
-    except UserError:
-        if needed:
-            raise
-        return []
 
 
 def _require_adapters(model: nn.Module, paramwise_cfg: dict) -> None:

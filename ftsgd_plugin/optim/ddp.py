@@ -11,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from ..utils.errors import UserError
-from .sgd_in_backward import InBackwardDataParallel
 
 _REDUCED = '_ftsgd_reduced'  # on the wrapper: ids of the parameters that its reducer was built for
 
@@ -33,9 +32,8 @@ def follow_trained_parameters(wrapped: nn.Module, model: nn.Module) -> list[Remo
             forward pass: what trains has changed under ``static_graph=True`` after the first backward pass; or the
             model was wrapped after this call, so that nothing would rebuild the reducer.
     """
-    # MMSeparateDistributedDataParallel is a DistributedDataParallel by name only: its children have the reducers.
-    wrappers = [m for m in wrapped.modules() if isinstance(m, DistributedDataParallel) and hasattr(m, 'reducer')]
-    followed = bool(wrappers) or isinstance(wrapped, InBackwardDataParallel)
+    wrappers = _reducing(wrapped)
+    followed = bool(wrappers) or getattr(wrapped, 'has_no_reducer', False)  # InBackwardDataParallel
     # A wrapper of unknown type has its module as the only child, and what it does with gradients is unknown too.
     is_wrapped = model is not wrapped or [name for name, _ in model.named_children()] == ['module']
     if is_wrapped and not followed and torch.distributed.is_initialized():
@@ -48,6 +46,17 @@ def follow_trained_parameters(wrapped: nn.Module, model: nn.Module) -> list[Remo
         handles.append(wrapper.register_forward_pre_hook(_rebuild_reducer_if_stale))
         _rebuild_reducer_if_stale(wrapper)
     return [*handles, model.register_forward_pre_hook(_refuse_late_wrapper)]
+
+
+def rebuild_reducers(wrapped: nn.Module) -> None:
+    """Rebuild the reducers of a model once, for what trains now."""
+    for wrapper in _reducing(wrapped):
+        _rebuild_reducer_if_stale(wrapper)
+
+
+def _reducing(wrapped: nn.Module) -> list[DistributedDataParallel]:
+    # MMSeparateDistributedDataParallel is a DistributedDataParallel by name only: its children have the reducers.
+    return [m for m in wrapped.modules() if isinstance(m, DistributedDataParallel) and hasattr(m, 'reducer')]
 
 
 def _refuse_late_wrapper(model: nn.Module, args: tuple = ()) -> None:

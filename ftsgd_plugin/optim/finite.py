@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
 import torch
@@ -16,9 +15,6 @@ from ..utils.norms import has_non_finite, non_finite
 from ..utils.patching import replaced
 from .fused import reads_found_inf, start_momentum, starts_right
 from .sgd_in_backward import InBackwardDataParallel, SGDInBackwardOptimWrapper
-
-# With gradient clipping, an infinite limit logs the norm, and an infinite norm is the largest entry.
-_MAY_BE_INFINITE = ('clip_grad.max_norm', 'clip_grad.norm_type', 'clip_grad.clip_value')
 
 
 class FiniteUpdates:
@@ -150,49 +146,3 @@ class FiniteUpdates:
         bad = bad.int()
         torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
         return bad.bool()
-
-
-def check_settings(cfg: Mapping) -> None:
-    """Refuse settings of the optimizer and of the schedulers that are not numbers to train with.
-
-    Args:
-        cfg: A run's config; ``optim_wrapper`` and ``param_scheduler`` are checked, at any depth.
-
-    Raises:
-        UserError: A value is NaN or infinite (except the limits of ``clip_grad``), a learning rate is negative, or a
-            momentum is not in [0, 1).
-    """
-    for key in ('optim_wrapper', 'param_scheduler'):
-        _check(key, cfg.get(key))
-
-
-def check_groups(optimizer: Optimizer) -> None:
-    """:func:`check_settings` on the groups of an optimizer."""
-    for group in optimizer.param_groups:
-        options = {key: value for key, value in group.items() if key != 'params'}
-        _check('optim_wrapper.optimizer', options)
-
-
-def _check(path: str, value: object) -> None:
-    if isinstance(value, Mapping):
-        items: Iterable = ((f'{path}.{key}', item) for key, item in value.items())
-    elif isinstance(value, list | tuple):
-        items = ((f'{path}.{i}', item) for i, item in enumerate(value))
-    else:
-        if isinstance(value, int | float) and not isinstance(value, bool) and (reason := _fault(path, value)):
-            raise UserError(f'{path}={value!r} {reason}.')
-        return
-    for name, item in items:
-        _check(name, item)
-
-
-def _fault(path: str, value: float) -> str | None:
-    """What is wrong with a number, and what to write."""
-    name = path.rpartition('.')[2]
-    if not math.isfinite(value) and not (value > 0 and path.endswith(_MAY_BE_INFINITE)):
-        return 'is not a finite number; set one, such as 1e-3' if name == 'lr' else 'is not a finite number; set one'
-    if name == 'lr' and value < 0:
-        return 'is negative; set a learning rate such as 1e-3'
-    if name == 'momentum' and not 0 <= value < 1:
-        return 'is not in [0, 1); set a momentum such as 0.9'
-    return None

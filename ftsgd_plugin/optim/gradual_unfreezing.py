@@ -1,20 +1,18 @@
 """Exponential gradual unfreezing as a parameter scheduler."""
 
-import math
 from functools import wraps
 
-import torch
 from mmengine.optim import BaseOptimWrapper
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
 from mmpretrain.registry import PARAM_SCHEDULERS
 from torch.optim import Optimizer
 
-from ..freezing import set_trainable
 from ..utils.errors import UserError
 from ..utils.patching import replaced
 from .accumulation import at_update_boundary
 from .schedule import lr_factor, open_blocks, trains
+from .unfreezing import check_blocks, check_decay, check_steps, count_blocks, open_groups, outer_rates
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -68,27 +66,16 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         by_epoch: bool = True,
         verbose: bool = False,
     ) -> None:
-        for name, value in (('warmup', warmup), ('cooldown', cooldown)):
-            if not isinstance(value, int) or value < 0:
-                raise UserError(f'GradualUnfreezingLR: {name}={value!r} is not a whole number >= 0.')
-        if not math.isfinite(decay):
-            raise UserError(f'GradualUnfreezingLR: decay={decay!r} is not a finite number; the paper uses 3.73.')
-        if last_step != -1:
-            raise UserError(f'{type(self).__name__}: last_step does not say what trains; resume with load_state_dict.')
         name = type(self).__name__
+        check_steps(name, 0, warmup=warmup, cooldown=cooldown)
+        check_decay(name, decay)
+        if last_step != -1:
+            raise UserError(f'{name}: last_step does not say what trains; resume with load_state_dict.')
         if end >= INF:
             raise UserError(f"{name}: end is not set; give the run's number of epochs or iterations.")
         self.decay, self.warmup, self.cooldown = decay, warmup, cooldown
-        groups = _groups(optimizer)
-        if not groups or any('role' not in group for group in groups):
-            raise UserError(
-                'GradualUnfreezingLR: the optimizer groups do not name their layers; set '
-                "optim_wrapper.constructor='FreezeEmbedOptimWrapperConstructor'."
-            )
-        indices = [group['block'] for group in groups if group['block'] is not None]
-        if not indices:
-            raise UserError(f'{name}: no block trains, so there is none to open; freeze fewer layers.')
-        self.blocks = max(indices) + 1
+        remedy = "set optim_wrapper.constructor='FreezeEmbedOptimWrapperConstructor'"
+        self.blocks = count_blocks(name, _groups(optimizer), remedy)
         self._outer: list[float] = []  # learning rates as the other schedulers set them
         self._applied: list[float] = []  # learning rates as this scheduler set them last
         self._factor: float | None = None  # by which it has multiplied the present ones; None: not yet
@@ -110,7 +97,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
     ) -> 'GradualUnfreezingLR':
         """Build an iteration-based scheduler from a config in epochs (``convert_to_iter_based``)."""
         if not by_epoch or not epoch_length:
-            raise UserError('GradualUnfreezingLR: convert_to_iter_based needs by_epoch=True and a known epoch length.')
+            raise UserError(f'{cls.__name__}: convert_to_iter_based needs by_epoch=True and a known epoch length.')
         in_iterations = {
             name: value if value >= INF else value * epoch_length
             for name, value in dict(warmup=warmup, cooldown=cooldown, begin=begin, end=end).items()
@@ -142,11 +129,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         Raises:
             UserError: It belongs to a model with another number of blocks.
         """
-        if state_dict.get('blocks', self.blocks) != self.blocks:
-            raise UserError(
-                f'{type(self).__name__}: the state is of a model with {state_dict["blocks"]} blocks, this one has '
-                f'{self.blocks}; resume with the model it was written for.'
-            )
+        check_blocks(type(self).__name__, state_dict, self.blocks)
         super().load_state_dict(state_dict)
         if '_factor' not in state_dict:  # nothing waits, or a state of version 0.1.0, whose rates did not
             self._factor = self._factor_now() if self._outer else None
@@ -165,17 +148,10 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
 
     def _rates(self) -> list[float]:
         """The learning rates of this step, from those that the other schedulers set."""
-        factor, rates = self._factor_now(), [group['lr'] for group in self.optimizer.param_groups]
-        if self._factor is None:
-            self._outer = rates
-        else:
-            # If no other scheduler has changed the rate, do not divide: rounding would add up over thousands of steps.
-            self._outer = [
-                outer if rate == applied else rate / self._factor
-                for outer, rate, applied in zip(self._outer, rates, self._applied)
-            ]
-        self._factor = factor
-        self._applied = [outer * factor for outer in self._outer]
+        rates = [group['lr'] for group in self.optimizer.param_groups]
+        self._outer = outer_rates(rates, self._factor, self._outer, self._applied)
+        self._factor = self._factor_now()
+        self._applied = [outer * self._factor for outer in self._outer]
         return list(self._applied)
 
     def _apply_rates(self) -> None:
@@ -208,12 +184,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
             self._zero_grad.undo()
             self._zero_grad = None
         self._waiting, opened = False, self.open_blocks
-        changed = [
-            set_trainable(group['params'], self._trains(group['role'], group['block'], opened))
-            for group in _groups(self.optimizer)
-        ]
-        if any(changed):
-            torch._dynamo.reset()  # compiled code keeps the backward pass it was compiled with
+        open_groups(_groups(self.optimizer), lambda role, block: self._trains(role, block, opened))
 
     def _trains(self, role: str, block: int | None, opened: int) -> bool:
         """Whether a group trains while so many blocks are open."""

@@ -2,14 +2,13 @@
 
 import weakref
 
-from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..freezing import keep_eval_mode
 from .ddp import follow_trained_parameters
 
-_ATTRIBUTE = '_ftsgd_model_hooks'  # on the optimizer wrapper
+_ATTRIBUTE = '_ftsgd_model_hooks'  # on the optimizer wrapper, or on the optimizer
 
 
 class ModelHooks:
@@ -32,15 +31,15 @@ class ModelHooks:
         self._handles: list[RemovableHandle] = []
         self.attach()
 
-    def belong_to(self, optim_wrapper: OptimWrapper) -> None:
-        """Leave the model when the optimizer of ``optim_wrapper`` is deleted."""
-        setattr(optim_wrapper, _ATTRIBUTE, self)
-        weakref.finalize(optim_wrapper.optimizer, self.detach)
+    def belong_to(self, owner: object) -> None:
+        """Leave the model when an optimizer, or the one of MMEngine's optimizer wrapper, is deleted."""
+        setattr(owner, _ATTRIBUTE, self)
+        weakref.finalize(getattr(owner, 'optimizer', owner), self.detach)
 
     @staticmethod
-    def of(optim_wrapper: object) -> 'ModelHooks | None':
-        """The hooks that belong to an optimizer wrapper."""
-        return getattr(optim_wrapper, _ATTRIBUTE, None)
+    def of(owner: object) -> 'ModelHooks | None':
+        """The hooks that belong to an optimizer or optimizer wrapper."""
+        return getattr(owner, _ATTRIBUTE, None)
 
     def attach(self) -> None:
         """Put the hooks on the model; a second call does nothing."""

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from numbers import Real
 from typing import Any
 
 from mmengine.logging import print_log
@@ -12,6 +11,7 @@ from torch import nn
 from ..freezing import TRAINS
 from ..utils.errors import UserError
 from ..utils.names import did_you_mean, type_name
+from .groups import check_layer_decay_rate, check_number
 
 _OURS = 'FreezeEmbedOptimWrapperConstructor'
 _LAYER_DECAY = 'LearningRateDecayOptimWrapperConstructor'  # MMPretrain's
@@ -60,19 +60,14 @@ def check_paramwise(paramwise_cfg: Any, constructor: type = DefaultOptimWrapperC
             ours = name in _OWN_KEYS[_OURS]
             hint = f"set optim_wrapper.constructor='{_OURS}'." if ours else did_you_mean(name, known)
             raise UserError(f'{key}.{name}: {name_of} does not know it; {hint}')
-    rate = paramwise_cfg.get('layer_decay_rate')
-    in_range = rate is None or (_is_number(rate) and 0 < rate <= 1)
-    if constructor.__name__ != _LAYER_DECAY and not in_range:
-        raise UserError(
-            f'{key}.layer_decay_rate={rate!r} is not a number above 0 and at most 1, by which the learning rate is '
-            'multiplied from each block to the one before it; correct it.'
-        )
+    if constructor.__name__ != _LAYER_DECAY:
+        check_layer_decay_rate(f'{key}.layer_decay_rate', paramwise_cfg.get('layer_decay_rate'))
     if paramwise_cfg.get('train', 'all') not in TRAINS:
         raise UserError(
             f'{key}.train={paramwise_cfg["train"]!r} is none of {", ".join(map(repr, TRAINS))}; correct it.'
         )
     for name in _NUMBERS & paramwise_cfg.keys():
-        _check_number(f'{key}.{name}', paramwise_cfg[name])
+        check_number(f'{key}.{name}', paramwise_cfg[name])
     custom = paramwise_cfg.get('custom_keys')
     if custom is None:
         return
@@ -83,21 +78,12 @@ def check_paramwise(paramwise_cfg: Any, constructor: type = DefaultOptimWrapperC
             raise UserError(f'{key}.custom_keys[{name!r}]={options!r} is not a dict; write dict(lr_mult=...).')
         for multiplier in ('lr_mult', 'decay_mult'):
             if multiplier in options:
-                _check_number(f'{key}.custom_keys[{name!r}].{multiplier}', options[multiplier])
+                check_number(f'{key}.custom_keys[{name!r}].{multiplier}', options[multiplier])
 
 
 def knows_keys_of(constructor: str | type) -> bool:
     """Whether all keys are known that a constructor takes; a subclass of the user may take more."""
     return type_name(constructor) in _OWN_KEYS
-
-
-def _check_number(key: str, value: Any) -> None:
-    if value is not None and not _is_number(value):
-        raise UserError(f'{key}={value!r} is not a number; correct it.')
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_custom_keys(model: nn.Module, paramwise_cfg: Mapping | None) -> None:

@@ -207,6 +207,8 @@ class InBackwardDataParallel(nn.Module):
         module (BaseModel): The model; its parameters and buffers are broadcast from rank 0.
     """
 
+    has_no_reducer = True  # nothing to keep in step with what trains
+
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module

@@ -20,7 +20,7 @@ from ..evaluation.checks import check_configured_metrics, check_configured_split
 from ..hooks import CheckpointFitHook, DivergenceHook, FrozenFeaturesHook, ReleaseModelHook
 from ..layers import unwrap
 from ..models.lora import with_adapters
-from ..optim.finite import check_settings
+from ..optim.values import check_settings
 from ..records import LOADERS
 from ..utils.errors import UserError, one_line
 from ..utils.names import type_name

@@ -24,7 +24,7 @@ from mmpretrain.registry import HOOKS, MODELS
 PAGES = {page.relative_to(ROOT).as_posix(): page for page in pages()}
 ALL = [block for page in PAGES.values() for block in blocks(page)]
 UPDATE = bool(os.environ.get('FTSGD_UPDATE_DOCS'))
-MAX_SKIPS = 3
+MAX_SKIPS = 4
 TINY = ' '.join(f'{loop}_dataloader.dataset.datasets.{i}.indices=16' for loop in ('val', 'test') for i in (0, 1))
 
 
@@ -156,8 +156,8 @@ def _first_or_last_lines(text: str, program: str, count: str) -> str:
     return ''.join(lines[: -int(count)] if program == 'head' else lines[int(count) :])
 
 
-# Pages that train several times, and whose steps other fast tests make.
-SLOW = ('docs/choosing.md', 'docs/predict_export.md', 'docs/recipes.md')
+# Pages that train several times or import Lightning, and whose steps other fast tests make.
+SLOW = ('docs/choosing.md', 'docs/plain.md', 'docs/predict_export.md', 'docs/recipes.md')
 RUN = [page for page in PAGES if any(block.kind == 'run' for block in blocks(PAGES[page]))]
 
 

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ftsgd_plugin.layers import list_layers
-from ftsgd_plugin.optim.constructor import LARGE_EMBEDDING
 from ftsgd_plugin.optim.ddp import follow_trained_parameters
+from ftsgd_plugin.optim.groups import LARGE_EMBEDDING
 from ftsgd_plugin.profiling.layer_table import layer_table
 from ftsgd_plugin.utils.errors import UserError
 

@@ -10,7 +10,8 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import nn
 
 from ftsgd_plugin.optim import SGDInBackwardOptimWrapper
-from ftsgd_plugin.optim.finite import FiniteUpdates, check_groups, check_settings
+from ftsgd_plugin.optim.finite import FiniteUpdates
+from ftsgd_plugin.optim.values import check_groups, check_settings
 from ftsgd_plugin.utils.errors import UserError
 from ftsgd_plugin.utils.norms import has_non_finite, non_finite
 

@@ -1,0 +1,213 @@
+"""Gradual unfreezing with the interface of PyTorch's schedulers, and the rules that it shares with MMEngine's kind.
+
+Needs PyTorch alone. The formulas are in :mod:`.schedule`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..freezing import set_trainable
+from ..layers import unwrap
+from ..utils.errors import UserError
+from .model_hooks import ModelHooks
+from .schedule import lr_factor, open_blocks, trains
+
+_NAME = 'GradualUnfreezing'
+_SETTINGS = ('total_steps', 'decay', 'warmup', 'cooldown')
+
+
+class GradualUnfreezing(LRScheduler):
+    """Open the blocks from the top, one after another, while the learning rate decays exponentially.
+
+    Source: "How to Fine-Tune Vision Models with SGD" (arXiv 2211.09359). It is
+    :class:`~ftsgd_plugin.GradualUnfreezingLR` for a loop of one's own, with the interface of
+    ``torch.optim.lr_scheduler.LRScheduler``: ``step()`` after each update (or each epoch) and its zeroing of gradients,
+    ``state_dict()`` beside the optimizer's, ``get_last_lr()``. The head trains first, at 41.68 times the learning rate
+    of the groups; at the end everything trains at that rate.
+
+    What trains is a function of the step alone, so loading a state restores it. Closed layers are in eval mode and
+    ``DistributedDataParallel`` follows, by forward hooks that leave the model with the optimizer. Wrap the model first.
+
+    The learning rate is multiplied by a factor, so schedulers that multiply it too compose, in any order: ``LinearLR``,
+    ``ConstantLR``, ``StepLR``, ``MultiStepLR``, ``ExponentialLR``, ``PolynomialLR``, and ``CosineAnnealingLR`` with
+    ``eta_min=0``. Those that set it (``LambdaLR``, ``OneCycleLR``, ``SequentialLR``, timm's) do not.
+
+    Args:
+        optimizer: Over the groups of :func:`ftsgd_plugin.param_groups`.
+        model: The model whose parameters it holds, wrapped in ``DistributedDataParallel`` or not.
+        total_steps: Calls of ``step`` in the whole training.
+        decay: Exponent of the learning rate at the start. Defaults to 3.73.
+        warmup: Steps at the start with the head alone, at the first learning rate. Defaults to 0.
+        cooldown: Steps at the end with everything open, at the base learning rate. Defaults to 0.
+
+    Raises:
+        UserError: The groups have no roles, no block can be opened, the optimizer holds a frozen parameter or leaves
+            out one that trains, ``total_steps`` is not a whole number of at least 1, ``warmup`` or ``cooldown`` is not
+            a whole number of at least 0, or ``decay`` is not finite.
+
+    Examples:
+        >>> optimizer = torch.optim.SGD(param_groups(model, lr=3e-4), momentum=0.9)
+        >>> scheduler = GradualUnfreezing(optimizer, model, total_steps=epochs * len(loader))
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module,
+        total_steps: int,
+        decay: float = 3.73,
+        warmup: int = 0,
+        cooldown: int = 0,
+    ) -> None:
+        check_steps(_NAME, 1, total_steps=total_steps)
+        check_steps(_NAME, 0, warmup=warmup, cooldown=cooldown)
+        check_decay(_NAME, decay)
+        inner = unwrap(model)
+        first = ModelHooks.of(optimizer) is None  # else another schedule has closed some of its layers
+        if first:
+            _check_held(optimizer, inner)
+        self.blocks = count_blocks(_NAME, optimizer.param_groups, 'build the optimizer from param_groups(model, ...)')
+        self.total_steps, self.decay, self.warmup, self.cooldown = total_steps, decay, warmup, cooldown
+        self._outer: list[float] = []  # learning rates as the other schedulers set them
+        self._applied: list[float] = []  # learning rates as this scheduler set them last
+        self._factor: float | None = None  # by which it has multiplied the present ones; None: not yet
+        if first:
+            ModelHooks(model, inner).belong_to(optimizer)
+        super().__init__(optimizer)
+
+    @property
+    def open_blocks(self) -> int:
+        """Number of blocks, from the top, that train at this step."""
+        return open_blocks(self.last_epoch, self.blocks, self.total_steps, self.warmup, self.cooldown)
+
+    def get_lr(self) -> list[float]:
+        """The learning rates of this step, from those that the other schedulers set."""
+        rates = [float(group['lr']) for group in self.optimizer.param_groups]
+        self._outer = outer_rates(rates, self._factor, self._outer, self._applied)
+        self._factor = lr_factor(self.last_epoch, self.total_steps, self.warmup, self.cooldown, self.decay)
+        self._applied = [outer * self._factor for outer in self._outer]
+        return list(self._applied)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Advance by one step: learning rates and what trains.
+
+        Args:
+            epoch: As in PyTorch's schedulers: the step to go to. Defaults to the next.
+        """
+        super().step(epoch)
+        self._open()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load a state and let exactly those parameters train that train at its step. Load the optimizer's too.
+
+        Raises:
+            UserError: It belongs to a model with another number of blocks, or to a schedule with other settings.
+        """
+        check_blocks(_NAME, state_dict, self.blocks)
+        for name in _SETTINGS:
+            if state_dict.get(name, getattr(self, name)) != getattr(self, name):
+                raise UserError(
+                    f'{_NAME}: the state is of a schedule with {name}={state_dict[name]!r}, this one has '
+                    f'{getattr(self, name)!r}; resume with the settings it was written with.'
+                )
+        super().load_state_dict(dict(state_dict))
+        self._open()
+
+    def _open(self) -> None:
+        opened = self.open_blocks
+        open_groups(self.optimizer.param_groups, lambda role, block: trains(role, block, opened, self.blocks))
+
+
+def check_steps(name: str, least: int, **values: Any) -> None:
+    """Refuse a number of steps that is not a whole number of at least ``least``; ``name`` is the scheduler's."""
+    for key, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f'{name}: {key}={value!r} is not a whole number >= {least}.')
+
+
+def check_decay(name: str, decay: float) -> None:
+    """Refuse an exponent that is not finite."""
+    if not math.isfinite(decay):
+        raise UserError(f'{name}: decay={decay!r} is not a finite number; the paper uses 3.73.')
+
+
+def count_blocks(name: str, groups: Sequence[Mapping[str, Any]], remedy: str) -> int:
+    """Number of blocks of the model, from the ``role`` and ``block`` of an optimizer's groups.
+
+    Args:
+        name: The scheduler, for messages.
+        groups: The groups.
+        remedy: What gives groups without roles theirs.
+
+    Raises:
+        UserError: A group has no role, or none has a block.
+    """
+    if not groups or any('role' not in group for group in groups):
+        raise UserError(f'{name}: the optimizer groups do not name their layers; {remedy}.')
+    indices = [group['block'] for group in groups if group['block'] is not None]
+    if not indices:
+        raise UserError(f'{name}: no block trains, so there is none to open; freeze fewer layers.')
+    return max(indices) + 1
+
+
+def check_blocks(name: str, state_dict: Mapping[str, Any], blocks: int) -> None:
+    """Refuse the state of a scheduler of a model with another number of blocks."""
+    if state_dict.get('blocks', blocks) != blocks:
+        raise UserError(
+            f'{name}: the state is of a model with {state_dict["blocks"]} blocks, this one has {blocks}; resume with '
+            'the model it was written for.'
+        )
+
+
+def open_groups(groups: Iterable[Mapping[str, Any]], wanted: Callable[[str, int | None], bool]) -> None:
+    """Let exactly those groups of an optimizer train whose role and block are wanted.
+
+    Args:
+        groups: The groups, with ``role`` and ``block``.
+        wanted: Whether a role and block train.
+    """
+    changed = [set_trainable(group['params'], wanted(group['role'], group['block'])) for group in groups]
+    if any(changed):
+        torch._dynamo.reset()  # compiled code keeps the backward pass it was compiled with
+
+
+def outer_rates(
+    rates: Sequence[float], factor: float | None, outer: Sequence[float], applied: Sequence[float]
+) -> list[float]:
+    """The learning rates as the other schedulers set them.
+
+    If none has changed a rate it is not divided: rounding would add up over thousands of steps.
+
+    Args:
+        rates: The present ones (G,).
+        factor: By which this scheduler has multiplied them; ``None`` if it has not yet.
+        outer: The last result of this function (G,).
+        applied: The rates as this scheduler set them last (G,).
+    """
+    if factor is None:
+        return list(rates)
+    return [before if rate == own else rate / factor for before, rate, own in zip(outer, rates, applied)]
+
+
+def _check_held(optimizer: Optimizer, model: nn.Module) -> None:
+    """Refuse an optimizer over other parameters than those that train."""
+    held = {id(param) for group in optimizer.param_groups for param in group['params']}
+    remedy = 'build the optimizer from param_groups(model, ...)'
+    frozen = [name for name, param in model.named_parameters() if id(param) in held and not param.requires_grad]
+    if frozen:
+        raise UserError(
+            f'{_NAME}: the optimizer holds {len(frozen)} frozen parameters ({frozen[0]}, ...), which the schedule '
+            f'would open; {remedy}.'
+        )
+    missing = [name for name, param in model.named_parameters() if id(param) not in held and param.requires_grad]
+    if missing:
+        raise UserError(
+            f'{_NAME}: {len(missing)} parameters of the model train ({missing[0]}, ...) and are not in the optimizer; '
+            f'{remedy}.'
+        )
