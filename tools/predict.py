@@ -16,7 +16,7 @@ import argparse
 import sys
 
 from ftsgd_plugin.utils.cli import one_line_errors
-from ftsgd_plugin.utils.options import positive_int, whole_number
+from ftsgd_plugin.utils.options import count, positive_int
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--top-k', type=positive_int, help='write so many classes (default: all probabilities)')
     parser.add_argument('--metrics', metavar='PATH', help='JSON file for the metrics; needs labels')
     parser.add_argument('--batch-size', type=positive_int, help="images per batch (default: the run's test batch size)")
-    parser.add_argument('--workers', type=whole_number, help="processes that read images (default: the run's)")
+    parser.add_argument('--workers', type=count, help="processes that read images (default: the run's)")
     parser.add_argument('--device', help='cpu, cuda, cuda:1 ... (default: a GPU if there is one)')
     for column in ('path', 'label', 'group', 'split'):
         parser.add_argument(f'--{column}-column', metavar='NAME', help=f'column of the tables with the {column}')

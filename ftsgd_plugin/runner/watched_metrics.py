@@ -48,7 +48,7 @@ def check_watched_metrics(runner: Runner, loop: BaseLoop) -> None:
     for (option, key, _), metric in itertools.product(watched, grouped):
         _refuse_ood(option, key, metric)
         _refuse_undefined(option, key, metric, leaves(loop.dataloader.dataset))
-    reported = [_reported_keys(metric, loop, [key for _, key, _ in watched]) for metric in metrics]
+    reported = [_reported_keys(metric, loop) for metric in metrics]
     if None in reported:
         return
     known = set().union(*reported)
@@ -112,12 +112,12 @@ def _refuse_undefined(option: str, key: str, metric: GroupAccuracy, datasets: Se
         )
 
 
-def _reported_keys(metric: BaseMetric, loop: BaseLoop, asked: list[str]) -> set[str] | None:
+def _reported_keys(metric: BaseMetric, loop: BaseLoop) -> set[str] | None:
     """The keys of a metric, from its answer to two made-up samples; ``None`` if it does not take them."""
     if isinstance(metric, DumpResults):
         return set()
     if isinstance(metric, GroupAccuracy):
-        return _grouped_keys(metric, leaves(loop.dataloader.dataset), asked)
+        return _grouped_keys(metric, leaves(loop.dataloader.dataset))
     classes = getattr(getattr(unwrap(loop.runner.model), 'head', None), 'num_classes', None) or 2
     samples = []
     for label in (0, classes - 1):
@@ -136,8 +136,8 @@ def _reported_keys(metric: BaseMetric, loop: BaseLoop, asked: list[str]) -> set[
     return {f'{prefix}{key}' for key in found}
 
 
-def _grouped_keys(metric: GroupAccuracy, datasets: Sequence, asked: Sequence[str]) -> set[str] | None:
-    """The keys of ``GroupAccuracy``; the records are read only for a key that names a group."""
+def _grouped_keys(metric: GroupAccuracy, datasets: Sequence) -> set[str] | None:
+    """The keys of ``GroupAccuracy`` but those of groups: they are OOD, so that none of them is watched."""
     splits = {getattr(dataset, 'split', None) for dataset in datasets}
     if None in splits:
         return None
@@ -146,9 +146,4 @@ def _grouped_keys(metric: GroupAccuracy, datasets: Sequence, asked: Sequence[str
     keys |= {
         f'{part}/{name}' for part in ('id', 'ood', *(f'split/{split}' for split in splits)) for name in metric.items
     }
-    for field in ('group', *metric.by):
-        if any(key.startswith(f'{field}/') for key in asked):
-            for dataset in datasets:
-                if dataset.split == metric.ood['split']:
-                    keys |= {f'{field}/{dataset.get_data_info(i).get(field)}' for i in range(len(dataset))}
     return keys

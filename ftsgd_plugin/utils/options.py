@@ -56,13 +56,6 @@ def count(text: str) -> int:
     return int(text)
 
 
-def whole_number(text: str) -> int:
-    """The ``type`` of an option that counts from 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 0 on')
-    return int(text)
-
-
 def seed_number(text: str) -> int:
     """The ``type`` of an option that seeds random numbers: what NumPy takes."""
     if not text.isdecimal() or int(text) >= 2**32:

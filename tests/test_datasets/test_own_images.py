@@ -254,3 +254,37 @@ def test_data_saved_by_hugging_face_datasets(images, tmp_path, splits):
     assert (
         why_unreadable(f'{directory}/0000003') is None and why_unreadable(f'{directory}/9999999') == 'image not found'
     )
+
+
+def test_images_above_the_classes_are_left_out_and_a_link_upwards_is_not_followed(tmp_path):
+    own.write_images(tmp_path / 'flat', ['0.png', *(f'{name}/{i}.png' for name in 'ab' for i in range(10))])
+    (tmp_path / 'flat/a/up').symlink_to(tmp_path / 'flat')
+    layout = recognise(tmp_path / 'flat')
+    assert len(found(layout)) == 20 and layout.classes == ('a', 'b')
+    assert f'images directly in {tmp_path}/flat have no class and are left out' in layout.notes
+    splits = [f'{split}/{name}/{i}.png' for split in ('train', 'val') for name in 'ab' for i in '12']
+    layout = recognise(own.write_images(tmp_path / 'splits', ['train/0.png', *splits]))
+    assert len(found(layout)) == 8 and layout.splits == {'train': 4, 'val': 4}
+    assert 'images directly in train have no class and are left out' in layout.notes
+
+
+@pytest.mark.parametrize(
+    'content, ordered',
+    [(b'owl\ndog\ncat\n', True), (b'cat\ncat\ndog\nowl', False), (b'\xff', False), (b'cat\nfox\nwolf', False)],
+)
+def test_a_file_of_classes_counts_if_it_fits_the_labels(images, tmp_path, content, ordered):
+    own.write_table(tmp_path / 'labels.csv', ROWS)
+    own.write_table(tmp_path / 'other.csv', ROWS[:1])  # of several tables the one with a usual name
+    (tmp_path / 'images').symlink_to(images)
+    (tmp_path / 'classes.txt').write_bytes(content)
+    layout = recognise(tmp_path)
+    assert layout.options['table'] == 'labels.csv' and layout.classes == (CLASSES[::-1] if ordered else CLASSES)
+    assert ('names and order of the classes: classes.txt' in layout.notes) == ordered
+
+
+def test_groups_that_are_spelled_almost_alike_are_said(images, tmp_path):
+    rows = [(path, label, 'North' if i == 0 else site, patient) for i, (path, label, site, patient) in enumerate(ROWS)]
+    own.write_table(tmp_path / 'labels.csv', rows)
+    (tmp_path / 'images').symlink_to(images)
+    notes = recognise(tmp_path, table='labels.csv').notes
+    assert any(note.startswith('groups that are spelled almost alike: ') and "'North'" in note for note in notes), notes

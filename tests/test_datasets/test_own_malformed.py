@@ -1,11 +1,14 @@
 """Bad input of a user's own data: one line that names file, row or option, before any image is opened."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from helpers import own_images as own
 
 from ftsgd_plugin.datasets import GroupedImages, recognise
+from ftsgd_plugin.datasets.readers import trees
+from ftsgd_plugin.datasets.readers.saved import saved_image
 from ftsgd_plugin.utils.errors import UserError
 
 ROWS = own.rows()
@@ -206,3 +209,97 @@ def test_problems_wait_for_the_training(tmp_path):
         layout.dataset('train', [])
     with pytest.raises(UserError, match='holds images but no directories of classes and no table'):
         recognise(own.write_images(tmp_path / 'b/x', ['1.png', '2.png']))
+
+
+@pytest.mark.parametrize('paths, options, message', [
+    (['train/1.png', 'val/1.png'], {}, 'train, val hold images but no directories of classes; add them'),
+    (['x/train/a/1.png', 'x/val/a/1.png', 'y/more/a/1.png'], {}, "others such as 'more' do not; give all the same"),
+    (['a/1.png', 'b/1.png'], dict(hold_out=['a']), r'hold_out needs domains above the classes \(domain/class/image'),
+    (['a/1.png', 'b/1.png'], dict(table='none.csv'), r'none\.csv: not found; correct table or the path'),
+    (['train/a/1.png', 'train/b/1.png', 'val/a/1.png', 'val/b/1.png'], dict(split='vla'),
+     r"has no split 'vla'; did you mean 'val'"),
+])  # fmt: skip
+def test_directories_that_are_not_understood(tmp_path, paths, options, message):
+    own.write_images(tmp_path / 'root', [*paths, *(path.replace('1.png', '3.png') for path in paths)])
+    split = options.pop('split', None)
+    with pytest.raises(UserError, match=message) as caught:
+        layout = recognise(tmp_path / 'root', **options)
+        layout.dataset(split, [])
+    assert '\n' not in str(caught.value)
+
+
+def test_a_tree_of_a_file_is_refused(tmp_path):
+    (tmp_path / 'labels.csv').write_text(TABLE)
+    with pytest.raises(UserError, match=r'labels\.csv: is neither a directory nor a table'):
+        recognise(tmp_path / 'labels.csv', tree='class')
+
+
+@pytest.mark.parametrize('paths, problem', [
+    (['a/1.png', 'a/2.png'], r"every image is of class 'a'; training needs two classes"),
+    (['val/a/1.png', 'val/b/1.png', 'test/a/1.png', 'test/b/1.png'], r"no split 'train' (found: "),
+])  # fmt: skip
+def test_data_that_cannot_be_trained_on_is_shown_with_its_problem(tmp_path, paths, problem):
+    layout = recognise(own.write_images(tmp_path / 'root', paths))
+    assert any(problem in one for one in layout.problems), layout.problems
+
+
+@pytest.mark.parametrize('parquet', ['missing', 'damaged'])
+def test_parquet(tmp_path, monkeypatch, parquet):
+    pytest.importorskip('pyarrow')
+    (tmp_path / 'labels.parquet').write_bytes(b'no table')
+    message = r'labels\.parquet: not a Parquet file \(.*\); write it again'
+    if parquet == 'missing':
+        monkeypatch.setitem(sys.modules, 'pyarrow', None)
+        message = r"labels\.parquet: Parquet needs pyarrow; run: pip install 'ftsgd_plugin\[hf\]'"
+    for call in (lambda: recognise(tmp_path), lambda: read(tmp_path, table='labels.parquet', columns=None)):
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+def test_a_column_that_a_parquet_table_lacks(tmp_path):
+    pytest.importorskip('pyarrow')
+    own.write_table(tmp_path / 'labels.parquet', ROWS)
+    with pytest.raises(UserError, match=r"parquet: column 'species' is missing \(found: path, label, site, patient\)"):
+        read(tmp_path, table='labels.parquet', columns=dict(label='species'))
+
+
+def test_json_lines_without_an_object_have_no_columns(tmp_path):
+    (tmp_path / 'labels.jsonl').write_text('{"path": \n')
+    with pytest.raises(UserError, match='no column is named like path'):
+        recognise(tmp_path)
+
+
+def test_saved_data_that_cannot_be_loaded(tmp_path, monkeypatch):
+    hf = pytest.importorskip('datasets')
+    columns = dict(path='image', label='species')
+    rows = dict(image=[None, None], label=[0, 1])
+    features = hf.Features(image=hf.Image(), label=hf.Value('int64'))
+    hf.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / 'saved'))
+    with pytest.raises(UserError, match=r"saved: column 'species' is missing \(found: image, label\); name the right"):
+        read(tmp_path, table='saved', columns=columns)
+    with pytest.raises(OSError, match='the row has no image'):
+        saved_image(f'{tmp_path}/saved/image/0000001')
+    damaged = tmp_path / 'damaged'
+    damaged.mkdir()
+    for name in ('state.json', 'dataset_info.json'):
+        (damaged / name).write_text('{')
+    with pytest.raises(UserError, match=r'damaged: cannot be loaded by datasets \(.*\); save it again'):
+        recognise(damaged)
+    monkeypatch.setitem(sys.modules, 'datasets', None)
+    with pytest.raises(UserError, match=r"damaged: is saved by datasets; run: pip install 'ftsgd_plugin\[hf\]'"):
+        recognise(damaged)
+
+
+def test_directories_nested_too_deep_or_unreadable(tmp_path, monkeypatch):
+    own.write_images(tmp_path, ['a/b/c/1.png', 'b/b/c/1.png'])
+    with monkeypatch.context() as patch:
+        patch.setattr(trees, '_DEEPEST', 1)
+        with pytest.raises(UserError, match=rf'a/b: more than 1 directories below {tmp_path}; name a directory nearer'):
+            recognise(tmp_path)
+
+    def scandir(path):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(trees.os, 'scandir', scandir)
+    with pytest.raises(UserError, match=r': cannot be read \(Permission denied\); correct the path or its permissions'):
+        list(trees.walk(str(tmp_path), trees.Scan()))

@@ -1,5 +1,8 @@
 """Which prediction is evaluated: that of the scores, as MMPretrain's Accuracy does, and none for scores of NaN."""
 
+import sys
+import types
+
 import pytest
 import torch
 from mmpretrain.evaluation import Accuracy
@@ -8,8 +11,8 @@ from mmpretrain.structures import DataSample
 
 from ftsgd_plugin.datasets import Waterbirds
 from ftsgd_plugin.evaluation import GroupAccuracy
-from ftsgd_plugin.evaluation.wilds import WildsPredictions
-from ftsgd_plugin.utils.errors import DivergedError
+from ftsgd_plugin.evaluation.wilds import WildsPredictions, import_wilds, load_wilds, torch_scatter
+from ftsgd_plugin.utils.errors import DivergedError, UserError
 
 LABELS = (0, 1, 1, 0, 1, 0, 0, 1)
 
@@ -73,3 +76,46 @@ def test_scores_that_are_not_finite_are_an_error_and_no_class_0(tmp_path, kind, 
     with pytest.raises(DivergedError, match=r'the scores of 1 of 8 samples are NaN or Inf.*lower learning rate'):
         metric.compute_metrics(metric.results)
     assert not list(tmp_path.iterdir())
+
+
+def test_without_wilds_the_files_are_written_and_the_official_metrics_left_out(tmp_path, monkeypatch, caplog):
+    class Split(list):
+        split, data_root = 'test', 'nowhere/waterbirds_v1.0'
+        get_data_info = list.__getitem__
+
+    monkeypatch.setitem(sys.modules, 'wilds', None)
+    with pytest.raises(UserError, match=r"need the wilds package \(.*\); run: pip install 'ftsgd_plugin\[wilds\]'"):
+        import_wilds()
+    metric = WildsPredictions([Waterbirds('nowhere', 'test', lazy_init=True)], str(tmp_path))
+    metric.datasets = [Split([dict(img_path='b.jpg'), dict(img_path='a.jpg')])]
+    assert metric.compute_metrics([('test', 'a.jpg', 1), ('test', 'b.jpg', 0)]) == {}
+    (file,) = tmp_path.iterdir()
+    assert file.read_text().split() == ['0', '1']
+
+
+@pytest.mark.parametrize(
+    'name, message', [('birds', 'reads a directory named waterbirds_v1.0 only'), ('waterbirds_v1.0', 'does not find')]
+)
+def test_a_directory_that_wilds_does_not_accept_is_one_line(tmp_path, monkeypatch, name, message):
+    def get_dataset(*args, **options):
+        raise FileNotFoundError
+
+    monkeypatch.setitem(sys.modules, 'wilds', types.SimpleNamespace(get_dataset=get_dataset))
+    with pytest.raises(UserError, match=message) as error:
+        load_wilds('waterbirds', str(tmp_path / name))
+    assert '\n' not in str(error.value)
+
+
+def test_an_installed_torch_scatter_is_used_as_it_is(monkeypatch):
+    monkeypatch.delitem(sys.modules, 'torch_scatter', raising=False)
+    with torch_scatter():
+        scatter = sys.modules['torch_scatter'].scatter
+        values, groups = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2])
+        assert scatter(values, groups, dim_size=3, reduce='mean').tolist() == [2, 0, 5]
+        with pytest.raises(NotImplementedError, match="reduce='max'"):
+            scatter(values, groups, dim_size=3, reduce='max')
+    assert 'torch_scatter' not in sys.modules
+    installed = types.ModuleType('torch_scatter')
+    monkeypatch.setitem(sys.modules, 'torch_scatter', installed)
+    with torch_scatter():
+        assert sys.modules['torch_scatter'] is installed

@@ -1,5 +1,8 @@
 """``TransformersBackbone`` against transformers called directly; tiny models, saved and loaded by transformers."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers.small_models import classifier
@@ -8,7 +11,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from ftsgd_plugin.layers import list_layers
-from ftsgd_plugin.models import TransformersBackbone
+from ftsgd_plugin.models import TransformersBackbone, transformers_backbone
 from ftsgd_plugin.utils.errors import UserError
 
 transformers = pytest.importorskip('transformers')
@@ -107,6 +110,56 @@ def test_mistakes_are_one_line(kwargs, message, monkeypatch):
     with pytest.raises(UserError, match=message) as caught, torch.device('meta'):
         TransformersBackbone(**kwargs)
     assert '\n' not in str(caught.value)
+
+
+def test_what_a_model_cannot_do_is_one_line():
+    refused = 'transformers cannot recompute activations of mobilenet_v1'
+    with pytest.raises(UserError, match=refused) as caught, torch.device('meta'):
+        TransformersBackbone(model_name='mobilenet_v1', grad_checkpointing=True)
+    assert '\n' not in str(caught.value)
+
+
+def test_an_output_without_pooled_features_is_refused():
+    with torch.device('meta'):
+        backbone = TransformersBackbone('vit', **_VIT)
+    with pytest.raises(UserError, match=r'^ViTForImageClassification of transformers returns no pooled features'):
+        backbone.pool(SimpleNamespace(last_hidden_state=torch.zeros(1, 2, 3)))
+
+
+def test_a_missing_library_and_a_damaged_config_are_one_line(tmp_path, monkeypatch):
+    (tmp_path / 'config.json').write_text('{"model_type": ')
+    with pytest.raises(UserError, match=r'config\.json: cannot be read as the config of a model of transformers \('):
+        TransformersBackbone(str(tmp_path))
+    monkeypatch.setitem(sys.modules, 'transformers', None)
+    with pytest.raises(UserError, match=r"needs transformers \(.*\); run: pip install 'ftsgd_plugin\[hf\]'"):
+        TransformersBackbone('vit')
+
+
+def test_a_repository_has_its_weights_in_either_format_and_a_config(tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+
+    def hf_hub_download(repository, filename, local_files_only):
+        asked.append((filename, local_files_only))
+        if filename not in files:
+            raise LocalEntryNotFoundError(f'no {filename}\nin {repository}')
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(huggingface_hub, 'hf_hub_download', hf_hub_download)
+    monkeypatch.setattr(transformers_backbone, 'hub_answers', lambda: True)
+    files = ('config.json', 'pytorch_model.bin')
+    model = save('ViTForImageClassification', 'ViTConfig', tmp_path, **_VIT)
+    torch.save(model.state_dict(), tmp_path / 'pytorch_model.bin')
+    backbone = TransformersBackbone('owner/name', pretrained=True)
+    backbone.init_weights()
+    own = backbone.net.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items() if name in own)
+    assert asked == [('config.json', True), ('model.safetensors', True), ('pytorch_model.bin', True)]
+    files = ()
+    with pytest.raises(UserError, match=r"'owner/name': the hub has no config of that name \(no config.json"):
+        TransformersBackbone('owner/name')
 
 
 def test_weights_that_do_not_fit_are_one_line(tmp_path):

@@ -1,5 +1,6 @@
 """Every published weight format, written from random weights and loaded tensor by tensor; errors of bad files."""
 
+import contextlib
 import hashlib
 import re
 import socket
@@ -18,6 +19,8 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from safetensors.torch import save_file
 
+from ftsgd_plugin.models.base import pooled
+from ftsgd_plugin.models.pretrained import HubFile, read_tensors
 from ftsgd_plugin.utils.errors import UserError
 
 
@@ -185,6 +188,52 @@ def test_offline_without_a_file_fails_at_once(build, monkeypatch, tmp_path):
     ):
         build(pretrained=True).init_weights()
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize('cause', ['proxy', 'hub'])
+def test_a_hub_that_answers_and_refuses_is_one_line(cause, monkeypatch, caplog):
+    """Behind a proxy no connection is tried; each time the file is asked for in the cache first."""
+    for proxy in ('https_proxy', 'HTTPS_PROXY', 'all_proxy', 'ALL_PROXY', 'HF_HUB_OFFLINE'):
+        monkeypatch.delenv(proxy, raising=False)
+    asked, tried = [], []
+
+    def connect(address, timeout):
+        tried.append(address)
+        return contextlib.nullcontext()
+
+    def download(local_only):
+        asked.append(local_only)
+        raise OSError('404: no such\nfile')
+
+    monkeypatch.setattr(socket, 'create_connection', connect)
+    if cause == 'proxy':
+        monkeypatch.setenv('https_proxy', 'http://proxy:3128')
+    file = HubFile('a model', 'its file', download, 'a command', 'https://hub.example:8443/a')
+    with pytest.raises(UserError, match=r'a model cannot be downloaded \(404: no such file\); download its file on'):
+        file.fetch()
+    assert asked == [True, False] and tried == ([] if cause == 'proxy' else [('hub.example', 8443)])
+
+
+def test_a_file_without_tensors_is_one_line(tmp_path):
+    torch.save({'state_dict': {'epoch': 3}}, tmp_path / 'a.pth')
+    with pytest.raises(UserError, match=r'a\.pth: holds no tensors by name; expected weights'):
+        read_tensors(tmp_path / 'a.pth', 'weights')
+
+
+@pytest.mark.parametrize('output, layout, features', [
+    (torch.arange(4.0).reshape(2, 2), 'NCHW', [[0, 1], [2, 3]]),
+    ((torch.arange(8.0).reshape(2, 2, 2), None), 'NCHW', [[1, 2], [5, 6]]),  # tokens
+    (torch.arange(8.0).reshape(1, 2, 2, 2), 'NCHW', [[1.5, 5.5]]),
+    ([[torch.arange(8.0).reshape(1, 2, 2, 2)]], 'NHWC', [[3, 4]]),
+])  # fmt: skip
+def test_one_vector_of_features_per_image(output, layout, features):
+    assert pooled(output, layout).tolist() == features
+
+
+@pytest.mark.parametrize('output, found', [(torch.zeros(3), '1 dimensions'), ({}, 'dict'), ((), 'tuple')])
+def test_a_network_that_returns_something_else_is_refused(output, found):
+    with pytest.raises(UserError, match=rf'the network returns {found} instead of features \(B, C\), tokens'):
+        pooled(output)
 
 
 def test_by_name_takes_the_hubs_file(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os.path as osp
+from types import SimpleNamespace
 
 import mmpretrain
 import pytest
@@ -165,6 +166,53 @@ def test_features_of_backbone_and_head(vit):
         check_features(model)
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert all(param.device.type == 'cpu' for param in model.parameters())
+
+
+class Flat(nn.Module):
+    """A backbone of which nothing says how many features it has."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.fails, self.layer = fails, nn.Conv2d(3, 4, 1)
+
+    def forward(self, images):
+        if self.fails:
+            raise RuntimeError('no kernel')
+        return self.layer(images).mean((2, 3))
+
+
+def parts(backbone: nn.Module, features: int) -> nn.Module:
+    model = nn.Module()
+    model.backbone, model.head = backbone, nn.Sequential(nn.Linear(features, 2))
+    model.head.in_channels = features
+    return model
+
+
+def test_features_that_fit_or_cannot_be_computed_are_no_error():
+    check_features(parts(Flat(), 4))
+    check_features(parts(Flat(fails=True), 5))
+    check_features(nn.Sequential(nn.Linear(3, 2)))
+    with pytest.raises(UserError, match=r'in_channels=5: backbone and neck yield 4 features; set model\.head'):
+        check_features(parts(Flat(), 5))
+
+
+@pytest.mark.parametrize('labels, refused', [([0, 4], True), ([[0, 9], [9, 0]], False), ([], False), (None, False)])
+def test_classes_without_names_are_those_of_the_labels(labels, refused):
+    """Several labels per image, none and data that does not tell them are not checked."""
+
+    class Data(list):
+        if labels is not None:
+            get_gt_labels = list.copy
+
+    data = Data(labels or [])
+    check_classes(nn.Identity(), data)  # no head
+    model = nn.Module()
+    model.head = SimpleNamespace(num_classes=4)
+    if refused:
+        with pytest.raises(UserError, match=r'num_classes=4: the training data has labels up to 4; set .*=5\.$'):
+            check_classes(model, data)
+    else:
+        check_classes(model, data)
 
 
 def test_classes_of_data_and_head(vit):

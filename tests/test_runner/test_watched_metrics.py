@@ -3,7 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
+from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from mmengine.optim import ReduceOnPlateauParamScheduler
+from mmpretrain.evaluation import Accuracy
 
 from ftsgd_plugin.evaluation import GroupAccuracy
 from ftsgd_plugin.hooks import SafeCheckpointHook
@@ -94,3 +98,55 @@ def test_a_metric_of_two_classes_needs_both_in_the_id_data(name):
 def test_a_metric_that_is_not_asked_for_is_not_reported():
     with pytest.raises(UserError, match=r"save_best='id/ece': the validation reports no such metric"):
         check(SafeCheckpointHook(save_best='id/ece'), metric=GroupAccuracy(id='val', ood='test', items='auroc'))
+
+
+class OfAnotherTask(BaseMetric):
+    def process(self, data_batch, data_samples) -> None:
+        self.results += [sample['pred_instances'] for sample in data_samples]
+
+    def compute_metrics(self, results) -> dict:
+        return {'map': 0.0}
+
+
+def evaluate_with(*metrics, dataset=None) -> SimpleNamespace:
+    """A validation loop of a classifier with 3 classes."""
+    runner = SimpleNamespace(model=SimpleNamespace(head=SimpleNamespace(num_classes=3)))
+    loader = SimpleNamespace(dataset=dataset)
+    return SimpleNamespace(runner=runner, dataloader=loader, evaluator=SimpleNamespace(metrics=metrics))
+
+
+@pytest.mark.parametrize(
+    'loop, refused',
+    [
+        (evaluate_with(Accuracy(), DumpResults('a.pkl')), True),  # a dump reports nothing
+        (evaluate_with(Accuracy(), OfAnotherTask()), False),  # what that reports is not known
+        (evaluate_with(GroupAccuracy(id='val', ood='test'), dataset=SimpleNamespace()), False),  # no splits
+        (SimpleNamespace(), False),
+    ],
+    ids=['dump', 'another task', 'no splits', 'another loop'],
+)
+def test_only_a_metric_that_is_known_to_be_missing_is_refused(loop, refused):
+    runner = SimpleNamespace(hooks=[CheckpointHook(save_best='map', rule='greater')], param_schedulers=None)
+    if refused:
+        with pytest.raises(UserError, match=r"save_best='map': the validation reports no such metric.*accuracy/top1"):
+            check_watched_metrics(runner, loop)
+    else:
+        check_watched_metrics(runner, loop)
+
+
+def test_a_scheduler_must_not_follow_ood_data_either():
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    scheduler = ReduceOnPlateauParamScheduler(optimizer, 'lr', 'ood/accuracy', rule='greater')
+    runner = SimpleNamespace(hooks=[], param_schedulers=[scheduler])
+    with pytest.raises(UserError, match=r"ReduceOnPlateauParamScheduler\.monitor='ood/accuracy' is of the OOD data"):
+        check_watched_metrics(runner, evaluate_with(GroupAccuracy(id='val', ood='test')))
+
+
+@pytest.mark.parametrize('record', [dict(gt_label=0, group='b'), dict(group='a')], ids=['no sample', 'no label'])
+def test_without_labels_of_the_id_data_nothing_is_said_about_its_classes(record):
+    metric, records = GroupAccuracy(id=dict(split='val', groups=['a']), ood='test', items=ITEMS), Records('val', [])
+    records.append(record)
+    hook = SafeCheckpointHook(save_best='id/auroc')
+    loop = evaluate_with(metric, dataset=SimpleNamespace(datasets=[records, Records('test', [0])]))
+    check_watched_metrics(SimpleNamespace(hooks=[hook], param_schedulers=[]), loop)
+    assert records.read == 1

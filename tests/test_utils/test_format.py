@@ -3,7 +3,7 @@
 import pytest
 
 from ftsgd_plugin.utils.errors import UserError
-from ftsgd_plugin.utils.format import byte_unit, format_bytes, format_mean, parse_bytes
+from ftsgd_plugin.utils.format import byte_unit, format_bytes, format_duration, format_mean, parse_bytes, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,17 @@ def test_other_text_is_refused(text):
 @pytest.mark.parametrize('ci90, text', [(0.94, '84.1 ± 0.9'), (None, '84.1'), (float('nan'), '84.1')])
 def test_mean_with_its_interval(ci90, text):
     assert format_mean(84.14, ci90) == text
+
+
+@pytest.mark.parametrize(
+    'seconds, text',
+    [(0.25, '0.25 s'), (42, '42 s'), (59.6, '1 min'), (750, '12 min 30 s'), (7200, '2 h'), (7500, '2 h 5 min')],
+)
+def test_durations_have_their_two_largest_units(seconds, text):
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize('text, reason', [('0s', 'not a positive time'), ('2', 'not a time'), ('1h x', 'not a time')])
+def test_other_text_is_no_duration(text, reason):
+    with pytest.raises(UserError, match=f'is {reason}; write it like 2h'):
+        parse_duration(text)

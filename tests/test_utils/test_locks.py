@@ -88,6 +88,33 @@ def test_without_locks_of_the_file_system_the_file_is_the_lock(tmp_path, monkeyp
         assert path.exists()
 
 
+def test_without_locks_the_process_of_another_user_holds_its_directory(tmp_path, monkeypatch):
+    def fail(error: OSError):
+        raise error
+
+    monkeypatch.setattr('fcntl.flock', lambda *_: fail(OSError(errno.ENOSYS, 'no locks')))
+    monkeypatch.setattr(os, 'kill', lambda *_: fail(PermissionError(errno.EPERM, 'not yours')))
+    (tmp_path / LOCK).write_text(f'123 {socket.gethostname()} 2026-01-01T00:00:00+00:00\n')
+    with pytest.raises(UserError, match=r'process 123 on .* trains there'), lock_directory(tmp_path):
+        pass
+
+
+def test_a_lock_that_its_holder_has_just_removed_is_made_again(tmp_path, monkeypatch):
+    """A lock on a file that has no name any more would keep nobody out."""
+    take, taken = locks.try_lock, []
+
+    def remove_first(descriptor):
+        if not taken:
+            (tmp_path / LOCK).unlink()
+        taken.append(take(descriptor))
+        return taken[-1]
+
+    monkeypatch.setattr(locks, 'try_lock', remove_first)
+    with lock_directory(tmp_path):
+        assert (tmp_path / LOCK).read_text().startswith(f'{os.getpid()} ')
+    assert taken == [True, True]
+
+
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'pwrite', lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'No space left')))
     named = rf'{LOCK}: cannot be written \(No space left\); make room'
