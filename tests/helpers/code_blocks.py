@@ -91,7 +91,7 @@ def matches(wanted: str, found: str, numbers: bool) -> bool:
         return text
 
     pattern = re.escape(plain(wanted)).replace(r'\.\.\.', '...')
-    pattern = re.sub(r'(^|\n)\.\.\.(?=\n|$)', r'\1(?:.*)', pattern)
+    pattern = re.sub(r'(^|\n)\.\.\.(?=\\?\n|$)', r'\1(?:.*)', pattern)  # re.escape puts a backslash before line breaks
     return re.fullmatch(pattern, plain(found), re.S) is not None
 
 
