@@ -32,6 +32,7 @@ from .hooks import DivergenceHook as DivergenceHook
 from .hooks import FrozenFeaturesHook as FrozenFeaturesHook
 from .hooks import HostMemoryHook as HostMemoryHook
 from .hooks import LayerGradNormHook as LayerGradNormHook
+from .hooks import OptimizerModeHook as OptimizerModeHook
 from .hooks import ReleaseModelHook as ReleaseModelHook
 from .hooks import ResourceHook as ResourceHook
 from .hooks import RunRecordHook as RunRecordHook

@@ -5,7 +5,7 @@ The paper's own methods and grids, and the labels of all, are in :mod:`ftsgd_plu
 
 from dataclasses import dataclass
 
-from .paper.grids import GRIDS, SGD_GRID
+from .paper.grids import ADAMW_GRID, GRIDS, SGD_GRID
 
 # What every method part is tested with: embedding frozen, stopped and resumed, accumulated, on two ranks.
 COMBINATIONS = ('freeze-embed', 'resume', 'accumulation', 'DDP')
@@ -43,6 +43,10 @@ OTHER_METHODS = {
     'lora': OtherMethod('arXiv 2106.09685', SGD_GRID, 16, 'frozen anyway'),
     'adamw-layer-decay': OtherMethod('arXiv 2106.08254, 2111.06377', (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3), 16),
     'adafactor': OtherMethod('arXiv 1804.04235', (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), 8),
+    'lion': OtherMethod('arXiv 2302.06675', (1e-7, 3e-7, 1e-6, 3e-6, 1e-5, 3e-5), 12),
+    'schedule-free-sgd': OtherMethod('arXiv 2405.15682', (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), 12),
+    'sgd-sai': OtherMethod('arXiv 2412.11768', ADAMW_GRID, 12),
+    'adamw-8bit': OtherMethod('arXiv 2110.02861', ADAMW_GRID, 10),
     'freeze-embed-wise-ft': OtherMethod('arXiv 2109.01903', SGD_GRID, 12),
 }
 

@@ -7,7 +7,7 @@ from copy import deepcopy
 from mmengine.optim import OptimWrapper
 
 from .differences import SCALER_OPTIONS
-from .settings import by_key, by_name, saved_optimizers
+from .settings import COUNTERS, by_key, by_name, saved_optimizers
 
 _KINDS_OF_UPDATE = ('foreach', 'fused')  # how PyTorch computes one and the same update
 
@@ -51,9 +51,10 @@ def adopt_settings(
         wrapper = by_name(optim_wrapper)[key]
         for before, now in zip(saved['param_groups'], wrapper.optimizer.param_groups):
             indices = before['params']
+            kept = {option: value for option, value in before.items() if option in COUNTERS & now.keys()}
             before.clear()
             before.update({option: deepcopy(value) for option, value in now.items() if option != 'params'})
-            before['params'] = indices
+            before.update(kept, params=indices)
             for index, param in zip(indices, now['params']):
                 if not param.requires_grad:
                     saved['state'].pop(index, None)

@@ -8,6 +8,7 @@ import torch
 from mmengine.optim import OptimWrapper
 
 from .settings import (
+    COUNTERS,
     LATER_OPTIONS,
     by_key,
     by_name,
@@ -91,7 +92,7 @@ def _options(path: str, saved: Sequence[dict], ours: Sequence[dict]) -> list[Dif
     """Differences of the optimizer's groups; one that all groups share is named once."""
     found: dict[str, list[tuple[str, Any, Any]]] = {}
     for i, (before, now) in enumerate(zip(saved, ours)):
-        for option in sorted((before.keys() | now.keys()) - {'params', 'param_names'}):
+        for option in sorted((before.keys() | now.keys()) - {'params', 'param_names'} - COUNTERS):
             if option.startswith('initial_'):
                 continue
             values = [_unscheduled(group, option) for group in (before, now)]

@@ -5,6 +5,7 @@ module allows exactly those classes; ``weights_only`` stays on.
 """
 
 import functools
+import importlib
 import pickle
 import re
 import zipfile
@@ -121,8 +122,14 @@ def check_readable(path: str) -> dict | None:
         raise UserError(f'{path}: MMEngine does not load safetensors files; name a .pth or .pt file.')
     check_whole(file)
     allow_mmengine_globals()  # again: the OneDL fork removes them from the list after each load of its own
+    load = functools.partial(torch.load, file, map_location='cpu', mmap=zipfile.is_zipfile(file), weights_only=True)
     try:
-        content = torch.load(file, map_location='cpu', mmap=zipfile.is_zipfile(file), weights_only=True)
+        try:
+            content = load()
+        except pickle.UnpicklingError:
+            if not _allow_compressed_state(file):
+                raise
+            content = load()
     except UserError:
         raise
     except Exception as error:
@@ -131,6 +138,20 @@ def check_readable(path: str) -> dict | None:
     if not isinstance(content, dict) or not isinstance(content.get('state_dict', content), dict):
         raise UserError(f'{path}: holds a {type(content).__name__} instead of a state dict; name a checkpoint.')
     return content
+
+
+def _allow_compressed_state(file: Path) -> bool:
+    """Import torchao if a checkpoint holds optimizer state of it: the import lets ``torch.load`` read its tensors."""
+    if not any(name.startswith('torchao.optim.') for name in _refused_globals(file)):
+        return False
+    try:
+        importlib.import_module('torchao.optim')
+    except ImportError:
+        raise UserError(
+            f'{file}: holds optimizer state of torchao, which is not installed; run: '
+            "pip install 'ftsgd_plugin[optimizers]'"
+        ) from None
+    return True
 
 
 def why_unreadable(error: Exception, file: Path) -> str:

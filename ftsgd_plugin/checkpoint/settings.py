@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 SETTINGS = 'ftsgd_settings'  # key of a checkpoint's meta; version 0.1.0 wrote none
 # Options of torch.optim that came with later versions: an earlier checkpoint need not have them.
 LATER_OPTIONS = {'capturable', 'decoupled_weight_decay', 'differentiable', 'foreach', 'fused', 'maximize'}
+# What an optimizer counts in its groups (schedulefree): where it is, not how it is set.
+COUNTERS = {'k', 'lr_max', 'scheduled_lr', 'train_mode', 'weight_sum'}
 _LABELS = {'name', 'role', 'block'}  # of a group: which layer it holds
 # Attributes of a scheduler that say where it is, not how it is set; so do all whose name begins with an underscore.
 _POSITION = {'base_values', 'best', 'cooldown_counter', 'last_step', 'num_bad_epochs', 'verbose'}

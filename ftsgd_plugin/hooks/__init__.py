@@ -5,6 +5,7 @@ from .checkpoint_compatibility import CheckpointFitHook
 from .divergence import DivergenceHook
 from .frozen_features import FrozenFeaturesHook
 from .grad_norm import LayerGradNormHook
+from .optimizer_mode import OptimizerModeHook
 from .release_model import ReleaseModelHook
 from .resources import HostMemoryHook, ResourceHook
 from .run_record import RunRecordHook
@@ -15,6 +16,7 @@ __all__ = [
     'FrozenFeaturesHook',
     'HostMemoryHook',
     'LayerGradNormHook',
+    'OptimizerModeHook',
     'ReleaseModelHook',
     'ResourceHook',
     'RunRecordHook',

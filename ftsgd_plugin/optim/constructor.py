@@ -12,6 +12,7 @@ from ..utils.errors import UserError
 from ..utils.patching import replaced
 from .fused import can_be_fused, fused_by_default
 from .groups import check_complete, decay_rates, freeze_model, large_embedding, merge_by_stage
+from .library_optimizers import missing_library, prepare
 from .model_hooks import ModelHooks
 from .paramwise import check_custom_keys, check_paramwise
 from .report import FreezeReport
@@ -56,10 +57,10 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     Raises:
         UserError: ``paramwise_cfg`` has an unknown key or a custom key that matches no parameter, ``freeze`` matches
             nothing or leaves nothing to train, the backbone has no layer list, ``layer_decay_rate`` is not above 0 and
-            at most 1 or the optimizer has no learning rate for it, a learning rate, momentum or weight decay is NaN,
-            infinite or out of range, a decay multiplier is given without the optimizer's ``weight_decay``, activation
-            checkpointing is re-entrant, ``lora`` is set and the model has no adapters, or the optimizer wrapper and the
-            model wrapper cannot be combined.
+            at most 1 or the optimizer has no learning rate for it, its library is missing, a learning rate, momentum or
+            weight decay is NaN, infinite or out of range, a decay multiplier is given without the optimizer's
+            ``weight_decay``, activation checkpointing is re-entrant, ``lora`` is set and the model has no adapters, or
+            the optimizer wrapper and the model wrapper cannot be combined.
 
     Examples:
         >>> optim_wrapper = dict(
@@ -75,6 +76,9 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if _is_dict_of_dicts(paramwise_cfg):  # other kinds are MMEngine's to refuse, as in its own constructor
             check_paramwise(paramwise_cfg, type(self))
         _require_weight_decay(optim_wrapper_cfg, paramwise_cfg)
+        optimizer = optim_wrapper_cfg.get('optimizer') if isinstance(optim_wrapper_cfg, dict) else None
+        if isinstance(optimizer, dict) and (reason := missing_library(optimizer.get('type'))):
+            raise UserError(reason)
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         self.freeze, self.train = self.paramwise_cfg['freeze'], self.paramwise_cfg.get('train', 'all')
         self.layer_decay_rate: float | None = self.paramwise_cfg.get('layer_decay_rate')
@@ -106,6 +110,7 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             optimizer_cfg = {**optimizer_cfg, 'fused': True}
         with replaced(self, 'optimizer_cfg', optimizer_cfg):
             optim_wrapper = super().__call__(model)
+        prepare(optim_wrapper.optimizer)
         check_groups(optim_wrapper.optimizer)
         check_complete(inner, optim_wrapper.optimizer.param_groups)
         if isinstance(optim_wrapper, SGDInBackwardOptimWrapper):

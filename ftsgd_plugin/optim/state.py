@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..utils.patching import replaced
+from .library_optimizers import prepare
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -18,7 +19,18 @@ def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
 def state_tensors(optimizer: Optimizer) -> Iterator[torch.Tensor]:
     """The tensors of an optimizer's state, e.g. AdamW's moments; none before the first step."""
     for state in optimizer.state.values():
-        yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+        for value in state.values():
+            yield from stored_tensors(value)
+
+
+def stored_tensors(value: object) -> Iterator[torch.Tensor]:
+    """The tensors that hold the numbers of a value: of a compressed tensor its codes and scales."""
+    if isinstance(value, torch.Tensor):
+        if not hasattr(value, '__tensor_flatten__'):
+            yield value
+            return
+        for name in value.__tensor_flatten__()[0]:
+            yield from stored_tensors(getattr(value, name))
 
 
 def optimizer_state_bytes(optimizer: Optimizer) -> int:
@@ -44,6 +56,7 @@ def meta_optimizer(
         for params in groups
     ]
     optimizer = build(twins)
+    prepare(optimizer)
     for group in optimizer.param_groups:
         for twin in group['params']:
             twin.grad = torch.empty_like(twin)

@@ -52,6 +52,10 @@ OTHER_METHODS = {
     'lora': 'LoRA',
     'adamw-layer-decay': 'AdamW (layer decay)',
     'adafactor': 'Adafactor',
+    'lion': 'Lion',
+    'schedule-free-sgd': 'Schedule-Free SGD',
+    'sgd-sai': 'SGD-SaI',
+    'adamw-8bit': 'AdamW (8 bit)',
     'freeze-embed-wise-ft': 'SGD (freeze-embed), WiSE-FT',
 }
 # Published for every model and dataset: the paper's two main tables.

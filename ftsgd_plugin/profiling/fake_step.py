@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from ..models.image_size import built_for
 from ..models.lora import with_adapters
-from ..optim.state import meta_optimizer, optimizer_state_bytes, state_tensors, values_of_meta_tensors
+from ..optim.state import meta_optimizer, optimizer_state_bytes, state_tensors, stored_tensors, values_of_meta_tensors
 from ..utils.errors import UserError, one_line
 from ..utils.names import type_name
 
@@ -62,8 +62,8 @@ class LiveBytes(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if (formula := self._formulas.get(func._overloadpacket)) is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
+        for leaf in tree_leaves(out):
+            for tensor in stored_tensors(leaf):
                 self._add(tensor.untyped_storage())
         return out
 
@@ -234,6 +234,7 @@ def trace_update(build: Callable[[list[nn.Parameter]], Optimizer], params, forea
         UserError: The optimizer cannot step on meta tensors.
     """
     name = 'optimizer'
+    params = list(params)
     try:
         optimizer = meta_optimizer(lambda twins: build(twins[0]), [params], foreach)
         name = f'optimizer {type(optimizer).__name__}'

@@ -32,6 +32,7 @@ from mmpretrain.registry import OPTIMIZERS
 from ..freezing import freeze_layers
 from ..layers import list_layers
 from ..optim.fused import fused_by_default
+from ..optim.library_optimizers import missing_library
 from ..optim.state import tensor_bytes
 from ..utils.errors import UserError
 from .fake_step import FakeModel, StepTrace, trace_update
@@ -210,6 +211,8 @@ class Predictor:
         trace = self._traces[key]
         trained = [param for param in fake.model.parameters() if param.requires_grad]
         settings = method.optim_wrapper['optimizer']
+        if reason := missing_library(settings.get('type')):
+            raise UserError(reason)
         plain = {key: value for key, value in settings.items() if key not in ('fused', 'capturable')}
         state, temporaries = trace_update(
             lambda params: OPTIMIZERS.build({**plain, 'params': params}),

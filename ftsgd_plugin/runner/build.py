@@ -17,7 +17,7 @@ from mmpretrain.engine.hooks import VisualizationHook
 
 from ..checkpoint.io import check_readable, checkpoint_to_resume
 from ..evaluation.checks import check_configured_metrics, check_configured_splits
-from ..hooks import CheckpointFitHook, DivergenceHook, FrozenFeaturesHook, ReleaseModelHook
+from ..hooks import CheckpointFitHook, DivergenceHook, FrozenFeaturesHook, OptimizerModeHook, ReleaseModelHook
 from ..layers import unwrap
 from ..models.lora import with_adapters
 from ..optim.values import check_settings
@@ -175,6 +175,8 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
             hook.resume_settings = resume_settings or hook.resume_settings
             hook.new_parameters = cfg.get('new_parameters') or hook.new_parameters
     runner.register_hook(ReleaseModelHook())
+    if not any(isinstance(hook, OptimizerModeHook) for hook in runner.hooks):
+        runner.register_hook(OptimizerModeHook())
     if not any(isinstance(hook, DivergenceHook) for hook in runner.hooks):
         runner.register_hook(DivergenceHook())
     if not any(isinstance(hook, FrozenFeaturesHook) for hook in runner.hooks):

@@ -29,6 +29,7 @@ from mmengine.runner import Runner
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
+from ..optim.library_optimizers import missing_library
 from ..optim.paramwise import knows_keys_of
 from ..records import LOADERS
 from ..utils.errors import UserError
@@ -73,6 +74,8 @@ def find_type(value: Any, registry: Registry, key: str, scope: str | None) -> Ca
             found = None
         if found is not None:
             return found
+        if reason := missing_library(value):
+            raise UserError(reason)
         names: set[str] = set()
         level = inner
         while level is not None:

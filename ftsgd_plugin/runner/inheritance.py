@@ -35,7 +35,9 @@ def method_part(name: str, lr: float | None = None, **paramwise: Any) -> tuple[d
     if lr is not None:
         wrapper['optimizer']['lr'] = lr
     wrapper.setdefault('paramwise_cfg', {}).update(paramwise)
-    return {**wrapper, '_delete_': True}, schedulers if isinstance(schedulers, list) else [schedulers]
+    if not isinstance(schedulers, list):
+        schedulers = [] if schedulers is None else [schedulers]
+    return {**wrapper, '_delete_': True}, schedulers
 
 
 def inheritance_failure(error: BaseException) -> str | None:

@@ -1,7 +1,6 @@
 """Training a tiny ViT by the method parts beside the paper's: alone, resumed, accumulating, on two ranks."""
 
 import io
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from mmpretrain.registry import PARAM_SCHEDULERS
 
 from ftsgd_plugin.methods import OTHER_METHODS
 from ftsgd_plugin.models.lora import with_adapters
+from ftsgd_plugin.optim.library_optimizers import use_mode
 from helpers import ROOT
 from helpers.small_models import SMALL, batch, classifier, loss_of, randomise, small_classifier
 
@@ -88,6 +88,7 @@ class Training:
         """Train; return all weights after every iteration (iterations, parameters)."""
         weights = []
         for _ in range(iterations):
+            use_mode(self.optim_wrapper, training=True)
             images, labels = (
                 piece[self.rank :: self.world] for piece in batch('vit-b16', self.iteration, GLOBAL_BATCH)
             )
@@ -101,7 +102,8 @@ class Training:
         return torch.stack(weights)
 
     def state(self) -> bytes:
-        """What a checkpoint holds."""
+        """What a checkpoint holds; training may continue."""
+        use_mode(self.optim_wrapper, training=False)
         buffer = io.BytesIO()
         content = dict(model=self.inner.state_dict(), optimizer=self.optim_wrapper.state_dict(), iter=self.iteration)
         if self.scheduler is not None:
@@ -122,8 +124,5 @@ class Training:
 
 def train_on_two_ranks(rank: int, directory: Path) -> None:
     """Every method, accumulating over two iterations; saves the weights after every iteration."""
-    found = {}
-    for method in OTHER_METHODS:
-        with suppress(ImportError):
-            found[method] = Training(method, 2, rank=rank, world=2).run(ITERATIONS)
+    found = {method: Training(method, 2, rank=rank, world=2).run(ITERATIONS) for method in OTHER_METHODS}
     torch.save(found, directory / f'{rank}.pt')

@@ -14,17 +14,20 @@ from ftsgd_plugin.methods import COMBINATIONS, OTHER_METHODS, YES, combinations_
 from ftsgd_plugin.optim.schedule import probe_steps
 
 CHANGES = 1e-8  # rounding in float64 over four steps; Adafactor divides some of it by its own size
+ROUNDED = {'adamw-8bit': 1e-6}  # moments of 8 bits: a tenth of the learning rate
 
 
 @pytest.fixture(scope='module')
 def alone():
-    """Method -> its training and the weights after every iteration; each is trained once."""
+    """Method -> its training, saved at half, and the weights after every iteration; each is trained once."""
     found = {}
 
     def of(method: str) -> tuple[Training, torch.Tensor]:
         if method not in found:
             training = Training(method)
-            found[method] = training, training.run(ITERATIONS)
+            first = training.run(ITERATIONS // 2)
+            training.state()  # as the run that is resumed: an average of weights is rounded when it is saved
+            found[method] = training, torch.cat([first, training.run(ITERATIONS - ITERATIONS // 2)])
         return found[method]
 
     return of
@@ -76,7 +79,8 @@ def test_accumulation_and_ddp(method, ranks):
     training = Training(method, 2)
     expected, meant = training.run(ITERATIONS), has_gradient(training.inner)
     assert torch.equal(first, second)
-    torch.testing.assert_close(first[:, meant], expected[:, meant], rtol=CHANGES, atol=CHANGES)
+    tolerance = ROUNDED.get(method, CHANGES)
+    torch.testing.assert_close(first[:, meant], expected[:, meant], rtol=tolerance, atol=tolerance)
     moved = [not torch.equal(before, after) for before, after in pairwise(expected)]
     assert moved == [True, False, True]  # the second and fourth iteration update
 
