@@ -10,7 +10,7 @@ with the first seed; `benchmarks/real_model.md` states them, with further seeds.
 _base_ = './real.py'
 
 datasets = ['elpv-poly']
-lrs = {'_delete_': True, 'sgd': [1e-4], 'adamw': [1e-5], 'freeze-embed': [3e-4]}
+lrs = {'_delete_': True, 'sgd': [3e-5], 'adamw': [1e-5], 'freeze-embed': [3e-4]}
 seeds = [0]
 dataset_options = {'_delete_': True, 'elpv-poly': _base_.dataset_options['elpv-poly']}
 data_roots = {'_delete_': True, 'elpv-poly': _base_.data_roots['elpv-poly']}

@@ -35,7 +35,7 @@ def missing_library(kind: object) -> str | None:
         kind: ``type`` of ``optim_wrapper.optimizer``.
 
     Returns:
-        str | None: One line; ``None`` if it is there, and for types of other libraries.
+        str | None: One line; ``None`` if it exists, and for types of other libraries.
     """
     library, _, rest = kind.partition('.') if isinstance(kind, str) else ('', '', '')
     if library not in EXTRAS or not rest:
