@@ -41,7 +41,8 @@ class BenchmarkDataset(BaseDataset):
         image_cache (bool | str): Keep the images as they are after the first steps of the pipeline, those without
             randomness, in a directory (``True``: ``~/.cache/ftsgd_plugin/images``), and read them from there; see
             :mod:`ftsgd_plugin.datasets.image_cache`. It changes no pixel and no number. Defaults to ``False``.
-        **kwargs: Arguments of MMPretrain's ``BaseDataset``, such as ``pipeline``, ``metainfo``, ``indices``.
+        pipeline (Sequence): Steps from a record to an input. Defaults to ().
+        **kwargs: Arguments of MMPretrain's ``BaseDataset``, such as ``metainfo``, ``indices``.
 
     Attributes:
         METADATA: The file (or directory) that ``data_root`` must hold.
@@ -70,6 +71,7 @@ class BenchmarkDataset(BaseDataset):
         split: str,
         on_bad_image: str = 'raise',
         image_cache: bool | str | None = False,
+        pipeline: Sequence = (),
         **kwargs,
     ) -> None:
         if self.SPLITS and split not in self.SPLITS:
@@ -81,9 +83,10 @@ class BenchmarkDataset(BaseDataset):
         if not isinstance(image_cache, bool | str | None):
             raise UserError(f'{type(self).__name__}: image_cache={image_cache!r} is neither True nor a directory.')
         self.split, self.on_bad_image, self.bad_images = split, on_bad_image, []
-        self.image_cache, self._steps = image_cache, kwargs.get('pipeline', ())
+        self.image_cache, self._steps = image_cache, pipeline
         self._is_original = 'metainfo' not in kwargs and 'indices' not in kwargs
-        super().__init__(**{'ann_file': self.METADATA, **kwargs, 'data_root': osp.expanduser(str(data_root))})
+        root = osp.expanduser(str(data_root))
+        super().__init__(**{'ann_file': self.METADATA, **kwargs, 'pipeline': pipeline, 'data_root': root})
 
     def full_init(self) -> None:
         """Read the records; with ``image_cache`` build or open the cache of their images."""

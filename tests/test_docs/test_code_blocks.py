@@ -24,7 +24,7 @@ from mmpretrain.registry import HOOKS, MODELS
 PAGES = {page.relative_to(ROOT).as_posix(): page for page in pages()}
 ALL = [block for page in PAGES.values() for block in blocks(page)]
 UPDATE = bool(os.environ.get('FTSGD_UPDATE_DOCS'))
-MAX_SKIPS = 4
+MAX_SKIPS = 7
 TINY = ' '.join(f'{loop}_dataloader.dataset.datasets.{i}.indices=16' for loop in ('val', 'test') for i in (0, 1))
 
 

@@ -31,7 +31,9 @@ def test_table_has_predicted_and_measured_cost(run_tool, tmp_path):
         assert planned['peak'] == pytest.approx(measured['peak'], rel=0.05)
         assert len(measured['phases'][0]['step_seconds']) == 2 and measured['seconds_per_step'] > 0
     rows = [line for line in run_tool.stdout.splitlines() if line.startswith('| ')]
-    assert [row.split(' | ')[0] for row in rows] == ['| method', '| ---', *(f'| {name}' for name in methods)]
+    first, phases = rows[: 2 + len(methods)], rows[2 + len(methods) :]
+    assert [row.split(' | ')[0] for row in first] == ['| method', '| ---', *(f'| {name}' for name in methods)]
+    assert [row.split(' | ')[0] for row in phases] == [row.split(' | ')[0] for row in first]  # one phase each
     assert Image.open(tmp_path / 'out/resources.png').size[0] > 1000
     assert not list((tmp_path / 'out').glob('.*'))
 
