@@ -4,7 +4,7 @@ bash tools/demo.sh                               # gets both packages, measures 
 python tools/sweep.py configs/sweeps/real_demo.py --forked --out work_dirs/demo_real
 
 Network, images, their size and the epochs are the benchmark's. The rates are each method's best by ID accuracy there,
-with the first seed; `benchmarks/real_model.md` states them, with further seeds.
+with the first seed; `benchmarks/real_model_84px.md` states them, with further seeds.
 """
 
 _base_ = './real.py'
