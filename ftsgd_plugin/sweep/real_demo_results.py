@@ -106,8 +106,8 @@ def _not_seen(found: Mapping, images: Mapping[str, int]) -> str:
     noise = [f'{_noise([one.get(key) for one in found.values()], count):.1f}' for key, count in images.items()]
     return (
         'Not seen: other seeds, rates and sizes (this is one seed of each method, at the rate that the benchmark chose '
-        'by ID accuracy, on small images; benchmarks/real_model_84px.md has three seeds), other networks and other data; '
-        f'the choice of {images[ID_METRIC]} ID and {images[OOD_METRIC]} OOD test images alone moves a difference by '
+        'by ID accuracy, on small images; benchmarks/real_model_84px.md has three seeds), other networks and other '
+        f'data; the choice of {images[ID_METRIC]} ID and {images[OOD_METRIC]} OOD test images alone moves a difference by '
         f'± {noise[0]} and ± {noise[1]} points.'
     )
 
