@@ -107,8 +107,8 @@ def _not_seen(found: Mapping, images: Mapping[str, int]) -> str:
     return (
         'Not seen: other seeds, rates and sizes (this is one seed of each method, at the rate that the benchmark chose '
         'by ID accuracy, on small images; benchmarks/real_model_84px.md has three seeds), other networks and other '
-        f'data; the choice of {images[ID_METRIC]} ID and {images[OOD_METRIC]} OOD test images alone moves a difference by '
-        f'± {noise[0]} and ± {noise[1]} points.'
+        f'data; the choice of {images[ID_METRIC]} ID and {images[OOD_METRIC]} OOD test images alone moves a difference '
+        f'by ± {noise[0]} and ± {noise[1]} points.'
     )
 
 
