@@ -86,43 +86,26 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
+    options = dict(
+        out=args.out,
+        cfg_options=args.cfg_options,
+        dry_run=args.dry_run,
+        tflops=args.tflops,
+        address=args.address,
+        gpus=args.gpus_per_run,
+        cpus=args.cpus_per_run,
+        workers=args.workers,
+        slurm=args.slurm,
+        index=args.index,
+        forked=args.forked,
+    )
     if args.smoke:
         from ftsgd_plugin.sweep.smoke import smoke
 
-        sys.exit(
-            smoke(
-                args.plan,
-                args.out,
-                args.cfg_options,
-                args.random_weights,
-                args.dry_run,
-                args.tflops,
-                args.address,
-                args.gpus_per_run,
-                args.cpus_per_run,
-                args.workers,
-                args.slurm,
-                args.index,
-                args.forked,
-            )
-        )
+        sys.exit(smoke(args.plan, random_weights=args.random_weights, **options))
     from ftsgd_plugin.sweep.driver import sweep
 
-    failures = sweep(
-        args.plan,
-        args.out,
-        args.cfg_options,
-        args.dry_run,
-        args.tflops,
-        args.address,
-        args.gpus_per_run,
-        args.cpus_per_run,
-        args.workers,
-        args.keep_checkpoints,
-        args.slurm,
-        args.index,
-        args.forked,
-    )
+    failures = sweep(args.plan, keep_checkpoints=args.keep_checkpoints, **options)
     if failures:
         sys.exit(1)
 

@@ -12,7 +12,7 @@ from ..utils.errors import UserError
 from ..utils.patching import replaced
 from .fused import can_be_fused, fused_by_default
 from .groups import check_complete, decay_rates, freeze_model, large_embedding, merge_by_stage
-from .library_optimizers import missing_library, prepare
+from .library_optimizers import missing_library, prepare, refuse_training_weights
 from .model_hooks import ModelHooks
 from .paramwise import check_custom_keys, check_paramwise
 from .report import FreezeReport
@@ -111,6 +111,7 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         with replaced(self, 'optimizer_cfg', optimizer_cfg):
             optim_wrapper = super().__call__(model)
         prepare(optim_wrapper.optimizer)
+        refuse_training_weights(optim_wrapper.optimizer, inner)
         check_groups(optim_wrapper.optimizer)
         check_complete(inner, optim_wrapper.optimizer.param_groups)
         if isinstance(optim_wrapper, SGDInBackwardOptimWrapper):

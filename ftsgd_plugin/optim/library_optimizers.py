@@ -9,10 +9,12 @@
 import contextlib
 import importlib.util
 import io
+import weakref
 from collections.abc import Callable, Mapping
 
 import torch
 from mmengine.optim import OptimWrapper
+from torch import nn
 from torch.optim import Optimizer
 
 from ..utils.errors import UserError
@@ -59,6 +61,31 @@ def prepare(optimizer: Optimizer) -> None:
 def has_modes(optimizer: Optimizer) -> bool:
     """Whether an optimizer keeps other weights for evaluation than for training."""
     return callable(getattr(optimizer, 'train', None)) and callable(getattr(optimizer, 'eval', None))
+
+
+def refuse_training_weights(optimizer: Optimizer, model: nn.Module) -> None:
+    """Let a model refuse an evaluation with the weights at which gradients are taken.
+
+    ``tools/train.py`` registers the hook that changes them; under other tools the numbers would be wrong without a
+    word. The check leaves the model with the optimizer.
+
+    Args:
+        optimizer: One that :func:`has_modes`; others need no check.
+        model: The model whose parameters it holds, not wrapped.
+    """
+    if not has_modes(optimizer):
+        return
+    reference = weakref.ref(optimizer)
+
+    def refuse(module: nn.Module, args: tuple) -> None:
+        held = reference()
+        if not module.training and held is not None and any(group.get('train_mode') for group in held.param_groups):
+            raise UserError(
+                f'{type(held).__name__} is in its training mode, so the evaluated weights would not be those that '
+                "count; add custom_hooks=[dict(type='OptimizerModeHook')] to the config."
+            )
+
+    weakref.finalize(optimizer, model.register_forward_pre_hook(refuse).remove)
 
 
 def use_mode(optim_wrapper: OptimWrapper | Mapping, training: bool) -> None:

@@ -47,8 +47,8 @@ class ProbeThenFineTuneLR(GradualUnfreezingLR):
     ) -> None:
         if not 0 < probe < 1:
             raise UserError(f'ProbeThenFineTuneLR: probe={probe!r} is not above 0 and below 1.')
-        if not probe_factor > 0:
-            raise UserError(f'ProbeThenFineTuneLR: probe_factor={probe_factor!r} is not above 0.')
+        if not 0 < probe_factor < INF:
+            raise UserError(f'ProbeThenFineTuneLR: probe_factor={probe_factor!r} is not a finite number above 0.')
         self.probe, self.probe_factor = probe, probe_factor
         super().__init__(optimizer, begin=begin, end=end, last_step=last_step, by_epoch=by_epoch, verbose=verbose)
 

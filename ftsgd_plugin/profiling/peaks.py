@@ -4,10 +4,10 @@ Of known GPUs these are the manufacturer's numbers (:mod:`ftsgd_plugin.profiling
 of CPUs the best of a few matrix products and copies, measured here within a second.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from time import perf_counter
 
 import torch
 
@@ -77,11 +77,11 @@ def _least_seconds(function: Callable[[], object], device: str, count: int = 5) 
     for _ in range(count + 1):  # the first one is slower
         if device == 'cuda':
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = perf_counter()
         function()
         if device == 'cuda':
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(perf_counter() - start)
     return min(seconds)
 
 

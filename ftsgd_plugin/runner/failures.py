@@ -1,5 +1,6 @@
 """Failures that a run meets from outside: killed data workers and lost ranks, as one line with the likely cause."""
 
+import inspect
 import multiprocessing.process
 import os
 import signal
@@ -91,6 +92,7 @@ def _killed(error: Exception) -> list[tuple[int, int]]:
     # is in a frame of the traceback then.
     children = {*getattr(multiprocessing.process, '_children', ())}
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        workers = getattr(frame.f_locals.get('self'), '_workers', None)
+        # Statically: an object that the signal met half-made may fail at every other attribute.
+        workers = inspect.getattr_static(frame.f_locals.get('self'), '_workers', None)
         children |= {one for one in workers or () if isinstance(one, multiprocessing.process.BaseProcess)}
     return [(child.pid, -child.exitcode) for child in children if (child.exitcode or 0) < 0]

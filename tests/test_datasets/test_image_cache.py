@@ -1,13 +1,8 @@
-"""The image cache: the same samples bit for bit, built once, never read half-built, refused in one line."""
+"""The image cache: the same samples bit for bit, refused in one line."""
 
 import copy as copying
-import json
-import multiprocessing
-import os
 import pickle
 import shutil
-import signal
-import threading
 import time
 from pathlib import Path
 
@@ -15,19 +10,30 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
-from helpers.full_disk import full_disk
+from helpers.cached_images import (
+    FLIP,
+    INPUTS,
+    JITTER,
+    LOAD,
+    PACK,
+    RESIZE,
+    assert_same_samples,
+    draw,
+    logged,
+    own,
+    pair,
+    uses_cache,
+)
 from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.dataset import DefaultSampler
 from mmpretrain.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from ftsgd_plugin.datasets import GroupedImages, image_cache_build
-from ftsgd_plugin.datasets.image_cache import PIXELS, CachedImage, plan_cache
-from ftsgd_plugin.datasets.image_cache_build import cache_key
+from ftsgd_plugin.datasets.image_cache import plan_cache
 from ftsgd_plugin.runner.image_cache import hand_on_image_cache
 from ftsgd_plugin.runner.sampling import make_reproducible
-from ftsgd_plugin.utils import locks
 from ftsgd_plugin.utils.errors import UserError
 
 ROOTS = dict(
@@ -38,50 +44,6 @@ ROOTS = dict(
     living17='imagenet_root',
     digits='digits_root',
 )
-LOAD, PACK = dict(type='mmpretrain.LoadRGBImage'), dict(type='mmpretrain.PackRGB')
-RESIZE = dict(type='mmpretrain.torchvision/Resize', size=(12, 10), interpolation='bicubic')
-FLIP = dict(type='mmpretrain.torchvision/RandomHorizontalFlip', p=0.5)
-JITTER = dict(type='mmpretrain.torchvision/ColorJitter', brightness=0.5)
-INPUTS = dict(type='mmpretrain.PackInputs')
-OWN = [LOAD, RESIZE, FLIP, PACK, INPUTS]
-
-
-def pair(settings: dict, place: Path):
-    """A data set without and with the cache."""
-    settings = {'_scope_': 'mmpretrain', **settings}
-    return DATASETS.build(settings), DATASETS.build({**settings, 'image_cache': str(place)})
-
-
-def uses_cache(dataset) -> bool:
-    return isinstance(dataset.pipeline.transforms[0], CachedImage)
-
-
-def draw(dataset, index: int):
-    torch.manual_seed(index)
-    return dataset[index]
-
-
-def assert_same_samples(plain, cached) -> None:
-    assert len(plain) == len(cached) > 0
-    for i in range(len(plain)):
-        expected, found = draw(plain, i), draw(cached, i)
-        assert found['inputs'].dtype == torch.uint8 and torch.equal(expected['inputs'], found['inputs'])
-        assert found['inputs'].stride() == expected['inputs'].stride()
-        one, other = (sample['data_samples'] for sample in (expected, found))
-        assert one.to_dict().keys() == other.to_dict().keys() and one.metainfo == other.metainfo
-        assert torch.equal(one.gt_label, other.gt_label)
-
-
-def logged(caplog) -> str:
-    return '\n'.join(record.getMessage() for record in caplog.records)
-
-
-@pytest.fixture
-def log(caplog):
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 @pytest.mark.parametrize('name', ROOTS)
@@ -116,18 +78,13 @@ def test_other_pipelines_too(own_root, tmp_path, steps):
     assert plan_cache(steps).packed is (steps[2] is not JITTER and 'padding' not in steps[2])
 
 
-def own(root: Path, place=False, **options) -> GroupedImages:
-    options = {'split': 'train', 'pipeline': OWN, **options}
-    return GroupedImages(
-        str(root), tree='domain/class', draw=dict(val=0.2), image_cache=place and str(place), **options
-    )
-
-
 @pytest.mark.parametrize('workers', [0, 2])
 def test_batches_of_a_training_are_the_same_with_and_without_workers(own_root, tmp_path, workers):
     found = []
     for place in (False, tmp_path):
-        loader = DataLoader(own(own_root, place), 8, num_workers=workers, collate_fn=list, sampler=_Shuffled(32))
+        dataset = own(own_root, place)
+        order = DefaultSampler(dataset, shuffle=True, seed=0)
+        loader = DataLoader(dataset, 8, num_workers=workers, collate_fn=list, sampler=order)
         sampler = make_reproducible(loader, 1)
         batches = []
         for epoch in range(2):
@@ -136,20 +93,6 @@ def test_batches_of_a_training_are_the_same_with_and_without_workers(own_root, t
         found.append(torch.cat(batches))
     assert torch.equal(*found)
     assert not torch.equal(found[0][:32].sort(0)[0], found[0][32:].sort(0)[0])  # the epochs were augmented differently
-
-
-class _Shuffled(torch.utils.data.Sampler):
-    def __init__(self, size: int) -> None:
-        self.size, self.seed, self.epoch = size, 0, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self):
-        return iter(np.random.RandomState((self.seed + self.epoch) % 2**32).permutation(self.size).tolist())
 
 
 def test_a_run_has_the_same_losses_and_hash(digits_config, tmp_path):
@@ -169,50 +112,6 @@ def test_a_run_has_the_same_losses_and_hash(digits_config, tmp_path):
         assert uses_cache(runner.val_dataloader.dataset.datasets[1]) is bool(place)
     assert len(set(hashes)) == 1
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-
-
-def test_it_is_built_once_and_draws_no_random_number(own_root, tmp_path, monkeypatch):
-    before = torch.get_rng_state()
-    first = own(own_root, tmp_path)
-    assert torch.equal(torch.get_rng_state(), before)
-    monkeypatch.setattr(image_cache_build, '_build', None)
-    again = own(own_root, tmp_path)
-    assert uses_cache(again)
-    assert_same_samples(first, again)
-    with pytest.raises(TypeError):  # other files, so another cache
-        own(own_root, tmp_path, split='val')
-
-
-def test_processes_decode_many_images(own_root, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_cache_build, '_FEW', 1)
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0, 1})
-    before = torch.get_rng_state()
-    cached = own(own_root, tmp_path)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert_same_samples(own(own_root), cached)
-
-
-def test_the_key_follows_files_steps_and_versions(own_root, tmp_path, monkeypatch):
-    root = Path(shutil.copytree(own_root, tmp_path / 'own'))
-    paths = sorted(map(str, root.rglob('*.png')))
-    plan = plan_cache(OWN)
-    keys = [cache_key(paths, plan), cache_key(paths[1:], plan), cache_key(paths[::-1], plan)]
-    keys.append(cache_key(paths, plan_cache([LOAD, dict(RESIZE, size=(12, 11)), PACK, INPUTS])))
-    keys.append(cache_key(paths, plan_cache([dict(LOAD, draft=16), *OWN[1:]])))
-    keys.append(cache_key(paths, plan_cache([LOAD, RESIZE, JITTER, PACK, INPUTS])))
-    os.utime(paths[0], ns=(0, 1))
-    keys.append(cache_key(paths, plan))
-    with open(paths[0], 'ab') as file:
-        file.write(b' ')
-    os.utime(paths[0], ns=(0, 1))
-    keys.append(cache_key(paths, plan))
-    os.unlink(paths[0])
-    keys.append(cache_key(paths, plan))
-    monkeypatch.setattr(image_cache_build.PIL, '__version__', '0')
-    keys.append(cache_key(paths, plan))
-    assert len(set(keys)) == len(keys)
-    # What comes after the stored steps does not matter: a training and its evaluation share.
-    assert cache_key(paths, plan) == cache_key(paths, plan_cache([LOAD, RESIZE, PACK, INPUTS]))
 
 
 def test_bad_images_are_named_or_skipped_as_without(own_root, tmp_path):
@@ -271,105 +170,6 @@ def test_copies_and_subsets_share_the_map(own_root, tmp_path):
     assert torch.equal(draw(cached, 0)['inputs'], draw(plain, 0)['inputs']) and sample.any()
 
 
-def test_two_that_build_at_once_build_one(own_root, tmp_path, monkeypatch, log):
-    builds, build = [], image_cache_build._build
-    started = threading.Event()
-
-    def slow(*args):
-        builds.append(args)
-        started.set()
-        threading.Event().wait(0.3)  # the other one meets the lock
-        build(*args)
-
-    monkeypatch.setattr(image_cache_build, '_build', slow)
-    found = {}
-    threads = [threading.Thread(target=lambda i=i: found.update({i: own(own_root, tmp_path)})) for i in range(2)]
-    threads[0].start()
-    started.wait(10)
-    threads[1].start()
-    for thread in threads:
-        thread.join()
-    assert len(builds) == 1 and all(map(uses_cache, found.values()))
-    assert 'waiting for the process that builds' in logged(log)
-    assert_same_samples(found[0], found[1])
-
-
-@pytest.mark.filterwarnings('ignore:This process')
-def test_two_that_build_at_once_where_locks_do_not_work(own_root, tmp_path, monkeypatch):
-    """The second to finish leaves the first one's cache in its place."""
-    for module in (locks, image_cache_build):
-        monkeypatch.setattr(module, 'try_lock', lambda descriptor: None)
-    context = multiprocessing.get_context('fork')
-    both = context.Barrier(2)
-    decode = image_cache_build._write_pixels
-
-    def together(*args):
-        both.wait(20)
-        return decode(*args)
-
-    monkeypatch.setattr(image_cache_build, '_write_pixels', together)
-    children = [context.Process(target=own, args=(own_root, tmp_path)) for _ in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(30)
-    assert [child.exitcode for child in children] == [0, 0]
-    monkeypatch.setattr(image_cache_build, '_build', None)
-    assert_same_samples(own(own_root), own(own_root, tmp_path))
-    assert len([path for path in tmp_path.iterdir() if path.suffix != '.lock']) == 1
-
-
-@pytest.mark.filterwarnings('ignore:This process')
-def test_what_a_killed_build_leaves_is_neither_read_nor_kept(own_root, tmp_path):
-    def build_and_die():
-        write = image_cache_build._write_pixels
-
-        def killed(*args):
-            write(*args)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        image_cache_build._write_pixels = killed
-        own(own_root, tmp_path)
-
-    child = multiprocessing.get_context('fork').Process(target=build_and_die)
-    child.start()
-    child.join(30)
-    assert child.exitcode == -signal.SIGKILL
-    (left,) = tmp_path.glob('.*.tmp')
-    assert (left / PIXELS).is_file()
-    cached = own(own_root, tmp_path)
-    assert uses_cache(cached) and not left.exists()
-    assert_same_samples(own(own_root), cached)
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing(own_root, tmp_path, monkeypatch):
-    with full_disk(PIXELS) as hit, pytest.raises(UserError, match=r'cannot be written .No space left on device.; make'):
-        own(own_root, tmp_path)
-    assert hit and not list(tmp_path.glob('**/*.npy'))
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(image_cache_build.shutil, 'disk_usage', lambda path: usage._replace(free=1000))
-    with pytest.raises(UserError) as error:
-        own(own_root, tmp_path)
-    assert 'needs 32 images x 12 x 10 x 3 = 11.2 KiB' in str(error.value) and '1000 B left' in str(error.value)
-    (tmp_path / 'file').touch()
-    with pytest.raises(UserError, match=r'file/.*choose another directory: image_cache=DIR'):
-        own(own_root, tmp_path / 'file')
-
-
-def test_a_damaged_cache_is_one_line(own_root, tmp_path):
-    own(own_root, tmp_path)
-    (pixels,) = tmp_path.glob(f'*/{PIXELS}')
-    about = json.loads((pixels.parent / 'about.json').read_text())
-    assert about['count'] == 32 and about['shape'] == [3, 12, 10] and about['bytes'] == 32 * 3 * 12 * 10
-    whole = pixels.read_bytes()
-    pixels.write_bytes(whole[:5000])
-    with pytest.raises(UserError, match=r'is damaged .*; remove this directory'):
-        own(own_root, tmp_path)
-    (pixels.parent / 'about.json').unlink()  # something else of its name
-    with pytest.raises(UserError, match=r'is not the image cache of its name .*; remove this directory'):
-        own(own_root, tmp_path)
-
-
 def test_it_is_faster_than_decoding(tmp_path):
     """Loosely, for a busy machine; ``benchmarks/data.py --only cache`` measures."""
     for name in 'ab':
@@ -409,31 +209,3 @@ def test_one_key_serves_every_data_set_that_can(tmp_path, monkeypatch):
     assert cfg.train_dataloader.dataset.image_cache is False
     assert cfg.val_dataloader.dataset.datasets[1].image_cache is True
     assert 'image_cache' not in cfg.val_dataloader.dataset.datasets[0]
-
-
-def test_true_is_the_directory_of_caches(own_root, tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    options = dict(tree='domain/class', draw=dict(val=0.2), pipeline=OWN)
-    assert uses_cache(GroupedImages(str(own_root), 'train', **options, image_cache=True))
-    (found,) = (tmp_path / 'ftsgd_plugin/images').glob('GroupedImages-train-*')
-    assert (found / PIXELS).is_file()
-
-
-def test_images_inside_a_saved_data_set(tmp_path):
-    datasets = pytest.importorskip('datasets')
-    images = [Image.fromarray(np.random.RandomState(i).randint(0, 256, (9, 8, 3), np.uint8)) for i in range(8)]
-    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['cat', 'dog']))
-    saved = datasets.Dataset.from_dict({'image': images, 'label': [0, 1] * 4}, features=features)
-    saved.save_to_disk(str(tmp_path / 'saved'))
-    options = dict(table='.', columns=dict(path='image', label='label'), draw=dict(val=0.25), split='train')
-    found = [
-        GroupedImages(str(tmp_path / 'saved'), **options, pipeline=OWN, image_cache=place)
-        for place in (False, str(tmp_path / 'cache'))
-    ]
-    assert uses_cache(found[1])
-    assert_same_samples(*found)
-    state = tmp_path / 'saved/state.json'
-    key = cache_key([str(tmp_path / 'saved/image/0000000')], plan_cache(OWN))
-    os.utime(state, ns=(0, 1))
-    image_cache_build._saved_stamp.cache_clear()
-    assert cache_key([str(tmp_path / 'saved/image/0000000')], plan_cache(OWN)) != key

@@ -1,6 +1,7 @@
 """Optimizers of other libraries: as in a plain loop of the library, and what it leaves to the training loop."""
 
 import copy
+import gc
 import importlib
 
 import pytest
@@ -162,3 +163,20 @@ def test_schedule_free_is_evaluated_and_saved_in_its_eval_mode_and_resumes_bit_i
     again.train()
     for name, value in whole.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
+
+
+def test_without_its_hook_schedule_free_refuses_an_evaluation():
+    """Under a tool that does not register the hook the numbers would be those of other weights."""
+    model = small_classifier('vit-b16')
+    wrapper = build_optim_wrapper(model, part('schedule-free-sgd').optim_wrapper)
+    images, labels = batch('vit-b16', 0)
+    wrapper.update_params(loss_of(model, images, labels))
+    model.eval()
+    with pytest.raises(UserError, match=r"training mode.*custom_hooks=\[dict\(type='OptimizerModeHook'\)\]"):
+        model(images)
+    library_optimizers.use_mode(wrapper, training=False)
+    model(images)
+    library_optimizers.use_mode(wrapper, training=True)
+    del wrapper
+    gc.collect()
+    model(images)  # the check leaves with the optimizer

@@ -1,5 +1,6 @@
 """The method parts beside the paper's: what trains, and the table of what each works with, cell by cell."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,9 @@ from helpers.small_models import trained
 
 from ftsgd_plugin.layers import list_layers
 from ftsgd_plugin.methods import COMBINATIONS, OTHER_METHODS, YES, combinations_table
+from ftsgd_plugin.optim.probe_then_finetune import ProbeThenFineTuneLR
 from ftsgd_plugin.optim.schedule import probe_steps
+from ftsgd_plugin.utils.errors import UserError
 
 CHANGES = 1e-8  # rounding in float64 over four steps; Adafactor divides some of it by its own size
 ROUNDED = {'adamw-8bit': 1e-6}  # moments of 8 bits: a tenth of the learning rate
@@ -135,3 +138,11 @@ def test_what_the_surgical_paper_calls_the_first_block_of_a_convnet_is_its_stem_
     layers = list_layers(small_classifier('convnext-b'))
     frozen = {layer.name for layer in select_layers(layers, 'all-but-first-block')}
     assert {layer.role for layer in layers if layer.name not in frozen} == {'embed', 'head'}
+
+
+@pytest.mark.parametrize('name, value', [('probe', 0), ('probe', 1), ('probe', math.nan), ('probe_factor', 0),
+                                         ('probe_factor', math.inf), ('probe_factor', math.nan)])  # fmt: skip
+def test_a_probe_that_cannot_be_is_refused(name, value):
+    optimizer = Training('lp-ft').optim_wrapper
+    with pytest.raises(UserError, match=f'ProbeThenFineTuneLR: {name}={value!r} is not'):
+        ProbeThenFineTuneLR(optimizer, end=4, **{name: value})

@@ -276,7 +276,16 @@ def test_a_killed_data_worker_is_named_though_torchs_handler_raises_again(monkey
             raise RuntimeError('DataLoader worker is killed by signal: Killed.')
         return replace(*args)
 
+    class HalfMade:  # as the signal met a temporary file once
+        def __getattr__(self, name):
+            raise KeyError(name)
+
+        def fail(self):
+            raise RuntimeError('Pin memory thread exited unexpectedly')
+
+    with pytest.raises(RuntimeError) as failure:
+        HalfMade().fail()
     monkeypatch.setattr(signal, 'signal', raise_once)
-    error = explain(RuntimeError('Pin memory thread exited unexpectedly'), None)
+    error = explain(failure.value, None)
     replace(signal.SIGCHLD, before)
     assert raised and f'data worker {child.pid} was killed by signal 9 (SIGKILL)' in str(error)

@@ -223,7 +223,7 @@ for argv in json.load(open('argv.json')):
         os._exit(code)
     os.close(write)
     output = open(read).read()
-    print(json.dumps([os.waitstatus_to_exitcode(os.wait()[1]), output]))
+    print(json.dumps([os.waitstatus_to_exitcode(os.wait()[1]), output]), flush=True)  # or the next child has it too
 """
 
 

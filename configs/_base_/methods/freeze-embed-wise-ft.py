@@ -6,10 +6,4 @@ a run out that has not been interpolated. 12 bytes per trained parameter (weight
 Source: arXiv 2109.01903. The grid of freeze-embed: lr 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2.
 """
 
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=1e-3, momentum=0.9, weight_decay=0.0),
-    constructor='FreezeEmbedOptimWrapperConstructor',
-    paramwise_cfg=dict(freeze='embed'),
-)
-param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True)
+_base_ = './freeze-embed.py'
