@@ -19,7 +19,8 @@ class OtherMethod:
     Attributes:
         source: Where the method is from.
         grid: Learning rates to search; their source is in the header of the part.
-        trained_bytes: Weight, gradient and optimizer state in bytes per trained parameter, in float32.
+        trained_bytes: Weight, gradient and optimizer state in bytes per trained parameter; all but those of flashoptim
+            keep weights and gradients in float32.
         freeze_embed: Whether it may freeze the embedding layer too: ``'yes'``, else why not.
     """
 
@@ -47,11 +48,14 @@ OTHER_METHODS = {
     'schedule-free-sgd': OtherMethod('arXiv 2405.15682', (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), 12),
     'sgd-sai': OtherMethod('arXiv 2412.11768', ADAMW_GRID, 12),
     'adamw-8bit': OtherMethod('arXiv 2110.02861', ADAMW_GRID, 10),
+    'flash-adamw': OtherMethod('arXiv 2602.23349', ADAMW_GRID, 7),
+    'flash-sgd': OtherMethod('arXiv 2602.23349', SGD_GRID, 6),
     'freeze-embed-wise-ft': OtherMethod('arXiv 2109.01903', SGD_GRID, 12),
 }
 
 # Method part -> its learning rates, the paper's methods first.
 METHOD_GRIDS = {**GRIDS, **{name: method.grid for name, method in OTHER_METHODS.items()}}
+FLASH = ('flash-adamw', 'flash-sgd')  # on an NVIDIA GPU only
 WISE_FT = '-wise-ft'  # ending of the methods whose number is that of the interpolated weights
 
 

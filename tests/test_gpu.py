@@ -84,3 +84,34 @@ def test_gradual_phases_open_what_they_should_and_use_less_memory(name):
         optim_wrapper.update_params(loss)
         scheduler.step()
     assert held[0] < held[-1] and all(later >= earlier for earlier, later in pairwise(held))
+
+
+@pytest.mark.parametrize('method', ['flash-adamw', 'flash-sgd'])
+def test_flashoptim_trains_in_the_bytes_that_are_planned_and_resumes(method):
+    """``tests/test_optim/test_flash.py`` has what a CPU can show."""
+    pytest.importorskip('flashoptim')
+    from ftsgd_plugin.optim.state import optimizer_state_bytes, predict_state_bytes
+    from ftsgd_plugin.profiling.phases import load_method
+
+    cfg = load_method(method).optim_wrapper
+    models = [small_classifier('vit-b16').cuda() for _ in range(2)]
+    whole, resumed = (build_optim_wrapper(model, cfg) for model in models)
+    assert {param.dtype for param in models[0].parameters()} == {torch.bfloat16, torch.float32}
+
+    def train(model, optim_wrapper, steps) -> list[float]:
+        losses = []
+        for step in steps:
+            loss = loss_of(model, *(part.cuda() for part in batch('vit-b16', step % 2, size=16)))
+            optim_wrapper.update_params(loss)
+            losses.append(loss.item())
+        return losses
+
+    for optim_wrapper in (whole, resumed):
+        for group in optim_wrapper.optimizer.param_groups:
+            group['lr'] *= 100
+    losses = train(models[0], whole, range(20))
+    assert losses[-1] < losses[0]
+    assert optimizer_state_bytes(whole.optimizer) == predict_state_bytes(whole.optimizer)
+    models[1].load_state_dict(models[0].state_dict())
+    resumed.load_state_dict(whole.state_dict())
+    assert train(models[0], whole, range(4)) == train(models[1], resumed, range(4))

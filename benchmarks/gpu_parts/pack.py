@@ -25,6 +25,7 @@ PACKAGES = (
     'opencv-python-headless',  # its 5.x lacks what MMCV calls
     'addict',
     'einops',
+    'flashoptim',
     'ftfy',
     'importlib-metadata',
     'lazy_loader',

@@ -10,6 +10,7 @@ from torch import nn
 from ..layers import Layer, has_adapters, unwrap
 from ..utils.errors import UserError
 from ..utils.patching import replaced
+from .flash import cast_weights, casts_weights, check_flash
 from .fused import can_be_fused, fused_by_default
 from .groups import check_complete, decay_rates, freeze_model, large_embedding, merge_by_stage
 from .library_optimizers import missing_library, prepare, refuse_training_weights
@@ -79,6 +80,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         optimizer = optim_wrapper_cfg.get('optimizer') if isinstance(optim_wrapper_cfg, dict) else None
         if isinstance(optimizer, dict) and (reason := missing_library(optimizer.get('type'))):
             raise UserError(reason)
+        if isinstance(optimizer, dict):
+            check_flash(optim_wrapper_cfg, optimizer)
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         self.freeze, self.train = self.paramwise_cfg['freeze'], self.paramwise_cfg.get('train', 'all')
         self.layer_decay_rate: float | None = self.paramwise_cfg.get('layer_decay_rate')
@@ -105,6 +108,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if (message := large_embedding(self.layers, frozen)) is not None:
             print_log(message, logger='current', level=logging.WARNING)
         optimizer_cfg = self.optimizer_cfg
+        if casts_weights(optimizer_cfg):
+            cast_weights(inner)
         trained = (param for param in inner.parameters() if param.requires_grad)
         if fused_by_default({**self.optim_wrapper_cfg, 'optimizer': optimizer_cfg}) and can_be_fused(trained):
             optimizer_cfg = {**optimizer_cfg, 'fused': True}

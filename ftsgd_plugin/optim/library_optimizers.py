@@ -4,6 +4,7 @@
   changes between them; :class:`ftsgd_plugin.hooks.OptimizerModeHook` does so around evaluation and saving.
 - sgd-sai scales each tensor once by its first gradient, and forgets on a resume that it has done so.
 - torchao keeps rates as tensors where schedulers write numbers, and compiles its update.
+- flashoptim wants a network in bfloat16: :mod:`.flash`.
 """
 
 import contextlib
@@ -19,10 +20,12 @@ from torch.optim import Optimizer
 
 from ..utils.errors import UserError
 from ..utils.patching import replaced
+from .flash import prepare_flash
 
 # First part of the import path of an optimizer's class -> what installs it.
 EXTRAS = {
-    'bitsandbytes': 'pip install bitsandbytes',
+    'bitsandbytes': "pip install 'ftsgd_plugin[bitsandbytes]'",
+    'flashoptim': "pip install 'ftsgd_plugin[optimizers]'",
     'schedulefree': "pip install 'ftsgd_plugin[optimizers]'",
     'sgd_sai': "pip install 'ftsgd_plugin[optimizers]'",
     'torchao': "pip install 'ftsgd_plugin[optimizers]'",
@@ -159,6 +162,7 @@ def _prepare_schedulefree(optimizer: Optimizer) -> None:
 
 
 _PREPARE: dict[str, Callable[[Optimizer], None]] = {
+    'flashoptim': prepare_flash,
     'schedulefree': _prepare_schedulefree,
     'sgd_sai': _prepare_sgd_sai,
     'torchao': _prepare_torchao,

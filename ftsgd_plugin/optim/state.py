@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..utils.patching import replaced
+from .flash import held_optimizer_bytes, is_flash
 from .library_optimizers import prepare
 
 
@@ -17,10 +18,14 @@ def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def state_tensors(optimizer: Optimizer) -> Iterator[torch.Tensor]:
-    """The tensors of an optimizer's state, e.g. AdamW's moments; none before the first step."""
+    """The tensors of an optimizer's state, e.g. AdamW's moments, each once; none before the first step."""
+    seen = set()
     for state in optimizer.state.values():
         for value in state.values():
-            yield from stored_tensors(value)
+            for tensor in stored_tensors(value):
+                if id(tensor) not in seen:  # bitsandbytes has one table for all parameters
+                    seen.add(id(tensor))
+                    yield tensor
 
 
 def stored_tensors(value: object) -> Iterator[torch.Tensor]:
@@ -31,6 +36,8 @@ def stored_tensors(value: object) -> Iterator[torch.Tensor]:
             return
         for name in value.__tensor_flatten__()[0]:
             yield from stored_tensors(getattr(value, name))
+    elif is_flash(value):  # moments in an object that is not a tensor
+        yield from value.state_dict('', allow_quantized=True).values()
 
 
 def optimizer_state_bytes(optimizer: Optimizer) -> int:
@@ -83,6 +90,8 @@ def predict_state_bytes(optimizer: Optimizer) -> int | None:
     Returns:
         int | None: Bytes, or ``None`` for an optimizer that cannot step on meta tensors.
     """
+    if is_flash(optimizer):  # its kernels take none
+        return held_optimizer_bytes(optimizer)
     options = [
         {key: value for key, value in group.items() if key not in ('params', 'foreach', 'fused')}
         for group in optimizer.param_groups

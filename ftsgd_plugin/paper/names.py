@@ -56,6 +56,8 @@ OTHER_METHODS = {
     'schedule-free-sgd': 'Schedule-Free SGD',
     'sgd-sai': 'SGD-SaI',
     'adamw-8bit': 'AdamW (8 bit)',
+    'flash-adamw': 'FlashAdamW',
+    'flash-sgd': 'FlashSGD (freeze-embed)',
     'freeze-embed-wise-ft': 'SGD (freeze-embed), WiSE-FT',
 }
 # Published for every model and dataset: the paper's two main tables.

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from ..models.image_size import built_for
 from ..models.lora import with_adapters
+from ..optim.flash import cast_weights, casts_weights
 from ..optim.state import meta_optimizer, optimizer_state_bytes, state_tensors, stored_tensors, values_of_meta_tensors
 from ..utils.errors import UserError, one_line
 from ..utils.names import type_name
@@ -158,7 +159,7 @@ class FakeModel:
         cfg: A config with a model.
         device: Whose operators are traced: ``'cpu'``, or ``'cuda'`` on a machine that has one (PyTorch cannot run
             the backward pass of fake CUDA tensors elsewhere).
-        optim_wrapper: A method's, which may put adapters into the model.
+        optim_wrapper: A method's, which may put adapters into the model or keep its weights in bfloat16.
     """
 
     def __init__(self, cfg: Config, device: str = 'cpu', optim_wrapper: dict | None = None) -> None:
@@ -171,6 +172,8 @@ class FakeModel:
             self.model = MODELS.build(settings)
         self.size = image_size(cfg, self.model)
         self.classes = settings['head']['num_classes'] if settings.get('head') else 1000
+        if casts_weights((optim_wrapper or {}).get('optimizer', {})):
+            cast_weights(self.model)
         with self.mode:
             self.model.to_empty(device=device)
         self.model.train()

@@ -125,7 +125,8 @@ def measure_methods(
 
     Args:
         cfg: A config, or a model part; its own method is ignored.
-        methods: Names of `configs/_base_/methods/`. One whose optimizer wrapper is not registered is left out.
+        methods: Names of `configs/_base_/methods/`. Left out are those whose optimizer wrapper is not registered, and
+            those of flashoptim on a machine without a GPU.
         batch_size: Images per step.
         steps: Timed steps of each phase of each method, over all rounds.
         rounds: Number of turns.
@@ -146,6 +147,9 @@ def measure_methods(
         wrapper = method.optim_wrapper.get('type', 'OptimWrapper')
         if isinstance(wrapper, str) and OPTIM_WRAPPERS.get(wrapper) is None:
             report(f'{method.name}: left out, {wrapper} is not registered.')
+            chosen.remove(method)
+        elif method.casts_weights and not torch.cuda.is_available():
+            report(f'{method.name}: left out, it runs on an NVIDIA GPU and this machine has none.')
             chosen.remove(method)
     for turn in range(rounds):
         for method in chosen:

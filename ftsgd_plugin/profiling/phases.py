@@ -9,6 +9,7 @@ from mmengine.config import Config
 from ..freezing import select_layers
 from ..layers import Layer
 from ..methods import OTHER_METHODS, WISE_FT
+from ..optim.flash import casts_weights
 from ..optim.schedule import open_blocks, probe_steps, trains
 from ..utils.errors import UserError
 from ..utils.names import type_name
@@ -57,6 +58,11 @@ class Method:
     def adapters(self) -> dict | None:
         """The method's ``lora`` option: the adapters that it puts into the model."""
         return (self.optim_wrapper.get('paramwise_cfg') or {}).get('lora')
+
+    @property
+    def casts_weights(self) -> bool:
+        """Whether the method keeps the weights in bfloat16."""
+        return casts_weights(self.optim_wrapper.get('optimizer', {}))
 
     @property
     def in_backward(self) -> bool:

@@ -28,9 +28,11 @@ from dataclasses import asdict, dataclass
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import OPTIMIZERS
+from torch import nn
 
 from ..freezing import freeze_layers
 from ..layers import list_layers
+from ..optim.flash import is_flash, planned_bytes
 from ..optim.fused import fused_by_default
 from ..optim.library_optimizers import missing_library
 from ..optim.state import tensor_bytes
@@ -133,7 +135,7 @@ def predict_methods(
         device: ``'cpu'`` or ``'cuda'``: whose operators and optimizer updates. Default: CUDA if the machine has it.
             ``'cuda'`` on a machine without it traces the CPU's operators and CUDA's updates.
         left_out: Receives method -> reason for those that do not fit the model or whose library is missing. Without it
-            the first is an error.
+            the first is an error. The state of flashoptim's is a closed formula, which needs no library and no GPU.
 
     Returns:
         list[MethodPrediction]: In the order of ``methods``.
@@ -188,10 +190,10 @@ class Predictor:
         return MethodPrediction(method.name, self.batch_size, self.autocast, predicted)
 
     def _fake_of(self, method: Method) -> FakeModel:
-        """The model, with the adapters that the method puts into it."""
-        if not method.adapters:
+        """The model, with the adapters and in the types that the method gives it."""
+        if not method.adapters and not method.casts_weights:
             return self.fake
-        key = repr(method.adapters)
+        key = repr((method.adapters, method.casts_weights))
         if key not in self._others:
             self._others[key] = FakeModel(self._cfg, self._operators, method.optim_wrapper)
         return self._others[key]
@@ -205,20 +207,14 @@ class Predictor:
     def _phase(self, method: Method, phase: Phase, fake: FakeModel) -> PhasePrediction:
         freeze_layers(fake.model, phase.frozen, phase.train)
         frozen = frozenset(layer.name for layer in phase.frozen)
-        key = (frozen, phase.train, repr(method.adapters), method.in_backward)
+        key = (frozen, phase.train, repr(method.adapters), method.casts_weights, method.in_backward)
         if key not in self._traces:
-            self._traces[key] = fake.trace(self.batch_size, self.autocast, method.in_backward)
+            autocast = None if method.casts_weights else self.autocast
+            self._traces[key] = fake.trace(self.batch_size, autocast, method.in_backward)
         trace = self._traces[key]
         trained = [param for param in fake.model.parameters() if param.requires_grad]
         settings = method.optim_wrapper['optimizer']
-        if reason := missing_library(settings.get('type')):
-            raise UserError(reason)
-        plain = {key: value for key, value in settings.items() if key not in ('fused', 'capturable')}
-        state, temporaries = trace_update(
-            lambda params: OPTIMIZERS.build({**plain, 'params': params}),
-            trained,
-            foreach=self.device == 'cuda' and not (settings.get('fused') or fused_by_default(method.optim_wrapper)),
-        )
+        state, temporaries = self._update(method, settings, trained)
         gradients = tensor_bytes(trained)
         if method.in_backward:
             gradients, temporaries = max(tensor_bytes([param]) for param in trained), 0
@@ -243,4 +239,17 @@ class Predictor:
             peak_in=peak_in,
             flops=trace.flops,
             parameters=sum(param.numel() for param in fake.model.parameters()),
+        )
+
+    def _update(self, method: Method, settings: dict, trained: list[nn.Parameter]) -> tuple[int, int]:
+        """Bytes of the optimizer's state, and of the temporaries of its update."""
+        if is_flash(settings.get('type')):
+            return planned_bytes(settings, trained)
+        if reason := missing_library(settings.get('type')):
+            raise UserError(reason)
+        plain = {key: value for key, value in settings.items() if key not in ('fused', 'capturable')}
+        return trace_update(
+            lambda params: OPTIMIZERS.build({**plain, 'params': params}),
+            trained,
+            foreach=self.device == 'cuda' and not (settings.get('fused') or fused_by_default(method.optim_wrapper)),
         )

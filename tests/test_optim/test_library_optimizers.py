@@ -3,6 +3,7 @@
 import copy
 import gc
 import importlib
+import io
 
 import pytest
 import torch
@@ -27,7 +28,21 @@ LIBRARY = {
     'sgd-sai': 'sgd_sai.SGD_sai',
     'adamw-8bit': 'torchao.optim.AdamW8bit',
 }
+BITSANDBYTES = 'bitsandbytes.optim.AdamW8bit'  # the other library of 8 bits
 STEPS = 20
+
+
+def require(path: str) -> None:
+    if path == BITSANDBYTES and missing_library(path):
+        pytest.skip("needs bitsandbytes (extra 'bitsandbytes')")
+
+
+def method_by(method: str, path: str):
+    """The method's part, with the optimizer of that path."""
+    require(path)
+    cfg = part(method).optim_wrapper
+    cfg.optimizer.type = path if path == BITSANDBYTES else cfg.optimizer.type
+    return cfg
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +56,10 @@ def not_compiled(monkeypatch):
     monkeypatch.setattr(torch, 'compile', lambda function, **options: function)
 
 
-@pytest.mark.parametrize('method, path', LIBRARY.items())
+@pytest.mark.parametrize('method, path', [*LIBRARY.items(), ('adamw-8bit', BITSANDBYTES)])
 def test_twenty_steps_are_those_of_the_library_in_a_plain_loop(method, path):
     """With a rate that changes at every step, as a schedule changes it; weights bit-identical."""
-    cfg = part(method).optim_wrapper
+    cfg = method_by(method, path)
     model = small_classifier('vit-b16')
     plain = copy.deepcopy(model)
     module, _, name = path.rpartition('.')
@@ -57,7 +72,7 @@ def test_twenty_steps_are_those_of_the_library_in_a_plain_loop(method, path):
         for group in ours.optimizer.param_groups:
             group['lr'] = rate
         for group in theirs.param_groups:
-            group['lr'] = torch.tensor(rate) if method == 'adamw-8bit' else rate
+            group['lr'] = torch.tensor(rate) if path.startswith('torchao') else rate
         images, labels = batch('vit-b16', step)
         ours.update_params(loss_of(model, images, labels))
         loss_of(plain, images, labels).backward()
@@ -109,6 +124,34 @@ def test_a_missing_library_is_one_line_with_the_command_that_installs_it(method,
     assert kind in reason and 'run: pip install' in reason and '\n' not in reason
     with pytest.raises(UserError, match='is not installed or too old'):
         build_optim_wrapper(small_classifier('vit-b16'), part(method).optim_wrapper)
+
+
+def test_moments_of_bitsandbytes_are_planned_and_a_resumed_run_is_bit_identical():
+    cfg = method_by('adamw-8bit', BITSANDBYTES)
+    cfg.paramwise_cfg = dict(freeze='embed')
+
+    def train(optim_wrapper, model, steps) -> None:
+        for step in steps:
+            images, labels = batch('vit-b16', step)
+            optim_wrapper.update_params(loss_of(model, images, labels))
+
+    model, again = small_classifier('vit-b16'), small_classifier('vit-b16')
+    whole, resumed = (build_optim_wrapper(one, cfg) for one in (model, again))
+    planned = predict_state_bytes(whole.optimizer)
+    train(whole, model, range(3))
+    assert optimizer_state_bytes(whole.optimizer) == planned
+    big = [p for p in model.parameters() if p.requires_grad and p.numel() >= 4096]
+    small = sum(p.numel() for p in model.parameters() if p.requires_grad and p.numel() < 4096)
+    each = sum(p.numel() + 4 * -(-p.numel() // 256) for p in big)  # a byte, and a scale for 256
+    assert planned == 2 * each + 2 * 4 * 256 + 8 * small
+    saved = io.BytesIO()
+    torch.save(dict(model=model.state_dict(), optimizer=whole.state_dict()), saved)
+    content = torch.load(io.BytesIO(saved.getvalue()), weights_only=True)
+    again.load_state_dict(content['model'])
+    resumed.load_state_dict(content['optimizer'])
+    train(whole, model, range(3, 6))
+    train(resumed, again, range(3, 6))
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters()))
 
 
 def test_moments_of_8_bits_take_a_byte_each_a_scale_for_256_and_a_table():
