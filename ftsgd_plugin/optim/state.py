@@ -1,5 +1,6 @@
 """Bytes of tensors and of optimizer state, kept or predicted on the meta device."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,6 +11,8 @@ from torch.optim import Optimizer
 from ..utils.patching import replaced
 from .flash import held_optimizer_bytes, is_flash
 from .library_optimizers import prepare
+
+_STAGE_KEYS = ('name', 'role', 'block')  # of a group: where its layer stands, which no optimizer reads
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -87,24 +90,45 @@ def values_of_meta_tensors() -> Iterator[None]:
 def predict_state_bytes(optimizer: Optimizer) -> int | None:
     """Bytes of state that the optimizer will keep, from one step of a copy on the meta device.
 
+    Parameters of one shape and type under the same settings keep the same state: the copy has one of each, as a step
+    on the meta device takes milliseconds per parameter.
+
     Returns:
         int | None: Bytes, or ``None`` for an optimizer that cannot step on meta tensors.
     """
     if is_flash(optimizer):  # its kernels take none
         return held_optimizer_bytes(optimizer)
-    options = [
-        {key: value for key, value in group.items() if key not in ('params', 'foreach', 'fused')}
-        for group in optimizer.param_groups
-    ]
+    alike: Counter[tuple] = Counter()  # (settings, shape, type) -> number of parameters
+    settings: list[dict] = []
+    kept: list[dict[tuple, nn.Parameter]] = []
+    for group in optimizer.param_groups:
+        own = {key: value for key, value in group.items() if key not in ('params', 'foreach', 'fused')}
+        text = repr([value for key, value in own.items() if key not in _STAGE_KEYS])
+        first = {}
+        for param in group['params']:
+            key = text, param.shape, param.dtype
+            if key not in alike:
+                first[key] = param
+            alike[key] += 1
+        if first:
+            settings.append(own)
+            kept.append(first)
 
     def build(twins: list[list[nn.Parameter]]) -> Optimizer:
-        groups = [{**own, 'params': params} for own, params in zip(options, twins)]
-        return type(optimizer)(groups, lr=options[0].get('lr', 1e-3))
+        groups = [{**own, 'params': params} for own, params in zip(settings, twins)]
+        return type(optimizer)(groups, lr=settings[0].get('lr', 1e-3))
 
     try:
-        copy = meta_optimizer(build, [group['params'] for group in optimizer.param_groups])
+        copy = meta_optimizer(build, [first.values() for first in kept])
         with values_of_meta_tensors():
             copy.step()
+        keys = [key for first in kept for key in first]
+        twins = [twin for group in copy.param_groups for twin in group['params']]
+        return sum(alike[key] * _state_bytes_of(copy, twin) for key, twin in zip(keys, twins, strict=True))
     except Exception:  # any optimizer may be configured; a missing number must not stop the run
         return None
-    return optimizer_state_bytes(copy)
+
+
+def _state_bytes_of(optimizer: Optimizer, param: nn.Parameter) -> int:
+    state = optimizer.state.get(param, {})
+    return tensor_bytes(tensor for value in state.values() for tensor in stored_tensors(value))

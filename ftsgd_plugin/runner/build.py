@@ -32,6 +32,7 @@ from .fit_check import FitHook
 from .image_cache import hand_on_image_cache
 from .inheritance import inheritance_failure
 from .process_group import join_group
+from .start_up import configs_formatted_once, figures_on_demand
 
 
 def read_config(path: str) -> Config:
@@ -162,7 +163,7 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
         check_readable(cfg.load_from)
     if cfg.launcher != 'none':
         _choose_model_wrapper(cfg)
-    with configs_written_whole(), unwritable_log_refused():
+    with configs_written_whole(), unwritable_log_refused(), configs_formatted_once(), figures_on_demand():
         runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     refuse_unwritable_log(runner.logger)
     for warning in uncached:

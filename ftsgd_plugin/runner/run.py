@@ -28,10 +28,12 @@ from .data_check import check_data
 from .failures import explain
 from .peers import Peers
 from .process_group import collective_timeout
+from .start_up import configs_formatted_once
 
 _COLLATE = dict(type='default_collate')
 
 
+@configs_formatted_once()
 def train(
     config: str,
     *,
@@ -150,6 +152,7 @@ def _config_kept_if_refused(cfg: Config) -> Iterator[None]:
         raise
 
 
+@configs_formatted_once()
 def test(
     config: str,
     checkpoint: str,

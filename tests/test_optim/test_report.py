@@ -11,6 +11,8 @@ from ftsgd_plugin.layers import list_layers
 from ftsgd_plugin.optim.report import FreezeReport
 from ftsgd_plugin.optim.state import optimizer_state_bytes, predict_state_bytes
 
+_TYPES = (torch.float32, torch.float64)
+
 
 @pytest.mark.parametrize(
     'make',
@@ -31,6 +33,28 @@ def test_predicted_state_is_the_state_after_a_step(vit, make):
     predicted = predict_state_bytes(optimizer)
     assert optimizer_state_bytes(optimizer) == 0
     model(torch.randn(2, 3, 16, 16)).sum().backward()
+    optimizer.step()
+    assert predicted == optimizer_state_bytes(optimizer)
+
+
+def test_state_of_many_parameters_is_predicted_from_one_of_each_kind(monkeypatch):
+    """Another option of a group, another shape and another type make another kind; the place of a layer does not."""
+    params = [
+        nn.Parameter(torch.ones(shape, dtype=dtype)) for shape in ((3, 4), (5,)) for dtype in _TYPES for _ in 'ab'
+    ]
+    groups = [
+        dict(params=params[::2], momentum=0.9, name='a', role='block', block=0),
+        dict(params=params[1:4:2], momentum=0.9, name='b', role='block', block=1),
+        dict(params=params[5::2], momentum=0.0),
+    ]
+    optimizer, stepped = torch.optim.SGD(groups, lr=0.1), []
+    with monkeypatch.context() as patch:
+        step = torch.optim.SGD.step
+        patch.setattr(torch.optim.SGD, 'step', lambda self: (stepped.append(self), step(self)))
+        predicted = predict_state_bytes(optimizer)
+    assert sum(len(group['params']) for group in stepped[0].param_groups) == 4 + 2
+    for param in params:
+        param.grad = torch.ones_like(param)
     optimizer.step()
     assert predicted == optimizer_state_bytes(optimizer)
 
