@@ -16,7 +16,7 @@ from ftsgd_plugin.optim.ddp import follow_trained_parameters
 from ftsgd_plugin.utils.errors import UserError
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', [pytest.param(one, marks=[pytest.mark.slow] * (one == 'bit-r101')) for one in SMALL])
 def test_opens_block_by_block_and_moves_exactly_what_is_open(name):
     model, total = small_classifier(name), 6
     blocks = SMALL[name][1]

@@ -17,7 +17,7 @@ from ftsgd_plugin.profiling.evidence import correlation, mean_ood, nearest, pape
 from ftsgd_plugin.profiling.gradients import Gradient, GradientProfile
 from ftsgd_plugin.profiling.measure import measure_methods
 from ftsgd_plugin.profiling.own_points import OwnPoint, add_points, own_points
-from ftsgd_plugin.profiling.phases import ALL_METHODS
+from ftsgd_plugin.profiling.phases import ALL_METHODS, COMPARED_METHODS
 from ftsgd_plugin.profiling.plots import draw_evidence
 from ftsgd_plugin.profiling.predict import MethodPrediction, PhasePrediction
 
@@ -218,7 +218,11 @@ def test_model_that_does_not_fit_the_gpu_is_measured_on_the_cpu(run_diagnose, tm
             raise first.pop()
         return full_step_seconds(*args, **kwargs)
 
-    with mock.patch('ftsgd_plugin.profiling.diagnosis.full_step_seconds', step):
+    patched = dict(ALL_METHODS=COMPARED_METHODS)  # fewer to predict
+    with (
+        mock.patch('ftsgd_plugin.profiling.diagnosis.full_step_seconds', step),
+        mock.patch.multiple('ftsgd_plugin.profiling.diagnosis_page', **patched),
+    ):
         code, err = run_diagnose('--memory', '17MiB')
     assert code == 0 and 'does not fit the GPU at this batch size; measuring on the CPU' in err
     assert json.loads((tmp_path / 'answer.json').read_text())['recommendation'] == 'freeze-embed-no-momentum'

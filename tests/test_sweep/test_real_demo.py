@@ -56,10 +56,13 @@ def test_runs_are_those_of_the_benchmark(tmp_path):
     """Data, network, size, epochs: the hash counts everything that can change a number."""
     real, demo = (read_plan(str(ROOT / f'configs/sweeps/{name}.py')) for name in ('real', 'real_demo'))
     assert [run.method for run in demo.runs()] == METHODS and demo.seeds == real.seeds
+    (options,) = demo.dataset_options.values()
+    once = options['train_cfg.val_interval']
+    assert once == options['train_cfg.max_epochs']
     for run in demo.runs():
         assert run in real.runs()
         hashes = {config_hash(run_config(plan, run, tmp_path, options)) for plan, options in
-                  ((real, None), (demo, None), (demo, real_demo.OPTIONS))}  # fmt: skip
+                  ((real, {'train_cfg.val_interval': once}), (demo, None), (demo, real_demo.OPTIONS))}  # fmt: skip
         assert len(hashes) == 1
 
 

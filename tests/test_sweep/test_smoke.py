@@ -107,13 +107,7 @@ def test_all_210_go_through_with_the_cheapest_first_then_what_has_failed_again(
 
     monkeypatch.setattr(smoke, 'predict_costs', predict)
     stubs.fails = ('vit-b16_sgd_fmow',)
-    import cProfile
-
-    pr = cProfile.Profile()
-    pr.enable()
     assert smoke.smoke(plan, out) == 1
-    pr.disable()
-    pr.dump_stats('/tmp/smoke_work/prof.out')
     text = capsys.readouterr().out
     assert len(stubs.order) == 210
     ranks = [sizes[name.split('_')[0]] for name in stubs.order]
