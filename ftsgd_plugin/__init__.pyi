@@ -37,6 +37,7 @@ from .hooks import ReleaseModelHook as ReleaseModelHook
 from .hooks import ResourceHook as ResourceHook
 from .hooks import RunRecordHook as RunRecordHook
 from .hooks import SafeCheckpointHook as SafeCheckpointHook
+from .hooks import ShardingHook as ShardingHook
 from .layers import Entry as Entry
 from .layers import Layer as Layer
 from .layers import list_layers as list_layers
@@ -54,6 +55,7 @@ from .optim import InBackwardDataParallel as InBackwardDataParallel
 from .optim import LayerGradNorms as LayerGradNorms
 from .optim import ProbeThenFineTuneLR as ProbeThenFineTuneLR
 from .optim import SGDInBackwardOptimWrapper as SGDInBackwardOptimWrapper
+from .optim import ShardedDataParallel as ShardedDataParallel
 from .optim import param_groups as param_groups
 from .records import read_record as read_record
 from .runner.inheritance import method_part as method_part

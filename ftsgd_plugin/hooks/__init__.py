@@ -9,6 +9,7 @@ from .optimizer_mode import OptimizerModeHook
 from .release_model import ReleaseModelHook
 from .resources import HostMemoryHook, ResourceHook
 from .run_record import RunRecordHook
+from .sharding import ShardingHook
 
 __all__ = [
     'CheckpointFitHook',
@@ -21,4 +22,5 @@ __all__ = [
     'ResourceHook',
     'RunRecordHook',
     'SafeCheckpointHook',
+    'ShardingHook',
 ]

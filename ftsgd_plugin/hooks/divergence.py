@@ -14,6 +14,7 @@ from torch import nn
 
 from ..layers import unwrap
 from ..optim.finite import FiniteUpdates
+from ..optim.sharding.values import is_sharded
 from ..optim.values import check_groups
 from ..utils.errors import DivergedError, UserError
 from ..utils.norms import has_non_finite
@@ -101,7 +102,7 @@ class DivergenceHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check what training starts from, and guard the updates."""
         self.after_run(runner)  # of a run that ended with an exception
-        bad = _non_finite_names(unwrap(runner.model))
+        bad = _agreed(runner, _non_finite_names(unwrap(runner.model)))
         parameters = dict(unwrap(runner.model).named_parameters())
         if wrong := [name for name in bad if name in parameters]:
             raise UserError(
@@ -159,7 +160,8 @@ class DivergenceHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write no checkpoint of weights that are NaN or Inf. Only the main process comes here."""
         if self._guards:
-            self._check_weights(runner, checkpoint.get('meta', {}).get('iter'))
+            bad = _non_finite_names(unwrap(runner.model))  # whole, also of a sharded model
+            self._stop_for(runner, bad, checkpoint.get('meta', {}).get('iter'))
 
     def after_run(self, runner: Runner) -> None:
         """Restore the optimizer wrappers."""
@@ -204,9 +206,11 @@ class DivergenceHook(Hook):
             count = '' if limit == 1 else f', {limit} times in a row'
             self._stop(runner, f'{_reason(update)}{count}, so its update was not made', update.iteration)
 
-    def _check_weights(self, runner: Runner, iteration: int | None = None) -> None:
-        bad = [n for n in _non_finite_names(unwrap(runner.model)) if n in self._finite_from_the_start]
-        if bad:
+    def _check_weights(self, runner: Runner) -> None:
+        self._stop_for(runner, _agreed(runner, _non_finite_names(unwrap(runner.model))))
+
+    def _stop_for(self, runner: Runner, names: list[str], iteration: int | None = None) -> None:
+        if bad := [name for name in names if name in self._finite_from_the_start]:
             self._stop(runner, f'the weights are NaN or Inf in {_listed(bad)}', iteration or runner.iter)
 
     def _stop(self, runner: Runner, what: str, iteration: int) -> None:
@@ -238,6 +242,13 @@ def _non_finite_names(model: nn.Module) -> list[str]:
     if not has_non_finite(tensor for tensor in tensors.values() if isinstance(tensor, torch.Tensor)):
         return []
     return [name for name, value in tensors.items() if isinstance(value, torch.Tensor) and has_non_finite([value])]
+
+
+def _agreed(runner: Runner, names: list[str]) -> list[str]:
+    """The names of all ranks, where each has a part of the weights."""
+    if not is_sharded(unwrap(runner.model)):
+        return names
+    return list(dict.fromkeys(name for of_rank in all_gather_object(names) for name in of_rank))
 
 
 def _listed(names: list[str]) -> str:

@@ -8,7 +8,9 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from ..layers import unwrap
 from ..optim.accumulation import at_update_boundary
+from ..optim.sharding.values import is_sharded
 from ..utils.signals import Interrupted, StopSignals, shield_workers
 from .checkpoint import ATOMIC, SafeCheckpointHook
 from .pointer import write_pointer
@@ -76,7 +78,12 @@ class StopHook(Hook):
         """
         if not self._training or not at_update_boundary(runner.optim_wrapper):
             return
-        number = self.signals.received if self.ranks is None else self.ranks.wanted()
+        if self.ranks is None:
+            number = self.signals.received
+        elif is_sharded(unwrap(runner.model)):  # saving, and every batch of the others, needs all ranks
+            number = self.ranks.agree()
+        else:
+            number = self.ranks.wanted()
         if number is not None:
             self._stop(runner, number, runner.iter, in_validation=True)
 

@@ -28,7 +28,7 @@ from . import (  # noqa: F401  (register the known layer lists)
     transformers_models,
 )
 from .adapters import has_adapters, without_adapters
-from .api import Layer, layer_depths, list_layers, paper_parts, weight_norms
+from .api import Layer, keep_layer_list, layer_depths, list_layers, paper_parts, weight_norms
 from .entry import ROLES, Entry
 from .names import in_backbone, in_head, unwrap, unwrap_state_dict
 from .register import register_layer_list
@@ -40,6 +40,7 @@ __all__ = [
     'has_adapters',
     'in_backbone',
     'in_head',
+    'keep_layer_list',
     'layer_depths',
     'list_layers',
     'paper_parts',

@@ -1,7 +1,7 @@
 """The layer list of a classifier: what a layer is, the register of architectures, and ``list_layers``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -48,6 +48,7 @@ class Layer:
         return sum(param.numel() * param.element_size() for param in self.params.values())
 
 
+_KEPT = '_ftsgd_layers'  # on a model: its layer list, see keep_layer_list
 # Networks of which everything outside the backbone is the head, whatever its size.
 _CLASSIFIERS = {'mmpretrain.models.classifiers.base.BaseClassifier'}
 
@@ -70,6 +71,9 @@ def list_layers(model: nn.Module) -> list[Layer]:
             part of a network that is not known, so that what is around it need not be a head.
     """
     model = unwrap(model)
+    if (kept := getattr(model, _KEPT, None)) is not None:
+        own = dict(model.named_parameters())
+        return [replace(layer, params={name: own[name] for name in layer.params}) for layer in kept]
     prefix, backbone, entries = _find_backbone(model)
     _check_surroundings(model, prefix, backbone)
     names = {id(param): name for name, param in model.named_parameters()}
@@ -83,6 +87,16 @@ def list_layers(model: nn.Module) -> list[Layer]:
             f'{" and more" if len(forgotten) > 3 else ""}; add an Entry for it (ftsgd_plugin/layers/ shows how).'
         )
     return _with_outer_head([layer for layer in layers if layer.params], model, prefix, names)
+
+
+def keep_layer_list(model: nn.Module) -> None:
+    """Let :func:`list_layers` return the present list of a model for ever, with the parameters of that time.
+
+    For a model whose modules stay and whose parameters are replaced by others of the same names (sharding): some lists
+    come from a copy of the network, which cannot be made then.
+    """
+    model = unwrap(model)
+    setattr(model, _KEPT, [replace(layer, params=dict.fromkeys(layer.params)) for layer in list_layers(model)])
 
 
 def _find_backbone(model: nn.Module) -> tuple[str, nn.Module, LayerList]:

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'groups': ['param_groups'],
         'layer_grad_norms': ['LayerGradNorms'],
         'probe_then_finetune': ['ProbeThenFineTuneLR'],
+        'sharding.wrapper': ['ShardedDataParallel'],
         'sgd_in_backward': ['InBackwardDataParallel', 'SGDInBackwardOptimWrapper'],
         'unfreezing': ['GradualUnfreezing'],
     },

@@ -39,7 +39,7 @@ def follow_trained_parameters(wrapped: nn.Module, model: nn.Module) -> list[Remo
     if is_wrapped and not followed and torch.distributed.is_initialized():
         raise UserError(
             f'model_wrapper_cfg: freezing under {type(wrapped).__name__} is not supported; '
-            "use model_wrapper_cfg=dict(type='MMDistributedDataParallel')."
+            "use model_wrapper_cfg=dict(type='ShardedDataParallel'), or type='MMDistributedDataParallel'."
         )
     handles = []
     for wrapper in wrappers:

@@ -2,7 +2,7 @@
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -17,6 +17,7 @@ from torch.optim.sgd import sgd
 from torch.utils.hooks import RemovableHandle
 
 from ..utils.errors import UserError
+from ..utils.local import local_value
 from ..utils.norms import has_non_finite, non_finite
 
 _NAME = "optim_wrapper.type='SGDInBackwardOptimWrapper'"
@@ -113,6 +114,11 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         """Take the hooks off the parameters, as at the end of a training; the next backward pass puts them back."""
         _remove(self._hooks)
 
+    def replace_parameters(self, parts: Mapping[nn.Parameter, nn.Parameter]) -> None:
+        """Update other parameters in the place of those that the optimizer was built with (sharded training)."""
+        self.release()
+        self._group_of = {parts[param]: i for param, i in self._group_of.items()}
+
     def take_non_finite(self) -> bool | torch.Tensor:
         """Whether a gradient since the last call was not finite; on a GPU a scalar tensor there, without waiting."""
         found, self._non_finite = self._non_finite, False
@@ -122,27 +128,31 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
     def _update(self, param: nn.Parameter) -> None:
         if not self._in_backward:
             return
-        world = get_world_size()
-        if world > 1:
+        world, is_part = get_world_size(), hasattr(param.grad, 'to_local')  # sharded gradients are averaged already
+        if world > 1 and not is_part:
             param.grad.div_(world)
             torch.distributed.all_reduce(param.grad)
         on_device = self.skip_non_finite and self._answers_on_device(param)
         if self.skip_non_finite and not on_device:
             self._non_finite = self._non_finite or has_non_finite([param.grad])
+            if is_part:  # the ranks hold different parts of a gradient
+                self._non_finite = bool(_on_any_rank(torch.tensor(self._non_finite)))
             if self._non_finite:
                 param.grad = None
                 return
         for callback in self._observers.values():
             callback(param, param.grad)
         group = self.optimizer.param_groups[self._group_of[param]]
+        weight, grad = local_value(param), local_value(param.grad)
         if on_device:
-            self._non_finite = non_finite([param.grad]) | self._non_finite
-            self._masked_sgd(param, group)
+            bad = non_finite([grad])
+            self._non_finite = (_on_any_rank(bad) if is_part else bad) | self._non_finite
+            self._masked_sgd(weight, grad, group)
             param.grad = None
             return
         sgd(
-            [param],
-            [param.grad],
+            [weight],
+            [grad],
             [None],
             foreach=False,
             weight_decay=group['weight_decay'],
@@ -159,9 +169,8 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         """Whether asking a gradient on the host would wait for the device."""
         return param.device.type != 'cpu'
 
-    def _masked_sgd(self, param: nn.Parameter, group: dict) -> None:
+    def _masked_sgd(self, param: torch.Tensor, direction: torch.Tensor, group: dict) -> None:
         """SGD without momentum in the order of ``torch.optim.SGD``, with a direction of zero if a gradient was bad."""
-        direction = param.grad
         if group['maximize']:
             direction.neg_()
         if group['weight_decay']:
@@ -179,6 +188,12 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         cast = nullcontext() if self.dtype is None else autocast(dtype=torch.bfloat16)
         with super().optim_context(model), cast:
             yield
+
+
+def _on_any_rank(bad: torch.Tensor) -> torch.Tensor:
+    bad = bad.int()
+    torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
+    return bad.bool()
 
 
 def _remove(hooks: dict[nn.Parameter, RemovableHandle]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..utils.local import local_value
 from ..utils.patching import replaced
 from .flash import held_optimizer_bytes, is_flash
 from .library_optimizers import prepare
@@ -16,8 +17,8 @@ _STAGE_KEYS = ('name', 'role', 'block')  # of a group: where its layer stands, w
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Total size of tensors in bytes."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    """Total size of tensors in bytes; of those that are divided over the ranks, this rank's part."""
+    return sum(part.numel() * part.element_size() for part in map(local_value, tensors))
 
 
 def state_tensors(optimizer: Optimizer) -> Iterator[torch.Tensor]:

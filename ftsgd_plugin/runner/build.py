@@ -17,7 +17,14 @@ from mmpretrain.engine.hooks import VisualizationHook
 
 from ..checkpoint.io import check_readable, checkpoint_to_resume
 from ..evaluation.checks import check_configured_metrics, check_configured_splits
-from ..hooks import CheckpointFitHook, DivergenceHook, FrozenFeaturesHook, OptimizerModeHook, ReleaseModelHook
+from ..hooks import (
+    CheckpointFitHook,
+    DivergenceHook,
+    FrozenFeaturesHook,
+    OptimizerModeHook,
+    ReleaseModelHook,
+    ShardingHook,
+)
 from ..layers import unwrap
 from ..models.lora import with_adapters
 from ..optim.values import check_settings
@@ -33,6 +40,8 @@ from .image_cache import hand_on_image_cache
 from .inheritance import inheritance_failure
 from .process_group import join_group
 from .start_up import configs_formatted_once, figures_on_demand
+
+_SHARDED = 'ShardedDataParallel'
 
 
 def read_config(path: str) -> Config:
@@ -169,6 +178,8 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
     for warning in uncached:
         runner.logger.warning(warning)
     runner.register_hook(FitHook())
+    if not any(isinstance(hook, ShardingHook) for hook in runner.hooks):
+        runner.register_hook(ShardingHook())
     if not any(isinstance(hook, CheckpointFitHook) for hook in runner.hooks):
         runner.register_hook(CheckpointFitHook())
     for hook in runner.hooks:
@@ -225,13 +236,17 @@ class _ShortLogHook(Hook):
 
 def _choose_model_wrapper(cfg: Config) -> None:
     """Join the ranks, and choose a model wrapper that suits the optimizer wrapper."""
+    wrapper = cfg.get('model_wrapper_cfg') or {}
     if not is_distributed():
-        join_group(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
+        dist_cfg = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
+        if type_name(wrapper) == _SHARDED and wrapper.get('cpu_offload'):
+            dist_cfg['backend'] = 'cpu:gloo,cuda:nccl'  # norms of gradients that lie on the CPU (pytorch#148532)
+        join_group(cfg.launcher, **dist_cfg)
     in_backward = type_name(cfg.get('optim_wrapper')) == 'SGDInBackwardOptimWrapper'
     if cfg.get('model_wrapper_cfg') is None and in_backward:
         cfg.model_wrapper_cfg = {'type': 'InBackwardDataParallel'}
     wrapper = cfg.get('model_wrapper_cfg') or {}
-    if not torch.cuda.is_available() and type_name(wrapper) != 'InBackwardDataParallel':
+    if not torch.cuda.is_available() and type_name(wrapper) not in ('InBackwardDataParallel', _SHARDED):
         cfg.model_wrapper_cfg = {
             'type': 'MMDistributedDataParallel',
             'broadcast_buffers': False,

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from .local import local_value
+
 # On a CPU torch's float32 norm adds one square after the other. Its relative error is 4e-5 for the 2.4 million entries
 # of a ViT-B/16's MLP weight, and 2e-3 if all entries are equal; in pieces it is 1e-7 and 1e-5. Pieces of this size also
 # stay on one thread; thousands of small parallel regions (as in torch.dot) stall on a machine that other programs use.
@@ -18,19 +20,26 @@ def stacked_norms(tensors: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
         tensors: Per group its tensors (L lists, none empty), all on one device. Half precision is summed in float32.
 
     Returns:
-        torch.Tensor: Norms (L,) on that device.
+        torch.Tensor: Norms (L,) on that device. Of tensors that are divided over the ranks, the norms of the whole; all
+        ranks must ask for the same.
     """
-    pieces, sizes = [], []
+    pieces, sizes, divided = [], [], False
     for own in tensors:
         before = len(pieces)
         for tensor in own:
-            tensor = tensor.detach()
+            divided |= hasattr(tensor, 'to_local')
+            tensor = local_value(tensor)
             if tensor.dtype in (torch.float16, torch.bfloat16):
                 tensor = tensor.float()
             pieces.extend(tensor.flatten().split(_PIECE) if tensor.device.type == 'cpu' else [tensor])
         sizes.append(len(pieces) - before)
     norms = torch.stack(torch._foreach_norm(pieces))
-    return torch.stack(torch._foreach_norm(norms.split(sizes)))
+    norms = torch.stack(torch._foreach_norm(norms.split(sizes)))
+    if not divided:
+        return norms
+    squares = norms.double().square()
+    torch.distributed.all_reduce(squares)
+    return squares.sqrt().to(norms.dtype)
 
 
 def scaled_norms(norm: float, parameters: int, weight_norm: float) -> tuple[float, float | None]:
@@ -61,7 +70,11 @@ def has_non_finite(tensors: Iterable[torch.Tensor]) -> bool:
 
 def non_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     """:func:`has_non_finite` as a scalar on the device of the tensors, without synchronising with it."""
-    largest = torch._foreach_norm(_dense(tensors), math.inf)  # of the absolute values: cannot overflow
+    tensors = list(tensors)
+    dense = _dense(tensors)
+    if not dense:  # this rank has no part of them
+        return torch.zeros((), dtype=torch.bool, device=tensors[0].device)
+    largest = torch._foreach_norm(dense, math.inf)  # of the absolute values: cannot overflow
     return ~_stacked(largest).isfinite().all()
 
 
@@ -73,6 +86,6 @@ def _stacked(scalars: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _dense(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """This rank's values of sharded and sparse tensors; integers are always finite."""
-    local = [getattr(tensor, 'to_local', lambda tensor=tensor: tensor)().detach() for tensor in tensors]
+    local = map(local_value, tensors)
     values = [tensor.coalesce().values() if tensor.is_sparse else tensor for tensor in local]
     return [tensor for tensor in values if tensor.is_floating_point() and tensor.numel()]

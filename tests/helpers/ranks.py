@@ -1,6 +1,7 @@
-"""Two processes that train together over gloo."""
+"""Several processes that train together over gloo."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -16,12 +17,20 @@ def run_two_ranks(function: Callable[[int, Path], None], directory: Path) -> Non
         function: A function of a module in ``helpers``: the processes cannot import test files.
         directory: Where the ranks meet and leave their results.
     """
-    mp.start_processes(_run_rank, (function, directory), nprocs=2, start_method='forkserver')
+    start_ranks(function, directory, 2)
 
 
-def _run_rank(rank: int, function: Callable[[int, Path], None], directory: Path) -> None:
+def start_ranks(function: Callable[[int, Path], None], directory: Path, count: int) -> None:
+    """:func:`run_two_ranks` with ``count`` processes."""
+    mp.start_processes(_run_rank, (function, directory, count), nprocs=count, start_method='forkserver')
+
+
+def _run_rank(rank: int, function: Callable[[int, Path], None], directory: Path, count: int) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{directory}/store', rank=rank, world_size=2)
+    store = f'file://{directory}/store'
+    torch.distributed.init_process_group(
+        'gloo', init_method=store, rank=rank, world_size=count, timeout=timedelta(seconds=120)
+    )
     function(rank, directory)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
