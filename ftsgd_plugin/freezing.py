@@ -5,7 +5,7 @@ Never a learning rate of zero or a zero gradient: momentum and weight decay stil
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from types import MethodType
 
@@ -198,12 +198,21 @@ def _update_eval_mode(model: nn.Module, args: tuple = ()) -> None:
 
 @torch._dynamo.disable
 def _follow_trained(model: nn.Module) -> None:
-    trained = [id(param) for param in model.parameters() if param.requires_grad]
+    trained = [id(param) for param in _all_parameters(model) if param.requires_grad]
     if trained != getattr(model, _TRAINED):
         layers = list_layers(model)  # listed here: a deep copy of the model (EMA) shares the hook, not the layers
         _set_eval_mode(model, [x for x in layers if not any(param.requires_grad for param in x.params.values())])
         _note_frozen(model)
         setattr(model, _TRAINED, trained)
+
+
+def _all_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters, shared ones several times: ``model.parameters()`` takes ten times as long, in every step."""
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        yield from (param for param in module._parameters.values() if param is not None)
+        waiting.extend(child for child in module._modules.values() if child is not None)
 
 
 def _set_eval_mode(model: nn.Module, layers: Iterable[Layer]) -> None:

@@ -8,6 +8,7 @@ from helpers.small_models import SMALL, batch, expected_names, loss_of, small_cl
 from mmengine.optim import build_optim_wrapper
 
 from ftsgd_plugin.optim import GradualUnfreezingLR
+from ftsgd_plugin.runner.build import build_runner
 
 pytestmark = pytest.mark.gpu
 
@@ -115,3 +116,34 @@ def test_flashoptim_trains_in_the_bytes_that_are_planned_and_resumes(method):
     models[1].load_state_dict(models[0].state_dict())
     resumed.load_state_dict(whole.state_dict())
     assert train(models[0], whole, range(4)) == train(models[1], resumed, range(4))
+
+
+def test_a_step_with_all_default_hooks_makes_the_host_wait_for_nothing(digits_config):
+    """``tests/test_runner/test_unwaited.py`` has the twin on the CPU, which counts the operators that would wait."""
+    cfg = digits_config(subset=160, train_cfg=dict(max_epochs=1), launcher='none')
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.default_hooks.checkpoint = None
+    cfg.train_dataloader.update(collate_fn=dict(type='default_collate'), pin_memory=True)
+    runner, watched = build_runner(cfg), []
+    run_iter = runner.train_loop.run_iter
+
+    def watch(idx: int, data_batch: dict) -> None:
+        # The first step starts libraries, the last one writes the log.
+        inside = 0 < idx < len(runner.train_dataloader) - 1
+        torch.cuda.set_sync_debug_mode('error' if inside else 'default')
+        try:
+            run_iter(idx, data_batch)
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+        watched.append(inside)
+
+    runner.train_loop.run_iter = watch
+    runner.train()
+    assert sum(watched) == 3
+    loss = next(runner.model.parameters()).sum()
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        with pytest.raises(RuntimeError, match='synchronizing'):
+            float(loss)  # the mode notices who waits
+    finally:
+        torch.cuda.set_sync_debug_mode('default')

@@ -32,7 +32,8 @@ class FiniteUpdates:
     - ``SGDInBackwardOptimWrapper`` masks the update on the device, gradient by gradient: nobody waits. Layers that
       were updated in the same backward pass before the first gradient of NaN or Inf keep that update.
     - Any other optimizer on a GPU is started after the host has read the answer, one wait per update. MMEngine itself
-      waits once per iteration, for the copy of the next batch.
+      waits twice per iteration, for the loss and the copy of the batch, unless :mod:`ftsgd_plugin.runner.unwaited` is
+      in use, as in every run of ``tools/train.py``.
 
     Args:
         optim_wrapper: The wrapper of one optimizer.

@@ -40,6 +40,7 @@ from .image_cache import hand_on_image_cache
 from .inheritance import inheritance_failure
 from .process_group import join_group
 from .start_up import configs_formatted_once, figures_on_demand
+from .unwaited import copy_without_waiting, wait_for_no_scalar
 
 _SHARDED = 'ShardedDataParallel'
 
@@ -175,6 +176,8 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
     with configs_written_whole(), unwritable_log_refused(), configs_formatted_once(), figures_on_demand():
         runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     refuse_unwritable_log(runner.logger)
+    wait_for_no_scalar(runner.message_hub)
+    copy_without_waiting(runner.model)
     for warning in uncached:
         runner.logger.warning(warning)
     runner.register_hook(FitHook())

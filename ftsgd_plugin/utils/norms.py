@@ -74,12 +74,21 @@ def non_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     dense = _dense(tensors)
     if not dense:  # this rank has no part of them
         return torch.zeros((), dtype=torch.bool, device=tensors[0].device)
+    if _on_host(dense):
+        return torch.tensor(has_non_finite(dense))  # a sixth of the time of the maximum
     largest = torch._foreach_norm(dense, math.inf)  # of the absolute values: cannot overflow
     return ~_stacked(largest).isfinite().all()
 
 
+def _on_host(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether reading the tensors makes nobody wait."""
+    return all(tensor.device.type == 'cpu' for tensor in tensors)
+
+
 def _stacked(scalars: Sequence[torch.Tensor]) -> torch.Tensor:
     """Scalars of any floating types and devices as one tensor, without overflow."""
+    if len({(scalar.dtype, scalar.device) for scalar in scalars}) == 1:
+        return torch.stack(list(scalars))
     wide = torch.float64 if any(scalar.dtype == torch.float64 for scalar in scalars) else torch.float32
     return torch.stack([scalar.to(scalars[0].device, wide) for scalar in scalars])
 

@@ -12,6 +12,7 @@ from torch import nn
 from ftsgd_plugin.optim import SGDInBackwardOptimWrapper
 from ftsgd_plugin.optim.finite import FiniteUpdates
 from ftsgd_plugin.optim.values import check_groups, check_settings
+from ftsgd_plugin.utils import norms
 from ftsgd_plugin.utils.errors import UserError
 from ftsgd_plugin.utils.norms import has_non_finite, non_finite
 
@@ -195,8 +196,10 @@ def test_removing_the_guard_restores_the_wrapper():
         assert not getattr(wrapper, 'skip_non_finite', False)
 
 
-def test_large_but_finite_gradients_are_applied():
+@pytest.mark.parametrize('on_host', [True, False], ids=['host', 'as on a device'])
+def test_large_but_finite_gradients_are_applied(on_host, monkeypatch):
     """The norm of such gradients overflows, their entries do not."""
+    monkeypatch.setattr(norms, '_on_host', lambda tensors: on_host)
     large = [
         torch.full((4,), 1e30),
         torch.full((3,), 6e4, dtype=torch.float16),
@@ -209,6 +212,10 @@ def test_large_but_finite_gradients_are_applied():
     assert not has_non_finite([torch.arange(3), torch.zeros(0)])
     sparse = torch.sparse_coo_tensor([[1]], [math.nan], (3,))
     assert has_non_finite([sparse]) and non_finite([sparse]) and not has_non_finite([torch.zeros(3).to_sparse()])
+    alike = [torch.full((4,), 1e30), torch.full((2, 3), 1e30)]
+    assert not has_non_finite(alike) and not non_finite(alike)
+    alike[1][1, 2] = math.nan
+    assert has_non_finite(alike) and non_finite(alike)
 
 
 def settings(**optim_wrapper) -> dict:

@@ -236,3 +236,15 @@ def test_step_randomness_differs_by_seed_rank_and_iteration():
         drawn.add((random.random(), np.random.rand(), torch.rand(1).item()))
     seed_step(0, 0, 0)
     assert len(drawn) == 4 and (random.random(), np.random.rand(), torch.rand(1).item()) in drawn
+
+
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_a_step_draws_the_numbers_of_manual_seed(device, monkeypatch):
+    monkeypatch.setattr(sampling, 'get_device', lambda: device)
+    seeded, manual_seed = [], torch.manual_seed
+    monkeypatch.setattr(torch, 'manual_seed', lambda seed: (seeded.append(seed), manual_seed(seed)))
+    seed_step(3, 1, 7)
+    drawn = torch.rand(4)
+    assert bool(seeded) is (device != 'cpu')  # the generators of devices, where there are any
+    manual_seed(sampling._states(sampling._STEP, 3, 1, 7)[2])
+    assert torch.equal(torch.rand(4), drawn)
