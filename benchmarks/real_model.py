@@ -5,6 +5,10 @@
     python benchmarks/real_model.py run --image-size 224 --device cuda --jobs 16 --minutes 5
     python benchmarks/real_model.py page --out work_dirs/real          # results.json and benchmarks/real_model.md only
 
+    python benchmarks/real_model.py run --methods freeze-embed sgd-gradient-rates sgd-sai --out work_dirs/real
+
+The last line adds methods beside the plan's six, with the rates of configs/sweeps/real_peers.py or of their parts.
+
 Stages, in this order: `grid` (every rate of configs/sweeps/real.py with seed 0), `edges` (further rates where the best
 is at an edge), `seeds` (more seeds at the best rate of each method, chosen by ID accuracy), `gradients` (of every
 layer, before and after training), `wise` (WiSE-FT on one run per method). Each does what is not done yet: an
@@ -48,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     run.add_argument('--model', default='dinov2-vit-s14', choices=['dinov2-vit-s14', 'dinov2-vit-b14'])
     run.add_argument('--weights', help='file (default: data/weights/MODEL.safetensors, without it the hub)')
     run.add_argument('--data', default='data/elpv', help='directory of ELPV')
-    run.add_argument('--methods', nargs='+', help="default: the plan's six")
+    run.add_argument('--methods', nargs='+', help="default: the plan's six; any other of configs/_base_/methods too")
     run.add_argument('--datasets', nargs='+', help="default: the plan's two directions")
     run.add_argument('--seeds', type=positive_int, default=3, help='seeds at the best rate (default: %(default)s)')
     run.add_argument('--image-size', type=positive_int, help="pixels; with it, epochs and images are the configs' own")
@@ -128,7 +132,7 @@ class Benchmark:
             options = {name: _without(one, 'train_cfg.max_epochs') for name, one in options.items()}
         self.plan = replace(
             plan,
-            lrs={method: plan.lrs[method] for method in args.methods or plan.lrs},
+            lrs=_rates(args.methods or plan.lrs, plan.lrs),
             data_roots=dict.fromkeys(datasets, str(Path(args.data).absolute())),
             dataset_options={name: one for name, one in options.items() if name in datasets},
         )
@@ -263,6 +267,20 @@ class Benchmark:
                     print(f'{jobs[index][1]}: {line}', file=sys.stderr)
         finally:
             place.close()
+
+
+def _rates(methods: Sequence[str], planned: dict) -> dict[str, list[float]]:
+    """The rates of every method: the plan's, those of the plan of peers, else those of its part."""
+    from ftsgd_plugin.methods import METHOD_GRIDS
+    from ftsgd_plugin.sweep.plan import read_plan
+    from ftsgd_plugin.utils.errors import UserError
+    from ftsgd_plugin.utils.names import did_you_mean
+    from ftsgd_plugin.utils.paths import config_path
+
+    known = {**METHOD_GRIDS, **read_plan(config_path('sweeps/real_peers.py')).lrs, **planned}
+    if unknown := [method for method in methods if method not in known]:
+        raise UserError(f'--methods {unknown[0]}: no such method; {did_you_mean(unknown[0], known)}')
+    return {method: list(known[method]) for method in methods}
 
 
 def _without(options: dict, key: str) -> dict:

@@ -13,7 +13,7 @@ from ftsgd_plugin.evaluation.selection import (
     select_lr,
 )
 from ftsgd_plugin.paper.grids import format_rate
-from ftsgd_plugin.paper.names import METHODS
+from ftsgd_plugin.paper.names import METHODS, OTHER_METHODS
 from ftsgd_plugin.records import RunRecord
 from ftsgd_plugin.results.collect import collect
 from ftsgd_plugin.sweep.plan import Run
@@ -94,7 +94,7 @@ def read_cells(out: str | Path) -> dict[str, dict[str, Cell]]:
     """``model dataset`` -> method -> cell, of everything in a directory."""
     records, out = read_runs(out), Path(out)
     names = [sorted({getattr(r, key) for r in records}) for key in ('model', 'dataset')]
-    methods = [name for name in METHODS if name in {r.method for r in records}]
+    methods = [name for name in (*METHODS, *OTHER_METHODS) if name in {r.method for r in records}]
     cells: dict[str, dict[str, Cell]] = {}
     for best, rates in best_rates(records, *names, methods):
         own = [r for r in records if (r.model, r.dataset, r.method) == (best.model, best.dataset, best.method)]
@@ -159,6 +159,16 @@ def as_good(first: str, second: str, metric: str) -> Callable[[Mapping[str, Cell
         return verdict, _points(mean, width)
 
     return judge
+
+
+def beside(cells: Mapping[str, Cell], name: str = 'freeze-embed') -> list[list[str]]:
+    """Per method outside the paper its difference to another in points: ID, OOD, OOD AUROC."""
+    rows = []
+    for method in cells:
+        if method in OTHER_METHODS:
+            found = [difference(cells, method, name, key) for key in ('id/accuracy', 'ood/accuracy', 'ood/auroc')]
+            rows.append([method, *('–' if one is None else _points(*one) for one in found)])
+    return rows
 
 
 def _points(mean: float, width: float) -> str:

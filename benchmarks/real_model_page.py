@@ -14,6 +14,7 @@ from real_model_claims import (
     SAME_POINTS,
     Cell,
     at_selected,
+    beside,
     read_cells,
     read_json,
     resource,
@@ -56,7 +57,7 @@ def write_page(out: str | Path, page: str | Path) -> None:
         model, dataset = name.split()
         parts += [f'## {model_label(model)}, {dataset_label(dataset)}', _table(methods), _costs(methods)]
         parts += [_gradients(methods, starts[name]), _verdicts(methods, starts[name]), _groups(methods)]
-        parts += [_sensitivity(methods), _wise(methods)]
+        parts += [_peers(methods), _sensitivity(methods), _wise(methods)]
     write_text(page, '\n\n'.join(part for part in parts if part) + '\n')
     write_text(out / 'results.json', json.dumps(_results(cells, starts), indent=1) + '\n')
     print(f'written: {page}, {out}/results.json')
@@ -138,6 +139,13 @@ def _verdicts(methods: Mapping[str, Cell], start: Mapping | None) -> str:
              '' if start is None else f'{start["ratio"]:.2f} times']]  # fmt: skip
     rows += [[claim, *judge(methods)] for claim, judge in CLAIMS]
     return _rows(['claim of the paper', 'here', 'difference in points'], rows)
+
+
+def _peers(methods: Mapping[str, Cell]) -> str:
+    """Methods outside the paper beside freeze-embed, if any was run."""
+    rows = [[method_label(name), *values] for name, *values in beside(methods)]
+    header = ['beside SGD (freeze-embed), not in the paper', 'ID', 'OOD', 'AUROC OOD']
+    return _rows(header, rows) if rows else ''
 
 
 def _groups(methods: Mapping[str, Cell]) -> str:

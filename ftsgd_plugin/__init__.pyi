@@ -30,6 +30,7 @@ from .freezing import select_layers as select_layers
 from .hooks import CheckpointFitHook as CheckpointFitHook
 from .hooks import DivergenceHook as DivergenceHook
 from .hooks import FrozenFeaturesHook as FrozenFeaturesHook
+from .hooks import GradientRatesHook as GradientRatesHook
 from .hooks import HostMemoryHook as HostMemoryHook
 from .hooks import LayerGradNormHook as LayerGradNormHook
 from .hooks import OptimizerModeHook as OptimizerModeHook
@@ -56,6 +57,7 @@ from .optim import LayerGradNorms as LayerGradNorms
 from .optim import ProbeThenFineTuneLR as ProbeThenFineTuneLR
 from .optim import SGDInBackwardOptimWrapper as SGDInBackwardOptimWrapper
 from .optim import ShardedDataParallel as ShardedDataParallel
+from .optim import gradient_lr_mult as gradient_lr_mult
 from .optim import param_groups as param_groups
 from .records import read_record as read_record
 from .runner.inheritance import method_part as method_part

@@ -47,6 +47,7 @@ OTHER_METHODS = {
     'lion': OtherMethod('arXiv 2302.06675', (1e-7, 3e-7, 1e-6, 3e-6, 1e-5, 3e-5), 12),
     'schedule-free-sgd': OtherMethod('arXiv 2405.15682', (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), 12),
     'sgd-sai': OtherMethod('arXiv 2412.11768', ADAMW_GRID, 12),
+    'sgd-gradient-rates': OtherMethod('this project', SGD_GRID, 12),
     'adamw-8bit': OtherMethod('arXiv 2110.02861', ADAMW_GRID, 10),
     'flash-adamw': OtherMethod('arXiv 2602.23349', ADAMW_GRID, 7),
     'flash-sgd': OtherMethod('arXiv 2602.23349', SGD_GRID, 6),

@@ -58,6 +58,8 @@ class RunRecord:
         environment: Versions of Python and the stack, ``device`` and number of ``processes``.
         resources: ``seconds`` of training with evaluation, ``peak_bytes`` (of the device, or of the host without one),
             ``state_bytes`` of the optimizer, ``parameters``, ``trained_parameters``; absent if unknown.
+        lr_mult: Measured multipliers of the learning rate by stage (``paramwise_cfg=dict(lr_mult='gradient')``); empty
+            if none was measured.
         command: The command line that started the run.
         started, finished: ISO 8601 times; ``finished`` is empty until the run ends.
         error: Last line of a failure or divergence, or how an interrupted run is continued.
@@ -78,6 +80,7 @@ class RunRecord:
     code: dict[str, str | None] = field(default_factory=dict)
     environment: dict[str, str | int | None] = field(default_factory=dict)
     resources: dict[str, float] = field(default_factory=dict)
+    lr_mult: dict[str, float] = field(default_factory=dict)
     command: str = ''
     started: str = ''
     finished: str = ''

@@ -5,6 +5,7 @@ from .checkpoint_compatibility import CheckpointFitHook
 from .divergence import DivergenceHook
 from .frozen_features import FrozenFeaturesHook
 from .grad_norm import LayerGradNormHook
+from .gradient_rates import GradientRatesHook
 from .optimizer_mode import OptimizerModeHook
 from .release_model import ReleaseModelHook
 from .resources import HostMemoryHook, ResourceHook
@@ -15,6 +16,7 @@ __all__ = [
     'CheckpointFitHook',
     'DivergenceHook',
     'FrozenFeaturesHook',
+    'GradientRatesHook',
     'HostMemoryHook',
     'LayerGradNormHook',
     'OptimizerModeHook',

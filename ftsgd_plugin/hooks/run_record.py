@@ -14,6 +14,7 @@ from mmpretrain.registry import HOOKS
 
 from ..evaluation.checks import check_evaluated_splits
 from ..evaluation.selection import select_epoch
+from ..optim.measured_rates import measured_lr_mult
 from ..optim.state import optimizer_state_bytes
 from ..records import RunRecord, code_version, config_hash, environment, is_smoke, run_names, write_record
 from ..utils.metrics import selecting_key
@@ -125,6 +126,7 @@ class RunRecordHook(Hook):
             epochs=self._epochs,
             selected_epoch=select_epoch(self._epochs, id_metric=key) if evaluated else None,
             resources=self._resources(runner),
+            lr_mult=measured_lr_mult(runner.optim_wrapper.optimizer.param_groups),
             finished=_now() if status in ('finished', 'diverged') else '',
             error=error,
             **self._fixed,

@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'gradual_unfreezing': ['GradualUnfreezingLR'],
         'groups': ['param_groups'],
         'layer_grad_norms': ['LayerGradNorms'],
+        'rates': ['gradient_lr_mult'],
         'probe_then_finetune': ['ProbeThenFineTuneLR'],
         'sharding.wrapper': ['ShardedDataParallel'],
         'sgd_in_backward': ['InBackwardDataParallel', 'SGDInBackwardOptimWrapper'],

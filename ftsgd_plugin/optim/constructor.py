@@ -14,8 +14,10 @@ from .flash import cast_weights, casts_weights, check_flash
 from .fused import can_be_fused, fused_by_default
 from .groups import check_complete, decay_rates, freeze_model, large_embedding, merge_by_stage
 from .library_optimizers import missing_library, prepare, refuse_training_weights
+from .measured_rates import refuse_unmeasured
 from .model_hooks import ModelHooks
 from .paramwise import check_custom_keys, check_paramwise
+from .rates import GRADIENT, MEASURED, multiply_rates
 from .report import FreezeReport
 from .sgd_in_backward import SGDInBackwardOptimWrapper, refuse_reducer
 from .values import check_groups
@@ -54,14 +56,20 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
               of a parameter is multiplied by it once per layer above, where blocks, and the final norm and the head
               together, count as layers (:func:`ftsgd_plugin.layers.layer_depths`). ``lr_mult`` and the like multiply
               it too. Defaults to none.
+            - ``lr_mult`` (dict | str): Role, block or glob -> multiplier of the learning rate
+              (:func:`ftsgd_plugin.optim.rates.lr_multipliers`); of several that match a layer the last counts. Or
+              ``'gradient'``: multipliers are measured before the first update
+              (:func:`ftsgd_plugin.optim.rates.gradient_lr_mult`), by :class:`ftsgd_plugin.GradientRatesHook`, which
+              ``tools/train.py`` registers. Multiplies the options above too. Defaults to none.
 
     Raises:
         UserError: ``paramwise_cfg`` has an unknown key or a custom key that matches no parameter, ``freeze`` matches
             nothing or leaves nothing to train, the backbone has no layer list, ``layer_decay_rate`` is not above 0 and
-            at most 1 or the optimizer has no learning rate for it, its library is missing, a learning rate, momentum or
-            weight decay is NaN, infinite or out of range, a decay multiplier is given without the optimizer's
-            ``weight_decay``, activation checkpointing is re-entrant, ``lora`` is set and the model has no adapters, or
-            the optimizer wrapper and the model wrapper cannot be combined.
+            at most 1, ``lr_mult`` is not a dict of numbers above 0 or names no layer, the optimizer has no learning
+            rate for either, its library is missing, a learning rate, momentum or weight decay is NaN, infinite or out
+            of range, a decay multiplier is given without the optimizer's ``weight_decay``, activation checkpointing is
+            re-entrant, ``lora`` is set and the model has no adapters, or the optimizer wrapper and the model wrapper
+            cannot be combined.
 
     Examples:
         >>> optim_wrapper = dict(
@@ -85,11 +93,13 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         self.freeze, self.train = self.paramwise_cfg['freeze'], self.paramwise_cfg.get('train', 'all')
         self.layer_decay_rate: float | None = self.paramwise_cfg.get('layer_decay_rate')
-        if self.layer_decay_rate is not None and self.base_lr is None:
-            raise UserError(
-                'optim_wrapper.paramwise_cfg.layer_decay_rate multiplies the learning rate and the optimizer has none; '
-                'add lr to optim_wrapper.optimizer.'
-            )
+        self.lr_mult: dict[str, float] | str | None = self.paramwise_cfg.get('lr_mult')
+        for key in ('layer_decay_rate', 'lr_mult'):
+            if self.paramwise_cfg.get(key) is not None and self.base_lr is None:
+                raise UserError(
+                    f'optim_wrapper.paramwise_cfg.{key} multiplies the learning rate and the optimizer has none; '
+                    'add lr to optim_wrapper.optimizer.'
+                )
         self.layers: list[Layer] = []
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -104,7 +114,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         inner = unwrap(model)
         check_custom_keys(inner, self.paramwise_cfg)
         _require_adapters(inner, self.paramwise_cfg)
-        self.layers, frozen = freeze_model(inner, self.freeze, self.train, self.layer_decay_rate is not None)
+        listed = self.layer_decay_rate is not None or self.lr_mult is not None
+        self.layers, frozen = freeze_model(inner, self.freeze, self.train, listed)
         if (message := large_embedding(self.layers, frozen)) is not None:
             print_log(message, logger='current', level=logging.WARNING)
         optimizer_cfg = self.optimizer_cfg
@@ -117,6 +128,7 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             optim_wrapper = super().__call__(model)
         prepare(optim_wrapper.optimizer)
         refuse_training_weights(optim_wrapper.optimizer, inner)
+        refuse_unmeasured(optim_wrapper.optimizer)
         check_groups(optim_wrapper.optimizer)
         check_complete(inner, optim_wrapper.optimizer.param_groups)
         if isinstance(optim_wrapper, SGDInBackwardOptimWrapper):
@@ -153,6 +165,11 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             options.setdefault(param, {key: value for key, value in group.items() if key != 'params'})
         if self.layer_decay_rate is not None:
             decay_rates(self.layers, options, self.base_lr, self.layer_decay_rate)
+        if self.lr_mult == GRADIENT:
+            for own in options.values():
+                own[MEASURED] = None  # until GradientRatesHook measures it
+        elif self.lr_mult is not None:
+            multiply_rates(self.layers, options, self.base_lr, self.lr_mult)
         return merge_by_stage(self.layers, options)
 
 

@@ -18,6 +18,7 @@ from ..layers import Layer, layer_depths, list_layers, unwrap
 from ..utils.errors import UserError
 from .checkpointing import use_non_reentrant_checkpointing
 from .ddp import rebuild_reducers
+from .rates import GRADIENT, check_lr_mult, multiply_rates
 from .values import check_values
 
 LARGE_EMBEDDING = 0.02  # share of the parameters; of the paper's seven models the largest is 0.0095 (BiT ResNet-50)
@@ -34,6 +35,7 @@ def param_groups(
     norm_decay_mult: float | None = None,
     bias_decay_mult: float | None = None,
     layer_decay_rate: float | None = None,
+    lr_mult: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Freeze layers of a model and group the parameters that train, for any optimizer of ``torch.optim``.
 
@@ -54,6 +56,8 @@ def param_groups(
         bias_decay_mult: Multiplies the weight decay of the other biases. Defaults to 1.
         layer_decay_rate: Multiplies the learning rate once per layer above, as BEiT's and MAE's recipes do
             (:func:`ftsgd_plugin.layers.layer_depths`). Defaults to none.
+        lr_mult: Role, block or glob -> multiplier of the learning rate, such as ``{'embed': 0.1, 'blocks.*': 0.5}``
+            (:func:`ftsgd_plugin.optim.rates.lr_multipliers`). Defaults to none.
 
     Returns:
         list[dict]: The groups, from input to output.
@@ -65,15 +69,17 @@ def param_groups(
     Examples:
         >>> optimizer = torch.optim.SGD(param_groups(model, freeze='embed', lr=1e-3), momentum=0.9)
     """
-    _check_options(lr, weight_decay, norm_decay_mult, bias_decay_mult, layer_decay_rate)
+    _check_options(lr, weight_decay, norm_decay_mult, bias_decay_mult, layer_decay_rate, lr_mult)
     inner = unwrap(model)
-    layers, frozen = freeze_model(inner, freeze, train, listed=layer_decay_rate is not None)
+    layers, frozen = freeze_model(inner, freeze, train, listed=layer_decay_rate is not None or lr_mult is not None)
     if (message := large_embedding(layers, frozen)) is not None:
         warnings.warn(message, stacklevel=2)
     rebuild_reducers(model)
     options = _weight_decays(inner, weight_decay, norm_decay_mult, bias_decay_mult)
     if layer_decay_rate is not None:
         decay_rates(layers, options, lr, layer_decay_rate)
+    if lr_mult is not None:
+        multiply_rates(layers, options, lr, lr_mult)
     common = {key: value for key, value in (('lr', lr), ('weight_decay', weight_decay)) if value is not None}
     groups = [{**common, **group} for group in merge_by_stage(layers, options)]
     check_complete(inner, groups)
@@ -194,14 +200,23 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _check_options(lr: Any, weight_decay: Any, norm_decay_mult: Any, bias_decay_mult: Any, rate: Any) -> None:
+def _check_options(
+    lr: Any, weight_decay: Any, norm_decay_mult: Any, bias_decay_mult: Any, rate: Any, lr_mult: Any
+) -> None:
     multipliers = dict(norm_decay_mult=norm_decay_mult, bias_decay_mult=bias_decay_mult)
     for name, value in dict(lr=lr, weight_decay=weight_decay, **multipliers).items():
         check_number(f'param_groups: {name}', value)
     check_values('param_groups', dict(lr=lr, weight_decay=weight_decay, **multipliers))
     check_layer_decay_rate('param_groups: layer_decay_rate', rate)
-    if rate is not None and lr is None:
-        raise UserError('param_groups: layer_decay_rate multiplies the learning rate and there is none; give lr.')
+    if lr_mult == GRADIENT:
+        raise UserError(
+            "param_groups: lr_mult='gradient' is measured by ftsgd_plugin.gradient_lr_mult(model) after a "
+            'backward pass; give its result.'
+        )
+    check_lr_mult('param_groups: lr_mult', lr_mult, measured=False)
+    for name, value in dict(layer_decay_rate=rate, lr_mult=lr_mult).items():
+        if value is not None and lr is None:
+            raise UserError(f'param_groups: {name} multiplies the learning rate and there is none; give lr.')
     for name, value in multipliers.items():
         if value is not None and weight_decay is None:
             raise UserError(f'param_groups: {name} multiplies the weight decay and there is none; give weight_decay.')

@@ -12,6 +12,7 @@ from ..freezing import TRAINS
 from ..utils.errors import UserError
 from ..utils.names import did_you_mean, type_name
 from .groups import check_layer_decay_rate, check_number
+from .rates import check_lr_mult
 
 _OURS = 'FreezeEmbedOptimWrapperConstructor'
 _LAYER_DECAY = 'LearningRateDecayOptimWrapperConstructor'  # MMPretrain's
@@ -28,7 +29,7 @@ _NUMBERS = frozenset(
 DEFAULT_KEYS = _NUMBERS | {'bypass_duplicate', 'custom_keys'}
 _OWN_KEYS = {  # by the constructor's class name, beyond those of MMEngine's default one
     'DefaultOptimWrapperConstructor': frozenset(),
-    _OURS: frozenset({'freeze', 'layer_decay_rate', 'lora', 'train'}),
+    _OURS: frozenset({'freeze', 'layer_decay_rate', 'lora', 'lr_mult', 'train'}),
     _LAYER_DECAY: frozenset({'layer_decay_rate'}),
 }
 # The schedules of MMPretrain list these for models that may or may not have them: without a match only a warning.
@@ -62,6 +63,7 @@ def check_paramwise(paramwise_cfg: Any, constructor: type = DefaultOptimWrapperC
             raise UserError(f'{key}.{name}: {name_of} does not know it; {hint}')
     if constructor.__name__ != _LAYER_DECAY:
         check_layer_decay_rate(f'{key}.layer_decay_rate', paramwise_cfg.get('layer_decay_rate'))
+    check_lr_mult(f'{key}.lr_mult', paramwise_cfg.get('lr_mult'))
     if paramwise_cfg.get('train', 'all') not in TRAINS:
         raise UserError(
             f'{key}.train={paramwise_cfg["train"]!r} is none of {", ".join(map(repr, TRAINS))}; correct it.'

@@ -55,6 +55,7 @@ OTHER_METHODS = {
     'lion': 'Lion',
     'schedule-free-sgd': 'Schedule-Free SGD',
     'sgd-sai': 'SGD-SaI',
+    'sgd-gradient-rates': 'SGD (rates by gradients)',
     'adamw-8bit': 'AdamW (8 bit)',
     'flash-adamw': 'FlashAdamW',
     'flash-sgd': 'FlashSGD (freeze-embed)',

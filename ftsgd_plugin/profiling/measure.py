@@ -24,6 +24,7 @@ from torch import nn
 from ..freezing import freeze_layers
 from ..layers import list_layers
 from ..models.lora import with_adapters
+from ..optim.measured_rates import scale_rates
 from ..optim.state import optimizer_state_bytes, state_tensors, tensor_bytes
 from .fake_step import LiveBytes, fake_batch, image_size, model_config
 from .phases import COMPARED_METHODS, Method, list_phases, load_method, run_length
@@ -198,6 +199,7 @@ class _MeasuredModel:
         settings = {**method.optim_wrapper, 'optimizer': {**method.optim_wrapper['optimizer'], 'lr': 0.0}}
         gradients = _LiveGradients(self.model)  # before the wrapper: with SGD in backward its hook drops them
         optim_wrapper = build_optim_wrapper(self.model, settings)
+        scale_rates(optim_wrapper, (), {})  # of rates that wait for a measurement: all are zero here
         measured = []
         try:
             for phase in list_phases(method, list_layers(self.model), length):

@@ -21,6 +21,7 @@ from ..hooks import (
     CheckpointFitHook,
     DivergenceHook,
     FrozenFeaturesHook,
+    GradientRatesHook,
     OptimizerModeHook,
     ReleaseModelHook,
     ShardingHook,
@@ -190,12 +191,9 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
             hook.resume_settings = resume_settings or hook.resume_settings
             hook.new_parameters = cfg.get('new_parameters') or hook.new_parameters
     runner.register_hook(ReleaseModelHook())
-    if not any(isinstance(hook, OptimizerModeHook) for hook in runner.hooks):
-        runner.register_hook(OptimizerModeHook())
-    if not any(isinstance(hook, DivergenceHook) for hook in runner.hooks):
-        runner.register_hook(DivergenceHook())
-    if not any(isinstance(hook, FrozenFeaturesHook) for hook in runner.hooks):
-        runner.register_hook(FrozenFeaturesHook())
+    for kind in (OptimizerModeHook, GradientRatesHook, DivergenceHook, FrozenFeaturesHook):
+        if not any(isinstance(hook, kind) for hook in runner.hooks):
+            runner.register_hook(kind())
     runner.register_hook(_ShortLogHook())
     for hook in runner.hooks:
         if isinstance(hook, VisualizationHook):

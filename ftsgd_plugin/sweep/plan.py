@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..methods import OTHER_METHODS
 from ..runner.build import read_config
 from ..utils.errors import UserError
 from ..utils.files import write_text
@@ -141,7 +142,7 @@ def check_plan(plan: Plan, path: str) -> None:
         if not isinstance(options, dict):
             raise UserError(f'{path}: dataset_options[{key!r}] must be a dict, not {options!r}; give dotted keys.')
     for model, method, dataset in itertools.product(plan.models, plan.lrs, plan.datasets):
-        config_path(f'{model}_{method}_{dataset}')
+        cell_paths(f'{model}_{method}_{dataset}')
     for method, grid in plan.lrs.items():
         where = f'{path}: lrs[{method!r}]'
         for lr in _sequence(where, grid):
@@ -160,6 +161,21 @@ def check_plan(plan: Plan, path: str) -> None:
         value = getattr(plan, key)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UserError(f'{path}: {key}: {value!r} is not a positive whole number; correct it or leave it out.')
+
+
+def cell_paths(name: str) -> tuple[str, str | None]:
+    """The files of a cell: its config and ``None``, else that of SGD and the method part that takes SGD's place.
+
+    Args:
+        name: As :attr:`Run.config`.
+
+    Raises:
+        UserError: There is neither.
+    """
+    model, method, dataset = name.split('_')
+    if method in OTHER_METHODS:  # of what is not in the paper there is a part alone
+        return config_path(f'{model}_sgd_{dataset}'), config_path(f'_base_/methods/{method}')
+    return config_path(name), None
 
 
 def claim_directory(plan: Plan, out: str | os.PathLike, smoke: bool = False) -> None:

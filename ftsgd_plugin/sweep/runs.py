@@ -25,9 +25,9 @@ from ..records import (
 from ..runner.build import merge_cfg_options, read_config
 from ..utils.errors import UserError
 from ..utils.files import temporary_name, write_text
-from ..utils.paths import PREVIOUS, config_path
+from ..utils.paths import PREVIOUS
 from .image_size import set_image_size
-from .plan import Plan, Run
+from .plan import Plan, Run, cell_paths
 
 CONFIG = 'config.py'
 SETTLED = ('finished', 'diverged')  # states of a task that is not run again
@@ -98,7 +98,12 @@ def run_config(plan: Plan, run: Run, directory: Path, cfg_options: dict | None =
 
 @functools.cache
 def _cell_config(name: str) -> Config:
-    return read_config(config_path(name))
+    path, method = cell_paths(name)
+    cfg = read_config(path)
+    if method is not None:
+        part = read_config(method)
+        cfg.optim_wrapper, cfg.param_scheduler = part.optim_wrapper, part.param_scheduler
+    return cfg
 
 
 def own_rate(name: str) -> float:

@@ -13,8 +13,11 @@ from mmpretrain.registry import PARAM_SCHEDULERS
 
 from ftsgd_plugin.methods import FLASH, OTHER_METHODS
 from ftsgd_plugin.models.lora import with_adapters
+from ftsgd_plugin.optim import gradient_lr_mult
 from ftsgd_plugin.optim.library_optimizers import missing_library, use_mode
+from ftsgd_plugin.optim.measured_rates import is_unmeasured, scale_rates
 from helpers import ROOT
+from helpers.measured_rates import measure_on_two_ranks
 from helpers.small_models import SMALL, batch, classifier, loss_of, randomise, small_classifier
 
 EPOCHS, PER_EPOCH, GLOBAL_BATCH = 2, 2, 4
@@ -99,6 +102,12 @@ class Training:
         if cfg.param_scheduler is not None:
             settings = dict(cfg.param_scheduler, end=EPOCHS)
             self.scheduler = PARAM_SCHEDULERS.build(settings, default_args=dict(optimizer=self.optim_wrapper))
+        if is_unmeasured(self.optim_wrapper):
+            images, labels = batch('vit-b16', 0, GLOBAL_BATCH)
+            loss_of(self.inner, images.double(), labels).backward()
+            schedulers = [] if self.scheduler is None else [self.scheduler]
+            scale_rates(self.optim_wrapper, schedulers, gradient_lr_mult(self.inner))
+            self.inner.zero_grad()
         self.optim_wrapper.initialize_count_status(self.model, 0, ITERATIONS)
         self.iteration = 0
         self.model.train()
@@ -142,7 +151,7 @@ class Training:
 
 
 def train_on_two_ranks(rank: int, directory: Path) -> None:
-    """Every method, accumulating over two iterations; saves the weights after every iteration."""
+    """Every method, accumulating over two iterations; saves the weights after every iteration, and measured rates."""
     methods = [method for method in OTHER_METHODS if method not in FLASH or can_train(method)]
     found = {method: Training(method, 2, rank=rank, world=2).run(ITERATIONS) for method in methods}
-    torch.save(found, directory / f'{rank}.pt')
+    torch.save({**found, 'measured': measure_on_two_ranks(rank)}, directory / f'{rank}.pt')

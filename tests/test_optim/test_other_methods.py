@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers import ROOT
+from helpers.measured_rates import built, of_items
 from helpers.other_methods import ITERATIONS, Training, has_gradient, part, require, train_on_two_ranks
 from helpers.ranks import run_two_ranks
 from helpers.small_models import trained
@@ -90,6 +91,13 @@ def test_accumulation_and_ddp(method, ranks):
     torch.testing.assert_close(first[:, meant], expected[:, meant], rtol=tolerance, atol=tolerance)
     moved = [not torch.equal(before, after) for before, after in pairwise(expected)]
     assert moved == [True, False, True]  # the second and fourth iteration update
+
+
+@pytest.mark.multiprocess
+def test_two_ranks_measure_the_learning_rates_of_one_process(ranks):
+    model, optim_wrapper = built()
+    first, second = (rank['measured'] for rank in ranks)
+    assert first == second == pytest.approx(of_items(model, optim_wrapper, 1), rel=1e-4)
 
 
 def test_the_documentation_has_the_tested_table():

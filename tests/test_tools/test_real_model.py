@@ -9,10 +9,13 @@ from dataclasses import replace
 
 import pytest
 from helpers import ROOT, run_process
+from mmengine.config import Config
 
+from ftsgd_plugin.methods import OTHER_METHODS
 from ftsgd_plugin.profiling.own_points import read_points
 from ftsgd_plugin.records import RunRecord, write_record
 from ftsgd_plugin.sweep.plan import Run
+from ftsgd_plugin.sweep.runs import run_config
 from ftsgd_plugin.utils.errors import UserError
 
 NAMES = ('real_model_claims', 'real_model_page', 'real_model', 'diagnosis_points')
@@ -107,6 +110,40 @@ def test_runs_write_no_checkpoints_but_the_best_of_later_seeds(modules, tmp_path
         assert options['keep_checkpoints'] == (saved is not None) and options['forecast'] is False
         assert cfg.model.backbone.img_size == 56 and cfg.train_dataloader.dataset.pipeline[1]['size'] == (56, 56)
         assert (cfg.train_cfg.max_epochs, cfg.val_dataloader.dataset.datasets[1].indices) == (2, 8)
+
+
+def test_methods_outside_the_plan_have_rates_and_configs_of_their_own(modules, tmp_path):
+    driver = modules['real_model']
+    plan = driver.Benchmark(arguments(tmp_path, methods=['sgd-gradient-rates', 'sgd-sai', 'lion', 'sgd'])).plan
+    peers = Config.fromfile(ROOT / 'configs/sweeps/real_peers.py').lrs
+    assert plan.lrs['sgd-sai'] == peers['sgd-sai'] and plan.lrs['sgd-gradient-rates'] == peers['sgd-gradient-rates']
+    assert plan.lrs['lion'] == list(OTHER_METHODS['lion'].grid)  # of its part
+    assert plan.lrs['sgd'] == Config.fromfile(ROOT / 'configs/sweeps/real.py').lrs['sgd']
+    part = Config.fromfile(ROOT / 'configs/_base_/methods/sgd-gradient-rates.py')
+    part.optim_wrapper.optimizer.lr = plan.lrs['sgd-gradient-rates'][0]
+    cfg, plain = (run_config(plan, next(r for r in plan.runs() if r.method == m), tmp_path)
+                  for m in ('sgd-gradient-rates', 'sgd'))  # fmt: skip
+    assert (cfg.optim_wrapper, cfg.param_scheduler) == (part.optim_wrapper, part.param_scheduler)
+    assert (cfg.model, cfg.train_dataloader, cfg.run.method) == (plain.model, plain.train_dataloader, part_name(cfg))
+    with pytest.raises(UserError, match="--methods lions: no such method; did you mean 'lion'"):
+        driver.Benchmark(arguments(tmp_path, methods=['lions']))
+
+
+def part_name(cfg: Config) -> str:
+    return 'sgd-gradient-rates' if cfg.optim_wrapper.paramwise_cfg.get('lr_mult') == 'gradient' else ''
+
+
+def test_the_page_compares_methods_outside_the_paper_with_freeze_embed(modules, out, capsys):
+    page = modules['real_model_page']
+    page.write_page(out, out / 'page.md')
+    assert 'beside SGD (freeze-embed)' not in (out / 'page.md').read_text()
+    for seed, value in enumerate((0.95, 0.96, 0.97)):
+        record(out, 'sgd-gradient-rates', 3e-4, seed, value, value - 0.2)
+    page.write_page(out, out / 'page.md')
+    (row,) = [line for line in (out / 'page.md').read_text().splitlines()
+              if line.startswith('| SGD (rates by gradients) | +')]  # fmt: skip
+    theirs, ours = (0.9, 0.91, 0.92), (0.95, 0.96, 0.97)
+    assert row.split(' | ')[1].startswith(f'{100 * (sum(ours) - sum(theirs)) / 3:+.1f} ±')
 
 
 def test_a_directory_takes_runs_of_one_kind(modules, tmp_path):
