@@ -12,8 +12,11 @@ from ..utils.local import local_value
 from ..utils.patching import replaced
 from .flash import held_optimizer_bytes, is_flash
 from .library_optimizers import prepare
+from .rates import MEASURED
 
-_STAGE_KEYS = ('name', 'role', 'block')  # of a group: where its layer stands, which no optimizer reads
+# Of a group: where its layer stands and what its rate was multiplied by, which no optimizer reads.
+_STAGE_KEYS = ('name', 'role', 'block', MEASURED)
+_TABLES = ('qmap1', 'qmap2')  # in the state of every parameter of bitsandbytes: one table for all of them
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -125,11 +128,14 @@ def predict_state_bytes(optimizer: Optimizer) -> int | None:
             copy.step()
         keys = [key for first in kept for key in first]
         twins = [twin for group in copy.param_groups for twin in group['params']]
-        return sum(alike[key] * _state_bytes_of(copy, twin) for key, twin in zip(keys, twins, strict=True))
+        own = sum(alike[key] * _state_bytes_of(copy, twin) for key, twin in zip(keys, twins, strict=True))
+        tables = {name: value for state in copy.state.values() for name, value in state.items() if name in _TABLES}
+        return own + tensor_bytes(tables.values())
     except Exception:  # any optimizer may be configured; a missing number must not stop the run
         return None
 
 
 def _state_bytes_of(optimizer: Optimizer, param: nn.Parameter) -> int:
     state = optimizer.state.get(param, {})
-    return tensor_bytes(tensor for value in state.values() for tensor in stored_tensors(value))
+    kept = (value for name, value in state.items() if name not in _TABLES)
+    return tensor_bytes(tensor for value in kept for tensor in stored_tensors(value))

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from ftsgd_plugin import config_path
 from ftsgd_plugin.methods import OTHER_METHODS
+from ftsgd_plugin.optim.measured_rates import scale_rates
 from ftsgd_plugin.optim.state import optimizer_state_bytes
 from ftsgd_plugin.utils.errors import UserError
 
@@ -79,6 +80,7 @@ def one_step(vit, optim_wrapper_cfg, optimizer: dict):
     model = vit()
     optim_wrapper_cfg.optimizer.update(optimizer)
     optim_wrapper = build_optim_wrapper(model, optim_wrapper_cfg)
+    scale_rates(optim_wrapper, (), {})  # of rates that wait for a measurement
     before = {name: param.detach().clone() for name, param in model.named_parameters()}
     torch.manual_seed(1)
     loss = cross_entropy(model(torch.randn(4, 3, 16, 16)), torch.tensor([0, 1, 2, 0]))

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from helpers.digits import load_digits_config
 from helpers.other_methods import has_gradient, part, require
 from helpers.small_models import SMALL, batch, loss_of, small_classifier
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
+from ftsgd_plugin import read_record
+from ftsgd_plugin.inference.run import load_run
 from ftsgd_plugin.layers import list_layers
 from ftsgd_plugin.methods import FLASH
 from ftsgd_plugin.optim.flash import cast_weights, planned_bytes
@@ -20,6 +23,7 @@ from ftsgd_plugin.optim.state import optimizer_state_bytes, predict_state_bytes,
 from ftsgd_plugin.profiling.measure import _MeasuredModel
 from ftsgd_plugin.profiling.phases import Method, load_method
 from ftsgd_plugin.profiling.predict import Predictor
+from ftsgd_plugin.runner.build import build_runner
 from ftsgd_plugin.utils.errors import UserError
 from ftsgd_plugin.utils.paths import config_path
 
@@ -168,3 +172,30 @@ def test_twenty_steps_of_the_library_on_a_cpu_are_those_of_pytorch(method):
     weights = [torch.cat([param.detach().flatten() for param in one.parameters()]) for one in (model, plain)]
     meant = has_gradient(model)
     torch.testing.assert_close(weights[0][meant], weights[1][meant], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_in_bfloat16_is_evaluated_saved_and_resumed_bit_identically(digits_root, tmp_path, monkeypatch):
+    """The Runner with the network that flashoptim trains, and SGD in place of its kernels; the embedding is frozen."""
+    monkeypatch.setattr('ftsgd_plugin.optim.constructor.casts_weights', lambda settings: True)
+
+    def run(name: str, **options):
+        options = {'train_cfg.max_epochs': 2, 'param_scheduler': dict(type='CosineAnnealingLR'), **options}
+        cfg = load_digits_config(digits_root, 'freeze-embed', 64, work_dir=str(tmp_path / name), **options)
+        runner = build_runner(cfg)
+        start = {key: value.clone() for key, value in runner.model.state_dict().items()}
+        runner.train()
+        return runner, start
+
+    whole, start = run('whole')
+    saved = torch.load(tmp_path / 'whole/epoch_2.pth', weights_only=True)['state_dict']
+    kinds = {value.dtype for value in saved.values()}
+    assert {torch.float32, torch.bfloat16} <= kinds and len(read_record(tmp_path / 'whole').epochs) == 2
+    for layer in list_layers(whole.model):
+        for key in layer.params:
+            assert saved[key].dtype == (torch.float32 if layer.role in ('embed', 'head') else torch.bfloat16)
+            assert layer.role != 'embed' or torch.equal(saved[key], start[key])
+    again, _ = run('again', resume=True, load_from=str(tmp_path / 'whole/previous/epoch_1.pth'))
+    assert all(torch.equal(again.model.state_dict()[key], value) for key, value in saved.items())
+    plain = load_run(tmp_path / 'whole')
+    assert all(param.dtype == torch.float32 for param in plain.model.parameters())

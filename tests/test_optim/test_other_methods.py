@@ -39,7 +39,7 @@ def alone():
 
 
 @pytest.fixture(scope='module')
-def ranks(tmp_path_factory):
+def ranks(tmp_path_factory, run_forked):  # the server of its processes has started
     directory = tmp_path_factory.mktemp('other_methods')
     run_two_ranks(train_on_two_ranks, directory)
     return [torch.load(directory / f'{rank}.pt', weights_only=True) for rank in range(2)]
