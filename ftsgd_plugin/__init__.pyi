@@ -49,6 +49,7 @@ from .models import OpenCLIPVisionTower as OpenCLIPVisionTower
 from .models import TimmPooledBackbone as TimmPooledBackbone
 from .models import TorchvisionBackbone as TorchvisionBackbone
 from .models import TransformersBackbone as TransformersBackbone
+from .optim import FlashReleaseOptimWrapper as FlashReleaseOptimWrapper
 from .optim import FreezeEmbedOptimWrapperConstructor as FreezeEmbedOptimWrapperConstructor
 from .optim import GradualUnfreezing as GradualUnfreezing
 from .optim import GradualUnfreezingLR as GradualUnfreezingLR

@@ -7,7 +7,6 @@ from mmpretrain.registry import HOOKS
 
 from ..layers import unwrap
 from ..optim.model_hooks import ModelHooks
-from ..optim.sgd_in_backward import SGDInBackwardOptimWrapper
 
 
 @HOOKS.register_module()
@@ -32,7 +31,7 @@ class ReleaseModelHook(Hook):
         hooks = ModelHooks.of(runner.optim_wrapper)
         if hooks is not None:
             hooks.detach()
-        if isinstance(runner.optim_wrapper, SGDInBackwardOptimWrapper):
+        if getattr(runner.optim_wrapper, 'updates_in_backward', False):
             runner.optim_wrapper.release()
         for module in unwrap(runner.model).modules():
             if isinstance(getattr(module, 'drop_prob', None), np.floating):

@@ -17,7 +17,6 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from ..layers import unwrap
-from ..optim.sgd_in_backward import SGDInBackwardOptimWrapper
 from ..optim.state import optimizer_state_bytes, tensor_bytes
 from ..utils.files import write_text
 from ..utils.patching import replaced
@@ -220,7 +219,7 @@ class ResourceHook(Hook):
         phase = self.phases[-1]
         phase['weights'] = tensor_bytes(self._params)
         gradients = [tensor_bytes([param]) for param, trains in zip(self._params, self._trained) if trains]
-        in_backward = isinstance(runner.optim_wrapper, SGDInBackwardOptimWrapper)
+        in_backward = getattr(runner.optim_wrapper, 'updates_in_backward', False)
         phase['gradients'] = max(gradients) if in_backward else sum(gradients)
         if isinstance(runner.optim_wrapper, OptimWrapper):
             phase['state'] = optimizer_state_bytes(runner.optim_wrapper.optimizer)

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         'constructor': ['FreezeEmbedOptimWrapperConstructor'],
+        'flash_release': ['FlashReleaseOptimWrapper'],
         'gradual_unfreezing': ['GradualUnfreezingLR'],
         'groups': ['param_groups'],
         'layer_grad_norms': ['LayerGradNorms'],

@@ -11,6 +11,7 @@ from ..layers import Layer, has_adapters, unwrap
 from ..utils.errors import UserError
 from ..utils.patching import replaced
 from .flash import cast_weights, casts_weights, check_flash
+from .flash_release import FlashReleaseOptimWrapper
 from .fused import can_be_fused, fused_by_default
 from .groups import check_complete, decay_rates, freeze_model, large_embedding, merge_by_stage
 from .library_optimizers import missing_library, prepare, refuse_training_weights
@@ -133,6 +134,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         check_complete(inner, optim_wrapper.optimizer.param_groups)
         if isinstance(optim_wrapper, SGDInBackwardOptimWrapper):
             refuse_reducer(model)
+        elif isinstance(optim_wrapper, FlashReleaseOptimWrapper):
+            optim_wrapper.check_model(model)
         ModelHooks(model, inner, listed=bool(self.layers)).belong_to(optim_wrapper)
         listed = self.layers or [Layer('model', 'head', None, 'model', dict(inner.named_parameters()), {})]
         report = FreezeReport.of(listed, self.freeze, frozen, optim_wrapper.optimizer, self.train)

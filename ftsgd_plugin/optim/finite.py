@@ -14,7 +14,7 @@ from ..utils.errors import UserError
 from ..utils.norms import has_non_finite, non_finite
 from ..utils.patching import replaced
 from .fused import reads_found_inf, start_momentum, starts_right
-from .sgd_in_backward import InBackwardDataParallel, SGDInBackwardOptimWrapper
+from .sgd_in_backward import InBackwardDataParallel
 
 
 class FiniteUpdates:
@@ -88,7 +88,7 @@ class FiniteUpdates:
     def _guarded(self, optim_wrapper: OptimWrapper):
         """The wrapper's ``step`` that notes, and where nobody else does, prevents an update with bad gradients."""
         step = optim_wrapper.step
-        if isinstance(optim_wrapper, SGDInBackwardOptimWrapper):
+        if getattr(optim_wrapper, 'updates_in_backward', False):
             optim_wrapper.skip_non_finite = True
             self._undo.callback(setattr, optim_wrapper, 'skip_non_finite', False)
             guarded = self._after_backward

@@ -64,7 +64,7 @@ def scale_rates(
 ) -> None:
     """Multiply the learning rates of groups that wait for it, and what schedulers have kept of them.
 
-    The present rate, the ``initial_lr`` and the schedulers' own copies are multiplied, so that a schedule goes on as if
+    The present rate, the ``initial_lr`` and the schedulers' own copies are multiplied: a schedule continues as if
     the groups had had these rates from the start.
 
     Args:

@@ -50,6 +50,8 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         >>> optim_wrapper = dict(type='SGDInBackwardOptimWrapper', optimizer=dict(type='SGD', lr=1e-3))
     """
 
+    updates_in_backward = True
+
     def __init__(self, optimizer: torch.optim.SGD, dtype: str | None = None, **unsupported) -> None:
         accumulate = unsupported.pop('accumulative_counts', 1)
         for key, value in (('accumulative_counts', None if accumulate == 1 else accumulate), *unsupported.items()):

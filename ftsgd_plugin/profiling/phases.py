@@ -67,7 +67,7 @@ class Method:
     @property
     def in_backward(self) -> bool:
         """Whether a gradient is applied and freed as soon as it is complete."""
-        return type_name(self.optim_wrapper) == 'SGDInBackwardOptimWrapper'
+        return type_name(self.optim_wrapper) in ('FlashReleaseOptimWrapper', 'SGDInBackwardOptimWrapper')
 
     @property
     def gradual(self) -> bool:

@@ -18,6 +18,7 @@ from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ..optim.flash_release import FlashReleaseOptimWrapper
 from ..optim.sgd_in_backward import SGDInBackwardOptimWrapper
 
 _SCALARS = {'int', 'float', 'bool'}
@@ -27,6 +28,7 @@ _KEYWORDS_GO_TO = {
     CheckpointHook: (Runner.save_checkpoint,),
     EMAHook: (ExponentialMovingAverage.__init__, MomentumAnnealingEMA.__init__),
     SGDInBackwardOptimWrapper: (AmpOptimWrapper.__init__,),  # refuses them with a reason
+    FlashReleaseOptimWrapper: (AmpOptimWrapper.__init__,),
 }
 AVERAGES = ('ExponentialMovingAverage', 'MomentumAnnealingEMA', 'StochasticWeightAverage')  # ema_type of EMAHook
 

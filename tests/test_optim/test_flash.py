@@ -182,6 +182,7 @@ def test_a_run_in_bfloat16_is_evaluated_saved_and_resumed_bit_identically(digits
     def run(name: str, **options):
         options = {'train_cfg.max_epochs': 2, 'param_scheduler': dict(type='CosineAnnealingLR'), **options}
         cfg = load_digits_config(digits_root, 'freeze-embed', 64, work_dir=str(tmp_path / name), **options)
+        cfg.launcher = 'none'
         runner = build_runner(cfg)
         start = {key: value.clone() for key, value in runner.model.state_dict().items()}
         runner.train()
