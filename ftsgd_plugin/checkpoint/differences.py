@@ -116,12 +116,25 @@ def _unscheduled(group: dict, option: str) -> Any:
 
 
 def _scheduler_options(place: str, state: dict, scheduler) -> list[Difference]:
-    before, now = public_options(state), public_options(scheduler.state_dict())
+    before, now = public_options(state, scheduler), public_options(scheduler.state_dict(), scheduler)
     return [
-        Difference(f'{place}.{option}', before[option], now[option])
+        found
         for option in now
-        if option in before and not _equal(before[option], now[option])
+        if option in before
+        for found in _nested(f'{place}.{option}', before[option], now[option])
     ]
+
+
+def _nested(place: str, before: Any, now: Any) -> list[Difference]:
+    """Where two values differ, inside dicts and lists of the same length: a schedule may be a whole document."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = [*now, *(key for key in before if key not in now)]
+        items = [(f'{place}.{key}', before.get(key, _MISSING), now.get(key, _MISSING)) for key in keys]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        items = [(f'{place}.{i}', *pair) for i, pair in enumerate(zip(before, now))]
+    else:
+        return [] if _equal(before, now) else [Difference(place, before, now)]
+    return [found for item in items for found in _nested(*item)]
 
 
 def _with_lengths(schedule: list[Difference], checkpoint: dict, lengths: Mapping[str, int | None]) -> list[Difference]:

@@ -198,7 +198,7 @@ def _other_schedulers(states: Sequence[dict], types: Sequence[str] | None, ours:
     if types is not None and len(types) == len(states) and list(types) != own:
         return f'followed the schedule {", ".join(types)}, this config has {", ".join(own)}'
     for state, scheduler in zip(states, ours):
-        before, now = ({*public_options(attributes)} for attributes in (state, scheduler.state_dict()))
+        before, now = ({*public_options(attributes, scheduler)} for attributes in (state, scheduler.state_dict()))
         if before != now:
             return (
                 f'followed a schedule of another kind than {type_name_of(scheduler)} '
@@ -207,8 +207,10 @@ def _other_schedulers(states: Sequence[dict], types: Sequence[str] | None, ours:
     return None
 
 
-def public_options(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in attributes.items() if key not in _POSITION and not key.startswith('_')}
+def public_options(attributes: Mapping[str, Any], scheduler: Any) -> dict[str, Any]:
+    """Of a scheduler's state, what the config has set; an option that came later is the scheduler's default."""
+    given = {key: value for key, value in attributes.items() if key not in _POSITION and not key.startswith('_')}
+    return {**getattr(scheduler, 'later_options', {}), **given}
 
 
 def type_name_of(value: Any) -> str:

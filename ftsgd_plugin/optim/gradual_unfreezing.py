@@ -1,5 +1,6 @@
 """Exponential gradual unfreezing as a parameter scheduler."""
 
+from collections.abc import Mapping, Sequence
 from functools import wraps
 
 from mmengine.optim import BaseOptimWrapper
@@ -11,8 +12,12 @@ from torch.optim import Optimizer
 from ..utils.errors import UserError
 from ..utils.patching import replaced
 from .accumulation import at_update_boundary
-from .schedule import lr_factor, open_blocks, trains
-from .unfreezing import check_blocks, check_decay, check_steps, count_blocks, open_groups, outer_rates
+from .places import places_of
+from .schedule_document import read_document
+from .schedules import PAPER, Schedule, make_schedule
+from .unfreezing import check_blocks, check_decay, check_steps, count_blocks, open_groups, outer_rates, per_group
+
+_DERIVED = {'_places', '_plan', '_zero_grad'}  # not in the state
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -42,17 +47,26 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         begin (int): Step at which it starts; before it only the head trains. Defaults to 0.
         end (int): Step at which it ends; from then everything trains. The runner fills in the length of the run.
         last_step (int): Must be -1: a state is resumed by ``load_state_dict``.
+        schedule (str | list | dict): What opens when, and how the rate falls: ``'paper'`` (default), ``'linear'`` or
+            ``'cosine'`` (:mod:`ftsgd_plugin.optim.schedule`); or phases of one's own, as a list, a document or a YAML
+            file (:mod:`ftsgd_plugin.optim.schedule_document`).
+        per (str): What opens at once: a ``'block'`` (default), or a ``'stage'`` of a convnet. Not for phases.
+        max_depth (int, optional): The most blocks (or stages) that open; the others stay closed to the end. Not for
+            phases. Defaults to all.
+        order (str): ``'top-down'`` (default) from the head, ``'bottom-up'`` from the input. Not for phases.
         by_epoch (bool): Steps are epochs, otherwise iterations. ``convert_to_iter_based=True`` in a config turns
             epochs into iterations. A training loop of iterations needs ``by_epoch=False``. Defaults to True.
         verbose (bool): Print every value. Defaults to False.
 
     Raises:
         UserError: The groups have no roles, no block can be opened, ``end`` is missing, ``warmup`` or ``cooldown``
-            is not a whole number >= 0, or ``decay`` is not finite.
+            is not a whole number >= 0, ``decay`` is not finite, or the schedule does not fit the layers or the run.
 
     Examples:
         >>> param_scheduler = dict(type='GradualUnfreezingLR', by_epoch=True)
     """
+
+    later_options = PAPER  # that states of version 0.1.0 do not have
 
     def __init__(
         self,
@@ -65,6 +79,11 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         last_step: int = -1,
         by_epoch: bool = True,
         verbose: bool = False,
+        schedule: str | Sequence[Mapping] | Mapping = 'paper',
+        per: str = 'block',
+        max_depth: int | None = None,
+        order: str = 'top-down',
+        epoch_length: int | None = None,
     ) -> None:
         name = type(self).__name__
         check_steps(name, 0, warmup=warmup, cooldown=cooldown)
@@ -76,9 +95,13 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         self.decay, self.warmup, self.cooldown = decay, warmup, cooldown
         remedy = "set optim_wrapper.constructor='FreezeEmbedOptimWrapperConstructor'"
         self.blocks = count_blocks(name, _groups(optimizer), remedy)
+        self.schedule = read_document(schedule, f'{name}: schedule')
+        self.per, self.max_depth, self.order, self._epoch_length = per, max_depth, order, epoch_length
+        self._places = places_of(_groups(optimizer))
+        self._plan = self._make_plan(end - begin, by_epoch)
         self._outer: list[float] = []  # learning rates as the other schedulers set them
         self._applied: list[float] = []  # learning rates as this scheduler set them last
-        self._factor: float | None = None  # by which it has multiplied the present ones; None: not yet
+        self._factor: list[float] | None = None  # by which it has multiplied the present ones (G,); None: not yet
         self._waiting = False  # only for the state: version 0.1.0 reads it (a change waits for its window)
         self._zero_grad: replaced | None = None  # the method of the optimizer wrapper, replaced while a change waits
         super().__init__(optimizer, begin=begin, end=end, last_step=last_step, by_epoch=by_epoch, verbose=verbose)
@@ -102,13 +125,22 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
             name: value if value >= INF else value * epoch_length
             for name, value in dict(warmup=warmup, cooldown=cooldown, begin=begin, end=end).items()
         }
-        return cls(*args, **in_iterations, by_epoch=False, **kwargs)
+        return cls(*args, **in_iterations, by_epoch=False, epoch_length=epoch_length, **kwargs)
 
     @property
     def open_blocks(self) -> int:
         """Number of blocks, from the top, that train at this step."""
-        step = self._global_step - self.begin
-        return open_blocks(step, self.blocks, self.end - self.begin, self.warmup, self.cooldown)
+        return self._plan.open_blocks(self.position)
+
+    @property
+    def plan(self) -> Schedule:
+        """The schedule as functions of the position."""
+        return self._plan
+
+    @property
+    def position(self) -> int:
+        """The step of the schedule, from 0 at ``begin``; negative before it."""
+        return self._global_step - self.begin
 
     def step(self) -> None:
         """Advance by one step: learning rates and what trains."""
@@ -120,7 +152,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
 
     def state_dict(self) -> dict:
         """All attributes except the optimizer and its replaced method; the factor only if a change of it waits."""
-        left_out = {'_zero_grad'} if self._waiting else {'_zero_grad', '_factor'}
+        left_out = _DERIVED if self._waiting else _DERIVED | {'_factor'}
         return {key: value for key, value in super().state_dict().items() if key not in left_out}
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -131,8 +163,10 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         """
         check_blocks(type(self).__name__, state_dict, self.blocks)
         super().load_state_dict(state_dict)
+        self._plan = self._make_plan(self.end - self.begin, self.by_epoch)
         if '_factor' not in state_dict:  # nothing waits, or a state of version 0.1.0, whose rates did not
-            self._factor = self._factor_now() if self._outer else None
+            self._factor = self._plan.factors(self.last_step) if self._outer else None
+        self._factor = per_group(self._factor, len(self._places))
         if self._waiting:
             self._apply_rates()
         self._open()
@@ -143,15 +177,26 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
             return self._rates()
         return [group['lr'] for group in self.optimizer.param_groups]
 
-    def _factor_now(self) -> float:
-        return lr_factor(self.last_step, self.end - self.begin, self.warmup, self.cooldown, self.decay)
+    def _make_plan(self, total: int, by_epoch: bool) -> Schedule:
+        """The schedule of the options, over ``total`` steps."""
+        return make_schedule(
+            type(self).__name__,
+            self._places,
+            total,
+            {key: getattr(self, key) for key in PAPER},
+            decay=self.decay,
+            warmup=self.warmup,
+            cooldown=self.cooldown,
+            by_epoch=by_epoch,
+            epoch_length=self._epoch_length,
+        )
 
     def _rates(self) -> list[float]:
         """The learning rates of this step, from those that the other schedulers set."""
         rates = [group['lr'] for group in self.optimizer.param_groups]
         self._outer = outer_rates(rates, self._factor, self._outer, self._applied)
-        self._factor = self._factor_now()
-        self._applied = [outer * self._factor for outer in self._outer]
+        self._factor = self._plan.factors(self.last_step)
+        self._applied = [outer * factor for outer, factor in zip(self._outer, self._factor)]
         return list(self._applied)
 
     def _apply_rates(self) -> None:
@@ -183,12 +228,8 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         if self._zero_grad is not None:
             self._zero_grad.undo()
             self._zero_grad = None
-        self._waiting, opened = False, self.open_blocks
-        open_groups(_groups(self.optimizer), lambda role, block: self._trains(role, block, opened))
-
-    def _trains(self, role: str, block: int | None, opened: int) -> bool:
-        """Whether a group trains while so many blocks are open."""
-        return trains(role, block, opened, self.blocks)
+        self._waiting = False
+        open_groups(_groups(self.optimizer), self._places, self._plan.trains(self.position))
 
 
 def _optimizers(optimizer: BaseOptimWrapper | Optimizer) -> list[Optimizer]:

@@ -18,6 +18,7 @@ from ..layers import Layer, layer_depths, list_layers, unwrap
 from ..utils.errors import UserError
 from .checkpointing import use_non_reentrant_checkpointing
 from .ddp import rebuild_reducers
+from .places import mark_layers
 from .rates import GRADIENT, check_lr_mult, multiply_rates
 from .values import check_values
 
@@ -148,6 +149,7 @@ def merge_by_stage(layers: Sequence[Layer], options: Mapping[nn.Parameter, Mappi
                 key = (stage.get('role'), stage.get('block'), repr(sorted(own.items())))
                 merged.setdefault(key, {'params': [], **stage, **own})['params'].append(param)
 
+    mark_layers(layers)
     for layer in layers:
         name = layer.name if layer.block is None else f'blocks.{layer.block}'
         add(layer.params.values(), {'name': name, 'role': layer.role, 'block': layer.block})

@@ -1,5 +1,8 @@
 """A linear probe and fine-tuning from it in one run, as a parameter scheduler."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from mmengine.optim import BaseOptimWrapper
 from mmengine.optim.scheduler.param_scheduler import INF
 from mmpretrain.registry import PARAM_SCHEDULERS
@@ -7,7 +10,9 @@ from torch.optim import Optimizer
 
 from ..utils.errors import UserError
 from .gradual_unfreezing import GradualUnfreezingLR
+from .places import Place
 from .schedule import probe_lr_factor, probe_steps
+from .schedules import Schedule
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -68,14 +73,38 @@ class ProbeThenFineTuneLR(GradualUnfreezingLR):
         begin, end = (value if value >= INF else value * epoch_length for value in (begin, end))
         return cls(*args, begin=begin, end=end, by_epoch=False, **kwargs)
 
-    @property
-    def open_blocks(self) -> int:
-        """Number of blocks that train at this step: none or all."""
-        step, total = self._global_step - self.begin, self.end - self.begin
-        return self.blocks if step >= probe_steps(total, self.probe) else 0
+    def _make_plan(self, total: int, by_epoch: bool) -> Schedule:
+        return _Probe(len(self._places), self.blocks, total, self.probe, self.probe_factor)
 
-    def _factor_now(self) -> float:
-        return probe_lr_factor(self.last_step, self.end - self.begin, self.probe, self.probe_factor)
 
-    def _trains(self, role: str, block: int | None, opened: int) -> bool:
-        return role == 'head' or opened > 0
+@dataclass(frozen=True)
+class _Probe:
+    """The two parts as functions of the step."""
+
+    groups: int
+    blocks: int
+    total: int
+    probe: float
+    probe_factor: float
+
+    def phase_at(self, step: int) -> int:
+        """0 in the probe, 1 after it."""
+        return int(step >= probe_steps(self.total, self.probe))
+
+    def stretches(self) -> list[tuple[int, int]]:
+        """First step and number of steps of both parts."""
+        first = probe_steps(self.total, self.probe)
+        return [*([(0, first)] if first else []), (first, self.total - first)]
+
+    def open_blocks(self, step: int) -> int:
+        """Number of blocks that train: none or all."""
+        return self.blocks * self.phase_at(step)
+
+    def trains(self, step: int) -> Callable[[Place], bool]:
+        """Whether the parameters of a place train."""
+        everything = self.phase_at(step)
+        return lambda place: place.role == 'head' or bool(everything)
+
+    def factors(self, step: int) -> list[float]:
+        """By what each group's learning rate is multiplied (G,)."""
+        return [probe_lr_factor(step, self.total, self.probe, self.probe_factor)] * self.groups

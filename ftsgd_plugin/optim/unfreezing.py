@@ -16,10 +16,12 @@ from ..freezing import set_trainable
 from ..layers import unwrap
 from ..utils.errors import UserError
 from .model_hooks import ModelHooks
-from .schedule import lr_factor, open_blocks, trains
+from .places import Place, places_of
+from .schedule_document import read_document
+from .schedules import PAPER, Schedule, make_schedule
 
 _NAME = 'GradualUnfreezing'
-_SETTINGS = ('total_steps', 'decay', 'warmup', 'cooldown')
+_SETTINGS = ('total_steps', 'decay', 'warmup', 'cooldown', *PAPER)
 
 
 class GradualUnfreezing(LRScheduler):
@@ -45,11 +47,13 @@ class GradualUnfreezing(LRScheduler):
         decay: Exponent of the learning rate at the start. Defaults to 3.73.
         warmup: Steps at the start with the head alone, at the first learning rate. Defaults to 0.
         cooldown: Steps at the end with everything open, at the base learning rate. Defaults to 0.
+        schedule, per, max_depth, order: As in :class:`~ftsgd_plugin.GradualUnfreezingLR`.
+        epoch_length: Calls of ``step`` per epoch, for phases in epochs.
 
     Raises:
         UserError: The groups have no roles, no block can be opened, the optimizer holds a frozen parameter or leaves
             out one that trains, ``total_steps`` is not a whole number of at least 1, ``warmup`` or ``cooldown`` is not
-            a whole number of at least 0, or ``decay`` is not finite.
+            a whole number of at least 0, ``decay`` is not finite, or the schedule does not fit the layers or the run.
 
     Examples:
         >>> optimizer = torch.optim.SGD(param_groups(model, lr=3e-4), momentum=0.9)
@@ -64,6 +68,11 @@ class GradualUnfreezing(LRScheduler):
         decay: float = 3.73,
         warmup: int = 0,
         cooldown: int = 0,
+        schedule: str | Sequence[Mapping] | Mapping = 'paper',
+        per: str = 'block',
+        max_depth: int | None = None,
+        order: str = 'top-down',
+        epoch_length: int | None = None,
     ) -> None:
         check_steps(_NAME, 1, total_steps=total_steps)
         check_steps(_NAME, 0, warmup=warmup, cooldown=cooldown)
@@ -76,7 +85,11 @@ class GradualUnfreezing(LRScheduler):
         self.total_steps, self.decay, self.warmup, self.cooldown = total_steps, decay, warmup, cooldown
         self._outer: list[float] = []  # learning rates as the other schedulers set them
         self._applied: list[float] = []  # learning rates as this scheduler set them last
-        self._factor: float | None = None  # by which it has multiplied the present ones; None: not yet
+        self._factor: list[float] | None = None  # by which it has multiplied the present ones (G,); None: not yet
+        self.schedule = read_document(schedule, f'{_NAME}: schedule')
+        self.per, self.max_depth, self.order, self._epoch_length = per, max_depth, order, epoch_length
+        self._places = places_of(optimizer.param_groups)
+        self._plan = self._make_plan()
         if first:
             ModelHooks(model, inner).belong_to(optimizer)
         super().__init__(optimizer)
@@ -84,14 +97,14 @@ class GradualUnfreezing(LRScheduler):
     @property
     def open_blocks(self) -> int:
         """Number of blocks, from the top, that train at this step."""
-        return open_blocks(self.last_epoch, self.blocks, self.total_steps, self.warmup, self.cooldown)
+        return self._plan.open_blocks(self.last_epoch)
 
     def get_lr(self) -> list[float]:
         """The learning rates of this step, from those that the other schedulers set."""
         rates = [float(group['lr']) for group in self.optimizer.param_groups]
         self._outer = outer_rates(rates, self._factor, self._outer, self._applied)
-        self._factor = lr_factor(self.last_epoch, self.total_steps, self.warmup, self.cooldown, self.decay)
-        self._applied = [outer * self._factor for outer in self._outer]
+        self._factor = self._plan.factors(self.last_epoch)
+        self._applied = [outer * factor for outer, factor in zip(self._outer, self._factor)]
         return list(self._applied)
 
     def step(self, epoch: int | None = None) -> None:
@@ -111,17 +124,39 @@ class GradualUnfreezing(LRScheduler):
         """
         check_blocks(_NAME, state_dict, self.blocks)
         for name in _SETTINGS:
-            if state_dict.get(name, getattr(self, name)) != getattr(self, name):
+            if state_dict.get(name, PAPER.get(name, getattr(self, name))) != getattr(self, name):
                 raise UserError(
                     f'{_NAME}: the state is of a schedule with {name}={state_dict[name]!r}, this one has '
                     f'{getattr(self, name)!r}; resume with the settings it was written with.'
                 )
         super().load_state_dict(dict(state_dict))
+        self._factor = per_group(self._factor, len(self._places))
+        self._plan = self._make_plan()
         self._open()
 
+    def state_dict(self) -> dict[str, Any]:
+        """All attributes except the optimizer and what follows from the others."""
+        return {key: value for key, value in super().state_dict().items() if key not in ('_places', '_plan')}
+
+    def _make_plan(self) -> Schedule:
+        return make_schedule(
+            _NAME,
+            self._places,
+            self.total_steps,
+            {key: getattr(self, key) for key in PAPER},
+            decay=self.decay,
+            warmup=self.warmup,
+            cooldown=self.cooldown,
+            epoch_length=self._epoch_length,
+        )
+
     def _open(self) -> None:
-        opened = self.open_blocks
-        open_groups(self.optimizer.param_groups, lambda role, block: trains(role, block, opened, self.blocks))
+        open_groups(self.optimizer.param_groups, self._places, self._plan.trains(self.last_epoch))
+
+
+def per_group(factor: float | Sequence[float] | None, groups: int) -> list[float] | None:
+    """The factors of a state; earlier versions had one for all groups."""
+    return [factor] * groups if isinstance(factor, float) else factor
 
 
 def check_steps(name: str, least: int, **values: Any) -> None:
@@ -165,20 +200,27 @@ def check_blocks(name: str, state_dict: Mapping[str, Any], blocks: int) -> None:
         )
 
 
-def open_groups(groups: Iterable[Mapping[str, Any]], wanted: Callable[[str, int | None], bool]) -> None:
-    """Let exactly those groups of an optimizer train whose role and block are wanted.
+def open_groups(
+    groups: Iterable[Mapping[str, Any]], places: Iterable[Sequence[Place]], wanted: Callable[[Place], bool]
+) -> None:
+    """Let exactly those parameters of an optimizer train whose place is wanted.
 
     Args:
-        groups: The groups, with ``role`` and ``block``.
-        wanted: Whether a role and block train.
+        groups: The groups.
+        places: The place of every parameter, by group.
+        wanted: Whether a place trains.
     """
-    changed = [set_trainable(group['params'], wanted(group['role'], group['block'])) for group in groups]
+    changed = [
+        set_trainable([param], wanted(place))
+        for group, own in zip(groups, places)
+        for param, place in zip(group['params'], own)
+    ]
     if any(changed):
         torch._dynamo.reset()  # compiled code keeps the backward pass it was compiled with
 
 
 def outer_rates(
-    rates: Sequence[float], factor: float | None, outer: Sequence[float], applied: Sequence[float]
+    rates: Sequence[float], factors: Sequence[float] | None, outer: Sequence[float], applied: Sequence[float]
 ) -> list[float]:
     """The learning rates as the other schedulers set them.
 
@@ -186,13 +228,15 @@ def outer_rates(
 
     Args:
         rates: The present ones (G,).
-        factor: By which this scheduler has multiplied them; ``None`` if it has not yet.
+        factors: By which this scheduler has multiplied them (G,); ``None`` if it has not yet.
         outer: The last result of this function (G,).
         applied: The rates as this scheduler set them last (G,).
     """
-    if factor is None:
+    if factors is None:
         return list(rates)
-    return [before if rate == own else rate / factor for before, rate, own in zip(outer, rates, applied)]
+    return [
+        before if rate == own else rate / factor for before, rate, own, factor in zip(outer, rates, applied, factors)
+    ]
 
 
 def _check_held(optimizer: Optimizer, model: nn.Module) -> None:

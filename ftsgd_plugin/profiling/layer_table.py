@@ -13,6 +13,7 @@ from mmpretrain.registry import MODELS
 from ..freezing import Freeze, select_layers
 from ..layers import list_layers
 from ..models.catalog import find_model
+from ..models.lora import with_adapters
 from ..runner.build import read_config
 from ..utils.errors import UserError, check_parent
 from ..utils.files import write_text
@@ -88,7 +89,7 @@ def layer_table(cfg: Config, freeze: Freeze | None = None) -> list[dict]:
     """
     if freeze is None:
         freeze = cfg.get('optim_wrapper', {}).get('paramwise_cfg', {}).get('freeze', 'embed')
-    layers = list_layers(_build_model(cfg))
+    layers = list_layers(build_model(cfg))
     frozen = {layer.name for layer in select_layers(layers, freeze)}
     rows = []
     for layer in layers:
@@ -98,9 +99,16 @@ def layer_table(cfg: Config, freeze: Freeze | None = None) -> list[dict]:
     return rows
 
 
-def _build_model(cfg: Config) -> torch.nn.Module:
-    """The model on the meta device, or on the CPU if its constructor reads values."""
+def build_model(cfg: Config, adapters: bool = False) -> torch.nn.Module:
+    """The model on the meta device, or on the CPU if its constructor reads values; without its weights.
+
+    Args:
+        cfg: A config, or a model part.
+        adapters: Whether to add the adapters that its method asks for. Defaults to False.
+    """
     settings = model_config(cfg)
+    if adapters:
+        settings = with_adapters(settings, cfg.get('optim_wrapper'))
     init_default_scope('mmpretrain')
     try:
         with torch.device('meta'):

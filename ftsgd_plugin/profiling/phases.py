@@ -1,6 +1,5 @@
 """The methods of `configs/_base_/methods/` and the layers that train in each of their phases."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,10 @@ from ..freezing import select_layers
 from ..layers import Layer
 from ..methods import OTHER_METHODS, WISE_FT
 from ..optim.flash import casts_weights
-from ..optim.schedule import open_blocks, probe_steps, trains
+from ..optim.places import places_of_layers
+from ..optim.schedule import probe_steps
+from ..optim.schedule_document import read_document
+from ..optim.schedules import PAPER, make_schedule
 from ..utils.errors import UserError
 from ..utils.names import type_name
 from ..utils.paths import config_path
@@ -75,6 +77,15 @@ class Method:
         return type_name(self.scheduler) == _GRADUAL
 
     @property
+    def needs_epoch_length(self) -> bool:
+        """Whether phases in steps stand in a schedule whose length is in epochs."""
+        schedule = self.scheduler.get('schedule')
+        phases = schedule.get('phases', []) if isinstance(schedule, dict) else schedule
+        if not self.scheduler.get('convert_to_iter_based') or not isinstance(phases, list):
+            return False
+        return any('step' in str(phase.get('length')) for phase in phases)
+
+    @property
     def probes(self) -> bool:
         """Whether a linear probe comes first."""
         return type_name(self.scheduler) == _PROBE
@@ -129,23 +140,24 @@ def run_length(cfg: Config) -> int:
     return loop.get('max_epochs') or loop.get('max_iters') or DEFAULT_EPOCHS
 
 
-def list_phases(method: Method, layers: Sequence[Layer], length: int) -> list[Phase]:
+def list_phases(method: Method, layers: Sequence[Layer], length: int, epoch_length: int | None = None) -> list[Phase]:
     """The phases of a method's run.
 
-    Gradual unfreezing follows :func:`ftsgd_plugin.optim.schedule.open_blocks` and
-    :func:`ftsgd_plugin.optim.schedule.trains`, a probe before fine-tuning
+    Gradual unfreezing follows :func:`ftsgd_plugin.optim.schedules.make_schedule`, a probe before fine-tuning
     :func:`ftsgd_plugin.optim.schedule.probe_steps`; every other method has one phase.
 
     Args:
         method: The method.
         layers: Layers of the model, from ``list_layers``.
         length: Number of epochs (or of iterations, if the schedule counts those), all of the same number of steps.
+        epoch_length: Iterations per epoch, for phases in steps of a schedule whose length is in epochs.
 
     Returns:
         list[Phase]: In order of time; shares add up to 1.
 
     Raises:
-        UserError: ``length`` is below 1, or the model has no block to open.
+        UserError: ``length`` is below 1, the model has no block to open, or a schedule does not fit the model or the
+            length.
     """
     if length < 1:
         raise UserError(f'a run of {length} epochs has no phase; give a positive number.')
@@ -159,16 +171,26 @@ def list_phases(method: Method, layers: Sequence[Layer], length: int) -> list[Ph
         return [Phase(total, 1.0, always, method.train)]
     if not total:
         raise UserError(f'{method.name}: the model has no blocks to open; choose another method.')
-    warmup, cooldown = method.scheduler.get('warmup', 0), method.scheduler.get('cooldown', 0)
-    opened = Counter(open_blocks(e, total, length, warmup, cooldown) for e in range(length))
-    return [
-        Phase(n, count / length, _closed(layers, n, total, always), method.train) for n, count in sorted(opened.items())
-    ]
-
-
-def _closed(layers: Sequence[Layer], opened: int, total: int, always: Sequence[Layer]) -> tuple[Layer, ...]:
-    """The layers that do not train while ``opened`` of ``total`` blocks are open."""
-    frozen = {layer.name for layer in always}
-    return tuple(
-        layer for layer in layers if layer.name in frozen or not trains(layer.role, layer.block, opened, total)
+    given, fixed = method.scheduler, {layer.name for layer in always}
+    options = {key: given[key] for key in PAPER if key in given}
+    options['schedule'] = read_document(options.get('schedule', PAPER['schedule']), f'{method.name}: schedule')
+    unit = epoch_length or 1
+    schedule = make_schedule(
+        _GRADUAL,
+        places_of_layers(layer for layer in layers if layer.name not in fixed),
+        length * unit,
+        options,
+        warmup=given.get('warmup', 0) * unit,
+        cooldown=given.get('cooldown', 0) * unit,
+        by_epoch=given.get('by_epoch', True) and epoch_length is None,
+        epoch_length=epoch_length,
     )
+    phases = []
+    for start, steps in schedule.stretches():
+        is_open = schedule.trains(start)
+        closed = tuple(
+            layer for layer, [place] in zip(layers, places_of_layers(layers))
+            if layer.name in fixed or not is_open(place)
+        )  # fmt: skip
+        phases.append(Phase(schedule.open_blocks(start), steps / (length * unit), closed, method.train))
+    return phases

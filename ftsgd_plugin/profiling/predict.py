@@ -31,7 +31,7 @@ from mmpretrain.registry import OPTIMIZERS
 from torch import nn
 
 from ..freezing import freeze_layers
-from ..layers import list_layers
+from ..layers import Layer, list_layers
 from ..optim.flash import is_flash, planned_bytes
 from ..optim.fused import fused_by_default
 from ..optim.library_optimizers import missing_library
@@ -39,6 +39,7 @@ from ..optim.state import tensor_bytes
 from ..utils.errors import UserError
 from .fake_step import FakeModel, StepTrace, trace_update
 from .phases import COMPARED_METHODS, Method, Phase, list_phases, load_method, run_length
+from .split_sizes import iterations_per_epoch
 
 
 @dataclass(frozen=True)
@@ -183,10 +184,17 @@ class Predictor:
 
     def predict(self, method: Method, length: int) -> MethodPrediction:
         """The cost of a method in a run of ``length`` epochs, or iterations if its schedule counts those."""
+        epoch_length = iterations_per_epoch(self._cfg) if method.needs_epoch_length else None
+        return self.predict_phases(method, list_phases(method, self.layers_of(method), length, epoch_length))
+
+    def layers_of(self, method: Method) -> list[Layer]:
+        """The layers of the model, with the adapters that the method puts into it."""
+        return list_layers(self._fake_of(method).model)
+
+    def predict_phases(self, method: Method, phases: Iterable[Phase]) -> MethodPrediction:
+        """The cost of a method in given phases of its run; their layers are found by name."""
         fake = self._fake_of(method)
-        predicted = tuple(
-            self._phase(method, phase, fake) for phase in list_phases(method, list_layers(fake.model), length)
-        )
+        predicted = tuple(self._phase(method, phase, fake) for phase in phases)
         return MethodPrediction(method.name, self.batch_size, self.autocast, predicted)
 
     def _fake_of(self, method: Method) -> FakeModel:
@@ -205,8 +213,8 @@ class Predictor:
         return self._forward_flops
 
     def _phase(self, method: Method, phase: Phase, fake: FakeModel) -> PhasePrediction:
-        freeze_layers(fake.model, phase.frozen, phase.train)
         frozen = frozenset(layer.name for layer in phase.frozen)
+        freeze_layers(fake.model, (x for x in list_layers(fake.model) if x.name in frozen), phase.train)
         key = (frozen, phase.train, repr(method.adapters), method.casts_weights, method.in_backward)
         if key not in self._traces:
             autocast = None if method.casts_weights else self.autocast

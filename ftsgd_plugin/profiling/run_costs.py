@@ -5,14 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmengine.config import Config
-from mmpretrain.registry import DATASETS
 
-from ..datasets.digits import DIGITS_PER_SPLIT, IMAGES_PER_DIGIT
 from ..records import run_names
 from ..utils.options import TFLOPS
 from .fake_step import image_size, model_config
 from .phases import method_of, run_length
 from .predict import MethodPrediction, Predictor
+from .split_sizes import split_size
 
 LOG_BYTES = 2**20  # logs and record of a run, about
 
@@ -81,9 +80,9 @@ class RunCosts:
         predicted = self._methods[key]
         epochs = cfg.train_cfg.max_epochs
         validations = -(-epochs // cfg.train_cfg.get('val_interval', 1))
-        images = epochs * _split_size(names['dataset'], cfg.train_dataloader.dataset)
+        images = epochs * split_size(names['dataset'], cfg.train_dataloader.dataset)
         splits = cfg.val_dataloader.dataset.get('datasets', [cfg.val_dataloader.dataset])
-        evaluated = validations * sum(_split_size(names['dataset'], split) for split in splits)
+        evaluated = validations * sum(split_size(names['dataset'], split) for split in splits)
         return RunCost(
             images,
             evaluated,
@@ -112,19 +111,3 @@ class RunCosts:
 
 def _key(settings: dict) -> str:
     return json.dumps(settings, sort_keys=True, default=str)
-
-
-def _split_size(name: str, dataset: dict) -> int:
-    """Published number of images of a split, of other data the number on disk; ``indices`` may cut it."""
-    if name == 'digits':  # written in the layout of Waterbirds and read by its class
-        size = DIGITS_PER_SPLIT[dataset['split']] * IMAGES_PER_DIGIT
-    else:
-        kind = dataset['type']  # a name, or the class in a config of the newer style
-        published = (DATASETS.get(kind) if isinstance(kind, str) else kind).PUBLISHED
-        if dataset['split'] not in published:
-            return len(DATASETS.build({key: value for key, value in dataset.items() if key != 'pipeline'}))
-        size = published[dataset['split']]
-    indices = dataset.get('indices')
-    if isinstance(indices, int) and indices > 0:
-        return min(size, indices)
-    return size if indices is None or isinstance(indices, int) else len(indices)

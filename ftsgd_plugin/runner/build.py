@@ -40,6 +40,7 @@ from .fit_check import FitHook
 from .image_cache import hand_on_image_cache
 from .inheritance import inheritance_failure
 from .process_group import join_group
+from .schedule_files import embed_schedules
 from .start_up import configs_formatted_once, figures_on_demand
 from .unwaited import copy_without_waiting, wait_for_no_scalar
 
@@ -64,6 +65,7 @@ def read_config(path: str) -> Config:
         reason = one_line(error)
         raise UserError(f'{path}: not a readable config ({type(error).__name__}: {reason}); correct it.') from error
     check_dicts(cfg)
+    embed_schedules(cfg)
     return cfg
 
 
@@ -86,6 +88,7 @@ def merge_cfg_options(cfg: Config, path: str, options: dict | None) -> None:
     except (KeyError, TypeError, IndexError) as error:
         reason = one_line(error)
         raise UserError(f'--cfg-options: does not fit {path} ({reason}); check the keys.') from error
+    embed_schedules(cfg)
 
 
 def load_config(

@@ -17,8 +17,15 @@ from helpers.small_models import batch, loss_of, small_classifier, trained
 EPOCHS, PER_EPOCH, GLOBAL_BATCH = 4, 3, 8
 LR = {'adamw': 1e-3, 'adamw-freeze-embed': 1e-3, 'gradual-unfreezing': 3e-4}
 METHODS = ['sgd', 'adamw', 'freeze-embed', 'adamw-freeze-embed', 'freeze-embed-no-momentum', 'gradual-unfreezing']
-IN_BACKWARD = ['sgd-in-backward', 'sgd-in-backward gradually']
+IN_BACKWARD = ['sgd-in-backward', 'sgd-in-backward gradually', 'sgd-in-backward in phases']
+PHASES = [  # opens, closes and opens again
+    dict(layers=['head', 'blocks.2'], length='1 epoch', lr_mult={'head': 0.5}),
+    dict(layers='blocks.1.mlp', close='blocks.2', length='1 epoch', lr=[2, 1]),
+    dict(only=['blocks.1', 'blocks.2'], close='head', length='25%'),
+    dict(layers='rest'),
+]
 RUNS = [(method, accumulate) for method in METHODS for accumulate in (1, 2)] + [(name, 1) for name in IN_BACKWARD]
+RUNS += [('freeze-embed in phases', 1), ('freeze-embed in phases', 2), ('adamw in phases', 2)]
 
 
 def dtype_of(method: str) -> torch.dtype:
@@ -43,6 +50,8 @@ def train(method: str, accumulate: int, rank: int = 0, world: int = 1) -> dict:
     scheduler_cfg = dict(part.param_scheduler, end=EPOCHS)
     if method.endswith('gradually'):
         scheduler_cfg = dict(type='GradualUnfreezingLR', end=EPOCHS)
+    if method.endswith('in phases'):
+        scheduler_cfg = dict(type='GradualUnfreezingLR', end=EPOCHS, schedule=PHASES)
     scheduler = PARAM_SCHEDULERS.build(scheduler_cfg, default_args=dict(optimizer=optim_wrapper))
     optim_wrapper.initialize_count_status(model, 0, EPOCHS * PER_EPOCH)
     alive = [0]

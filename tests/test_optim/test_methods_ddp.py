@@ -6,7 +6,10 @@ from helpers.method_runs import IN_BACKWARD, PER_EPOCH, RUNS, dtype_of, train, t
 from helpers.ranks import run_two_ranks
 from helpers.small_models import expected_names, small_classifier
 
+from ftsgd_plugin.layers import list_layers
+
 pytestmark = pytest.mark.multiprocess
+BLOCK_1, BLOCK_2 = ([f'blocks.{i}.{part}' for part in ('norm1', 'attn', 'norm2', 'mlp')] for i in (1, 2))
 
 
 @pytest.fixture(scope='module')
@@ -37,6 +40,17 @@ def test_the_gradual_runs_cross_three_boundaries_at_updates_only(ranks, run):
         window_start = iteration - iteration % accumulate
         assert set(names) == expected_names(model, window_start // PER_EPOCH)
     assert len({tuple(names) for names in ranks[0][run]['phases']}) == 4
+
+
+@pytest.mark.parametrize('run', [run for run in RUNS if 'phases' in run[0]], ids=lambda run: f'{run[0]}-{run[1]}')
+def test_phases_open_close_and_open_again_at_updates_only(ranks, run):
+    names = {layer.name: layer for layer in list_layers(small_classifier('vit-b16'))}
+    wanted = [['head', *BLOCK_2], ['head', 'blocks.1.mlp'], [*BLOCK_1, *BLOCK_2]]
+    frozen = {'patch_embed'} if 'freeze' in run[0] or 'backward' in run[0] else set()
+    wanted.append(names.keys() - frozen)
+    for iteration, found in enumerate(ranks[0][run]['phases']):
+        phase = (iteration - iteration % run[1]) // PER_EPOCH
+        assert set(found) == {param for name in wanted[phase] for param in names[name].params}
 
 
 def test_in_backward_equals_ddp_with_sgd(ranks):

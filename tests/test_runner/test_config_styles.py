@@ -24,7 +24,7 @@ from ftsgd_plugin.checkpoint.compatibility import check_pretrained
 from ftsgd_plugin.evaluation.checks import check_configured_splits
 from ftsgd_plugin.profiling.fake_step import image_size
 from ftsgd_plugin.profiling.phases import method_of
-from ftsgd_plugin.profiling.run_costs import _split_size
+from ftsgd_plugin.profiling.split_sizes import split_size
 from ftsgd_plugin.records import run_names
 from ftsgd_plugin.runner import build, run
 from ftsgd_plugin.runner.config_check import check_config, check_counting
@@ -99,7 +99,7 @@ def test_benchmarks(kind, digits_config, tmp_path):
     dataset.type = kind
     check_data(cfg, ['train_dataloader'])
     assert run_names(Config(dict(cfg)))['dataset'].rpartition('.')[2] == 'Waterbirds'
-    assert _split_size('waterbirds', dataset) == Waterbirds.PUBLISHED['train']
+    assert split_size('waterbirds', dataset) == Waterbirds.PUBLISHED['train']
     dataset.data_root = str(tmp_path)
     with pytest.raises(UserError, match=r'metadata\.csv: not found'):
         check_data(cfg, ['train_dataloader'])

@@ -1,0 +1,192 @@
+"""Schedules in phases in both schedulers: updates, states, accumulation, mixed precision, a plain loop."""
+
+import io
+
+import pytest
+import torch
+from helpers.chain import Chain, batch
+from helpers.gradual import BASE, build, saved
+from helpers.small_models import amp_wrapper, loss_of, small_classifier, trained
+from helpers.small_models import batch as images
+from mmengine.optim import AmpOptimWrapper
+from mmpretrain.registry import PARAM_SCHEDULERS
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from ftsgd_plugin import GradualUnfreezing, list_layers, param_groups
+from ftsgd_plugin.checkpoint.differences import differences, summarise_differences
+from ftsgd_plugin.checkpoint.settings import foreign_state
+from ftsgd_plugin.optim import GradualUnfreezingLR
+from ftsgd_plugin.utils.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings('ignore:the frozen embedding', 'ignore:Detected call of')
+PHASES = [
+    dict(layers=['head', 'blocks.1'], length='2 steps', lr=[4, 2], lr_mult={'head': 0.5}),
+    dict(layers='blocks.0', close='head', length='2 steps'),
+    dict(layers='rest', lr=3),
+]
+LAYERS = [['blocks.1', 'head']] * 2 + [['blocks.0', 'blocks.1']] * 2 + [['blocks.0', 'blocks.1', 'head']] * 2
+FACTORS = [(4, 2), (3, 1.5), (1, 1), (1, 1), (3, 3), (3, 3)]  # of the blocks and of the head
+
+
+def open_layers(model) -> list[str]:
+    return [x.name for x in list_layers(model) if any(param.requires_grad for param in x.params.values())]
+
+
+def plain(seed: int = 0, **options):
+    model = Chain().train()
+    optimizer = torch.optim.SGD(param_groups(model, lr=BASE), momentum=0.9)
+    options = {'schedule': PHASES, **options}
+    return model, optimizer, CosineAnnealingLR(optimizer, 6), GradualUnfreezing(optimizer, model, 6, **options)
+
+
+def test_a_plain_loop_follows_the_phases_and_resumes_in_every_bit():
+    def run(resume_at=None) -> torch.Tensor:
+        parts = plain()
+        for step in range(6):
+            if step == resume_at:
+                file = io.BytesIO()
+                torch.save([part.state_dict() for part in parts], file)
+                file.seek(0)
+                parts = plain()
+                for part, state in zip(parts, torch.load(file, weights_only=True)):
+                    part.load_state_dict(state)
+            model, optimizer, cosine, scheduler = parts
+            assert open_layers(model) == LAYERS[step] and scheduler.open_blocks == len(LAYERS[step]) - (
+                'head' in LAYERS[step]
+            )
+            outer = BASE * (1 + torch.cos(torch.tensor(torch.pi * step / 6, dtype=torch.float64)).item()) / 2
+            rates = {group['role']: group['lr'] / outer for group in optimizer.param_groups}
+            assert (rates['block'], rates['head']) == pytest.approx(FACTORS[step], rel=1e-9)
+            inputs, labels = batch(step)
+            before = {name: param.detach().clone() for name, param in model.named_parameters()}
+            torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            for name, param in model.named_parameters():
+                assert torch.equal(param, before[name]) != (name.rpartition('.')[0] in LAYERS[step]), (
+                    f'{name} at {step}'
+                )
+            cosine.step()
+            scheduler.step()
+        return torch.cat([param.detach().flatten() for param in parts[0].parameters()])
+
+    straight = run()
+    assert all(torch.equal(run(step), straight) for step in (1, 2, 3, 5))
+
+
+@pytest.mark.parametrize('options', [
+    dict(schedule='linear'), dict(schedule=[dict(layers='rest')]), dict(order='bottom-up'), dict(max_depth=1),
+], ids=repr)  # fmt: skip
+def test_a_plain_state_of_another_schedule_is_refused(options):
+    state = plain(schedule='paper')[-1].state_dict()
+    with pytest.raises(UserError, match=f'the state is of a schedule with {next(iter(options))}='):
+        plain(**{'schedule': 'paper', **options})[-1].load_state_dict(state)
+    older = {key: value for key, value in state.items() if key not in ('schedule', 'per', 'max_depth', 'order')}
+    plain(schedule='paper')[-1].load_state_dict(older)
+
+
+def vit(accumulate: int = 1, by_epoch: bool = False, end: int = 6, **options):
+    model = small_classifier('vit-b16').train()
+    wrapper = build(model, accumulate=accumulate)
+    options = {'schedule': [dict(layers='head', length='2 steps', lr=4), dict(layers=['blocks.2.mlp', 'head'][:1],
+               close='head', length='2 steps'), dict(layers='rest', lr_mult={'blocks.0': 0.1})], **options}  # fmt: skip
+    return model, wrapper, GradualUnfreezingLR(wrapper, end=end, by_epoch=by_epoch, **options)
+
+
+def test_a_layer_within_a_block_opens_alone_and_a_state_restores_it():
+    model, wrapper, scheduler = vit()
+    names, states = [], []
+    for step in range(6):
+        names.append(trained(model))
+        states.append(torch.load(saved([scheduler.state_dict(), wrapper.state_dict()]), weights_only=True))
+        wrapper.update_params(loss_of(model, *images('vit-b16', step)))
+        scheduler.step()
+    assert {name.split('.')[0] for name in names[0]} == {'head'}
+    assert {name.rpartition('.mlp.')[0] for name in names[2]} == {'backbone.net.blocks.2'}
+    for group in wrapper.optimizer.param_groups:
+        assert group['lr'] == pytest.approx(BASE * (0.1 if group['block'] == 0 else 1), rel=1e-12)
+    for step in (3, 0, 5):
+        wrapper.load_state_dict(states[step][1])
+        scheduler.load_state_dict(states[step][0])
+        assert trained(model) == names[step]
+
+
+def test_inside_an_accumulation_window_nothing_opens_or_closes():
+    model, wrapper, scheduler = vit(accumulate=3)
+    wrapper.initialize_count_status(model, 0, 6)
+    seen = []
+    for step in range(6):
+        seen.append((trained(model), wrapper.optimizer.param_groups[-1]['lr']))
+        wrapper.update_params(loss_of(model, *images('vit-b16', step)))
+        scheduler.step()
+    assert seen[0] == seen[1] == seen[2] and seen[3] == seen[4] == seen[5] != seen[0]
+    assert {name.rpartition('.mlp.')[0] for name in seen[3][0]} == {'backbone.net.blocks.2'}
+
+
+def test_with_a_loss_scale_the_phases_are_the_same():
+    plain_model, plain_wrapper, plain_scheduler = vit()
+    model = small_classifier('vit-b16').train()
+    with amp_wrapper():
+        scaled = AmpOptimWrapper(optimizer=build(model).optimizer, loss_scale=2.0**4)
+    scheduler = GradualUnfreezingLR(scaled, end=6, by_epoch=False, schedule=plain_scheduler.schedule)
+    for step in range(6):
+        assert trained(model) == trained(plain_model)
+        for one, wrapper in ((model, scaled), (plain_model, plain_wrapper)):
+            wrapper.update_params(loss_of(one, *images('vit-b16', step)))
+        scheduler.step()
+        plain_scheduler.step()
+    for one, other in zip(model.parameters(), plain_model.parameters()):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_epochs_and_steps_mix_where_the_length_of_an_epoch_is_known():
+    model = small_classifier('vit-b16')
+    phases = [dict(layers='head', length='1 epoch', lr_warmup='2 steps'), dict(layers='rest')]
+    cfg = dict(type='GradualUnfreezingLR', by_epoch=True, convert_to_iter_based=True, end=3, schedule=phases)
+    scheduler = PARAM_SCHEDULERS.build(cfg, default_args=dict(optimizer=build(model), epoch_length=4))
+    assert scheduler.plan.stretches() == [(0, 4), (4, 8)] and scheduler.plan.phases[0].warmup == 2
+    scheduler.load_state_dict(torch.load(saved([scheduler.state_dict()]), weights_only=True)[0])
+    assert scheduler.plan.stretches() == [(0, 4), (4, 8)]
+    with pytest.raises(UserError, match='is in epochs and the schedule counts steps; set by_epoch=True'):
+        vit(schedule=phases)
+
+
+def checkpoint(wrapper, scheduler) -> dict:
+    return dict(
+        meta=dict(epoch=0, iter=0), message_hub={}, optimizer=wrapper.state_dict(),
+        param_schedulers=[{**scheduler.state_dict()}],
+    )  # fmt: skip
+
+
+def test_resuming_compares_the_schedules_number_by_number():
+    model, wrapper, scheduler = vit()
+    file = checkpoint(wrapper, scheduler)
+    changed = [dict(phase) for phase in scheduler.schedule['phases']]
+    changed[1]['length'] = '3 steps'
+    for options, message in (
+        (dict(), ''),
+        (
+            dict(schedule=changed),
+            "schedule.phases.1.length is '2 steps' in the checkpoint and '3 steps' in this config",
+        ),
+        (dict(schedule='cosine'), "(GradualUnfreezingLR).schedule is {'phases': "),
+    ):
+        _, ours, other = vit(**options)
+        assert foreign_state(file, model, ours, [other]) is None
+        assert message in summarise_differences(differences(file, ours, [other], {}))
+
+
+def test_a_state_without_these_options_is_the_papers_schedule():
+    """As version 0.1.0 wrote it."""
+    model, wrapper, scheduler = vit(schedule='paper')
+    file = checkpoint(wrapper, scheduler)
+    for key in ('schedule', 'per', 'max_depth', 'order', '_epoch_length'):
+        del file['param_schedulers'][0][key]
+    for options, expected in ((dict(), []), (dict(order='bottom-up'), ['order']), (dict(per='stage'), ['per'])):
+        _, ours, other = vit(**{'schedule': 'paper', **options})
+        assert foreign_state(file, model, ours, [other]) is None
+        found = [one.setting.rpartition('.')[2] for one in differences(file, ours, [other], {})]
+        assert found == expected
+        if not found:
+            other.load_state_dict(file['param_schedulers'][0])
+            assert trained(model) == trained(model)
