@@ -146,13 +146,18 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         """Advance by one step: learning rates and what trains."""
         super().step()
         if at_update_boundary(self.optimizer):
-            self._open()
+            self._open(forget=self._global_step > 0)
         else:
             self._open_after_window()
 
     def state_dict(self) -> dict:
-        """All attributes except the optimizer and its replaced method; the factor only if a change of it waits."""
+        """All attributes that do not follow from others; the factor only if a change of it waits.
+
+        Options at the paper's values are left out, as version 0.1.0 does not know them.
+        """
         left_out = _DERIVED if self._waiting else _DERIVED | {'_factor'}
+        left_out |= {key for key, value in PAPER.items() if getattr(self, key) == value}
+        left_out |= {'_epoch_length'} if isinstance(self.schedule, str) else set()
         return {key: value for key, value in super().state_dict().items() if key not in left_out}
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -162,11 +167,11 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
             UserError: It belongs to a model with another number of blocks.
         """
         check_blocks(type(self).__name__, state_dict, self.blocks)
-        super().load_state_dict(state_dict)
+        super().load_state_dict({**PAPER, **state_dict})
         self._plan = self._make_plan(self.end - self.begin, self.by_epoch)
         if '_factor' not in state_dict:  # nothing waits, or a state of version 0.1.0, whose rates did not
-            self._factor = self._plan.factors(self.last_step) if self._outer else None
-        self._factor = per_group(self._factor, len(self._places))
+            self._factor = self._factors_now() if self._outer else None
+        self._factor = per_group(self._factor, len(self.optimizer.param_groups))
         if self._waiting:
             self._apply_rates()
         self._open()
@@ -191,11 +196,16 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
             epoch_length=self._epoch_length,
         )
 
+    def _factors_now(self) -> list[float]:
+        """The factor of every group; the additional one of ``OptimWrapper`` has that of the schedule alone."""
+        factors = self._plan.factors(self.last_step)
+        return factors + [self._plan.factor(self.last_step)] * (len(self.optimizer.param_groups) - len(factors))
+
     def _rates(self) -> list[float]:
         """The learning rates of this step, from those that the other schedulers set."""
         rates = [group['lr'] for group in self.optimizer.param_groups]
         self._outer = outer_rates(rates, self._factor, self._outer, self._applied)
-        self._factor = self._plan.factors(self.last_step)
+        self._factor = self._factors_now()
         self._applied = [outer * factor for outer, factor in zip(self._outer, self._factor)]
         return list(self._applied)
 
@@ -219,17 +229,17 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
             zero_grad(*args, **kwargs)
             if at_update_boundary(self.optimizer):
                 self._apply_rates()
-                self._open()
+                self._open(forget=True)
 
         self._zero_grad = replaced(self.optimizer, 'zero_grad', zero_grad_and_open)
 
-    def _open(self) -> None:
-        """Let exactly those parameters train that train at this step."""
+    def _open(self, forget: bool = False) -> None:
+        """Let exactly those parameters train that train at this step; ``forget`` the state of what closes."""
         if self._zero_grad is not None:
             self._zero_grad.undo()
             self._zero_grad = None
         self._waiting = False
-        open_groups(_groups(self.optimizer), self._places, self._plan.trains(self.position))
+        open_groups(_optimizers(self.optimizer), self._places, self._plan.trains(self.position), forget)
 
 
 def _optimizers(optimizer: BaseOptimWrapper | Optimizer) -> list[Optimizer]:

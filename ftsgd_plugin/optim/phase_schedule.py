@@ -108,8 +108,8 @@ class PhaseSchedule:
         layers = self.phases[self.phase_at(step)].layers
         return lambda place: place.layer in layers
 
-    def factors(self, step: int) -> list[float]:
-        """By what each group's learning rate is multiplied (G,)."""
+    def factor(self, step: int) -> float:
+        """By what the learning rate is multiplied, without the multipliers."""
         index = self.phase_at(step)
         phase, start = self.phases[index], self.starts[index]
         done = max(step - start, 0)
@@ -117,7 +117,12 @@ class PhaseSchedule:
         factor = self._run_factor(step) if phase.rates is None else _between(*phase.rates, phase.curve, done / steps)
         if done < phase.warmup:
             factor *= (done + 1) / (phase.warmup + 1)
-        return [factor * multiplier for multiplier in phase.multipliers]
+        return factor
+
+    def factors(self, step: int) -> list[float]:
+        """By what that of each group is multiplied (G,)."""
+        factor = self.factor(step)
+        return [factor * multiplier for multiplier in self.phases[self.phase_at(step)].multipliers]
 
     def _run_factor(self, step: int) -> float:
         return 1.0 if self._run is None else lr_factor(step, self._total, **self._run)

@@ -105,6 +105,10 @@ class _Probe:
         everything = self.phase_at(step)
         return lambda place: place.role == 'head' or bool(everything)
 
+    def factor(self, step: int) -> float:
+        """By what the learning rate is multiplied."""
+        return probe_lr_factor(step, self.total, self.probe, self.probe_factor)
+
     def factors(self, step: int) -> list[float]:
-        """By what each group's learning rate is multiplied (G,)."""
-        return [probe_lr_factor(step, self.total, self.probe, self.probe_factor)] * self.groups
+        """By what that of each group is multiplied (G,)."""
+        return [self.factor(step)] * self.groups

@@ -32,8 +32,11 @@ class Schedule(Protocol):
     def trains(self, step: int) -> Callable[[Place], bool]:
         """Whether the parameters of a place train."""
 
+    def factor(self, step: int) -> float:
+        """By what the learning rate is multiplied."""
+
     def factors(self, step: int) -> list[float]:
-        """By what each group's learning rate is multiplied (G,)."""
+        """By what that of each group is multiplied (G,)."""
 
 
 class NamedSchedule:
@@ -87,10 +90,13 @@ class NamedSchedule:
         opened = self.phase_at(step)
         return lambda place: trains(place.role, self._units.get(place.block), opened, self._count, self._bottom_up)
 
+    def factor(self, step: int) -> float:
+        """By what the learning rate is multiplied."""
+        return lr_factor(step, self._total, **self._held, decay=self._decay, curve=self._curve)
+
     def factors(self, step: int) -> list[float]:
-        """By what each group's learning rate is multiplied (G,)."""
-        factor = lr_factor(step, self._total, **self._held, decay=self._decay, curve=self._curve)
-        return [factor] * self._groups
+        """By what that of each group is multiplied (G,)."""
+        return [self.factor(step)] * self._groups
 
     def document(self, unit: str) -> dict[str, Any]:
         """This schedule in phases, to be edited: exactly the same, for this model and this length of the run.

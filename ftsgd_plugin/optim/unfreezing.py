@@ -114,7 +114,7 @@ class GradualUnfreezing(LRScheduler):
             epoch: As in PyTorch's schedulers: the step to go to. Defaults to the next.
         """
         super().step(epoch)
-        self._open()
+        self._open(forget=self.last_epoch > 0)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load a state and let exactly those parameters train that train at its step. Load the optimizer's too.
@@ -150,8 +150,8 @@ class GradualUnfreezing(LRScheduler):
             epoch_length=self._epoch_length,
         )
 
-    def _open(self) -> None:
-        open_groups(self.optimizer.param_groups, self._places, self._plan.trains(self.last_epoch))
+    def _open(self, forget: bool = False) -> None:
+        open_groups([self.optimizer], self._places, self._plan.trains(self.last_epoch), forget)
 
 
 def per_group(factor: float | Sequence[float] | None, groups: int) -> list[float] | None:
@@ -201,21 +201,30 @@ def check_blocks(name: str, state_dict: Mapping[str, Any], blocks: int) -> None:
 
 
 def open_groups(
-    groups: Iterable[Mapping[str, Any]], places: Iterable[Sequence[Place]], wanted: Callable[[Place], bool]
+    optimizers: Iterable[Optimizer],
+    places: Sequence[Sequence[Place]],
+    wanted: Callable[[Place], bool],
+    forget: bool = False,
 ) -> None:
-    """Let exactly those parameters of an optimizer train whose place is wanted.
+    """Let exactly those parameters of optimizers train whose place is wanted.
 
     Args:
-        groups: The groups.
-        places: The place of every parameter, by group.
+        optimizers: The optimizers.
+        places: The place of every parameter, by group of all of them.
         wanted: Whether a place trains.
+        forget: Whether what closes loses its state, so that it opens again with a fresh one. Not while a state is
+            being loaded. Defaults to False.
     """
-    changed = [
-        set_trainable([param], wanted(place))
-        for group, own in zip(groups, places)
-        for param, place in zip(group['params'], own)
-    ]
-    if any(changed):
+    changed, remaining = False, iter(places)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for param, place in zip(group['params'], next(remaining)):
+                trains = wanted(place)
+                if set_trainable([param], trains):
+                    changed = True
+                    if forget and not trains:
+                        optimizer.state.pop(param, None)
+    if changed:
         torch._dynamo.reset()  # compiled code keeps the backward pass it was compiled with
 
 

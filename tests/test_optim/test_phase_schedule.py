@@ -196,10 +196,10 @@ def test_a_file_is_read_as_it_is_written_in_a_config(tmp_path):
         (tmp_path / name).write_text(dump(rows))
         assert read_document(str(tmp_path / name), 'S') == {'phases': rows}
     (tmp_path / 'bad.yml').write_text('phases: [')
-    (tmp_path / 'typo.yaml').write_text('- {layers: head, lenght: 3 steps}')
+    (tmp_path / 'typo.yaml').write_text('- {layers: head, lngth: 3 steps}')
     for name, message in {
         'bad.yml': r'bad.yml: is not YAML',
-        'typo.yaml': r"typo.yaml: phase 1: does not know 'lenght'; did you mean 'length",
+        'typo.yaml': r"typo.yaml: phase 1: does not know 'lngth'; did you mean 'length",
         'none.yaml': r'none.yaml: no such schedule; tools/print_layers.py',
     }.items():
         with pytest.raises(UserError, match=message) as error:
