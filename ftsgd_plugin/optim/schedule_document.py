@@ -142,7 +142,7 @@ def parse_length(value: Any, label: str) -> Length:
         return Length(float(value), 'fraction')
     match = _LENGTH.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None or not float(match[1]):
-        raise UserError(f"{label}={value!r} is no length; write '2 epochs', '300 steps' or '25%'.")
+        raise UserError(f"{label}={value!r} is not a length; write '2 epochs', '300 steps' or '25%'.")
     amount = float(match[1])
     if match[2] == '%':
         return Length(amount / 100, 'fraction')

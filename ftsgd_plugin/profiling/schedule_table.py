@@ -30,7 +30,7 @@ def print_schedule(
         config: A config file with a ``GradualUnfreezingLR``.
         write: YAML file for the schedule in phases, to be edited; trained with, it is the same schedule.
         draw: PNG file for the figure. Default: beside ``write``, with its name; without it none.
-        epoch_length: Iterations per epoch, if the training data is not there to be counted.
+        epoch_length: Iterations per epoch, if the training data is missing.
 
     Raises:
         UserError: As :func:`trace_schedule`, or a file cannot be written.

@@ -137,7 +137,7 @@ MISTAKES = {
     ),
     'no length': ([dict(layers='head'), REST], 'phase 1 has no length; only the last phase lasts to the end'),
     'epochs without their length': ([dict(HEAD, length='1 epoch'), REST], "phase 1: length='1 epoch' is in epochs and"),
-    'no number': ([dict(HEAD, length='two steps'), REST], "length='two steps' is no length; write '2 epochs'"),
+    'no number': ([dict(HEAD, length='two steps'), REST], "length='two steps' is not a length; write '2 epochs'"),
     'whole steps': ([dict(HEAD, length='1.5 steps'), REST], 'is not a whole number of steps'),
     'infinite rate': ([dict(HEAD, lr=float('inf')), REST], 'phase 1: lr=inf is not a finite number above 0'),
     'nan': ([dict(HEAD, lr=[1.0, float('nan')]), REST], 'phase 1: lr=nan is not a finite number above 0'),
@@ -178,7 +178,7 @@ def test_a_mistake_is_one_line_that_names_the_phase(case):
     ({'phases': [REST], 'rate': 3}, "does not know 'rate'"),
     ({'phases': [REST], 'lr': 'expo'}, "lr='expo' is none of 'constant', 'paper'"),
     ({'phases': [REST], 'lr': {'curve': 'paper', 'decay': float('nan')}}, 'lr.decay=nan is not a finite number'),
-    ({'phases': [REST], 'lr': {'curve': 'paper', 'warmup': 2}}, "lr.warmup=2 is no length"),
+    ({'phases': [REST], 'lr': {'curve': 'paper', 'warmup': 2}}, "lr.warmup=2 is not a length"),
 ])  # fmt: skip
 def test_what_is_no_schedule_is_refused(value, message):
     with pytest.raises(UserError, match=message):
