@@ -5,6 +5,7 @@
     python tools/sweep.py PLAN --forked --workers 4                         # forked processes instead of Ray
     python tools/sweep.py PLAN --out SHARED_DIR --address 10.0.0.1:6379     # a Ray cluster
     python tools/sweep.py PLAN --out SHARED_DIR --slurm DIR                 # writes DIR/sweep.sh for sbatch
+    python tools/sweep.py PLAN --out SHARED_DIR --slurm DIR --ray-nodes 4   # writes DIR/ray.sh: Ray on one Slurm job
     python tools/sweep.py configs/sweeps/paper.py --smoke                   # two iterations of every config, or what
                                                                             # is missing, in work_dirs/paper_smoke
 
@@ -73,11 +74,19 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--keep-checkpoints', action='store_true', help='keep the weights of finished runs')
     parser.add_argument('--slurm', metavar='DIR', help='write a Slurm array script into DIR and run nothing')
+    parser.add_argument(
+        '--ray-nodes',
+        type=positive_int,
+        metavar='N',
+        help='with --slurm: instead of an array a job of N machines on which Ray runs the sweep',
+    )
     parser.add_argument('--index', type=int, help='run this one run of the plan, here and without Ray')
     add_cfg_options(parser)
     args = parser.parse_args()
     if args.random_weights and not args.smoke:
         parser.error('--random-weights is of --smoke')
+    if args.ray_nodes and (args.smoke or not args.slurm):
+        parser.error('--ray-nodes is of --slurm, without --smoke')
     if args.smoke and args.keep_checkpoints:
         parser.error('--keep-checkpoints: --smoke writes no weights')
     return args
@@ -105,7 +114,7 @@ def main() -> None:
         sys.exit(smoke(args.plan, random_weights=args.random_weights, **options))
     from ftsgd_plugin.sweep.driver import sweep
 
-    failures = sweep(args.plan, keep_checkpoints=args.keep_checkpoints, **options)
+    failures = sweep(args.plan, keep_checkpoints=args.keep_checkpoints, ray_nodes=args.ray_nodes, **options)
     if failures:
         sys.exit(1)
 

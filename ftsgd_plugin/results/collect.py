@@ -15,6 +15,7 @@ from ..utils.errors import UserError
 from ..utils.format import printable
 from ..utils.metrics import ACCURACY, ID_METRIC, OOD_METRIC, WORST_GROUP
 from ..utils.version import __version__
+from .small_records import small
 
 
 @dataclass
@@ -93,7 +94,7 @@ def collect(paths: Iterable[str | os.PathLike], metric: str = ACCURACY) -> Colle
             found.unreadable[path] = str(error)
         else:
             kinds = {'finished': found.runs, 'diverged': found.diverged}
-            kinds.get(record.status, found.unfinished).append((path, record))
+            kinds.get(record.status, found.unfinished).append((path, small(record)))
     _drop_repeated(found)
     _warn_of_diverged(found)
     _warn_of_versions(found)

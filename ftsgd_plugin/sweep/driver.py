@@ -20,6 +20,7 @@ from .forked import Forks
 from .plan import Plan, claim_directory, read_plan
 from .progress import SweepProgress, repeating
 from .ray_backend import LOG, Cluster, hold_lock, run_process
+from .ray_slurm import write_ray_script
 from .runs import (
     CONFIG,
     SETTLED,
@@ -33,7 +34,7 @@ from .runs import (
     survey,
     task_of,
 )
-from .slurm import write_tasks
+from .slurm import command_line, write_tasks
 
 WATCH_SECONDS = 20.0
 Failures = list[tuple[str, str]]  # name of the run and last line
@@ -59,6 +60,7 @@ def sweep(
     slurm: str | os.PathLike | None = None,
     index: int | None = None,
     forked: bool = False,
+    ray_nodes: int | None = None,
 ) -> Failures:
     """Run a plan file on Ray, or print what it would run, or write it as a Slurm script, or run one of its runs.
 
@@ -73,6 +75,7 @@ def sweep(
         slurm: Write a Slurm array script into this directory and run nothing.
         index: Run this one run of the plan here, without Ray.
         forked: Run ``workers`` at a time in forked processes of this machine, without Ray.
+        ray_nodes: With ``slurm``: the script starts Ray on so many machines of one job, instead of an array.
 
     Returns:
         list: Name and last line of every run that failed.
@@ -93,6 +96,12 @@ def sweep(
     if index is not None and not 0 <= index < len(runs):
         raise UserError(f'--index {index}: the plan has runs 0 to {len(runs) - 1}.')
     claim_directory(content, out)
+    if slurm and ray_nodes is not None:
+        options = place_options(gpus, cpus, workers) + ['--keep-checkpoints'] * keep_checkpoints
+        words = command_line(plan, out, options, cfg_options)
+        script = write_ray_script(slurm, ray_nodes, len(runs), words)
+        print(f'{len(runs)} runs; start them with: sbatch --partition=NAME --time=HH:MM:SS --gpus-per-node=N {script}')
+        return []
     if slurm:
         write_tasks(slurm, runs, plan, out, ['--keep-checkpoints'] * keep_checkpoints, cfg_options, gpus, cpus)
         return []
@@ -160,6 +169,12 @@ def place_of(
     return (lambda: Forks(workers)) if forked else (lambda: Cluster(address, gpus, cpus, workers))
 
 
+def place_options(gpus: float | None, cpus: int | None, workers: int | None) -> list[str]:
+    """The options of ``tools/sweep.py`` that say so."""
+    values = {'--gpus-per-run': gpus, '--cpus-per-run': cpus, '--workers': workers}
+    return [word for option, value in values.items() if value is not None for word in (option, f'{value:g}')]
+
+
 def run_tasks(
     tasks: Sequence[Task],
     out: str | os.PathLike,
@@ -200,7 +215,7 @@ def run_tasks(
     if costs is None and forecast:
         costs = predict_costs(tasks)
     flops = [1.0] * len(tasks) if costs is None else flop_weights(costs)
-    finished = sorted(set(range(len(tasks))) - set(to_do))
+    finished = [i for i, task in enumerate(tasks) if task.state in SETTLED]
     cluster = place()
     try:
         at_once = min(cluster.workers, len(to_do))
@@ -219,7 +234,7 @@ def run_tasks(
                     progress.print(_moved(task, moved))
                 progress.started(to_do[job])
 
-            jobs = [(command(tasks[i].directory), str(tasks[i].directory)) for i in to_do]
+            jobs = ((command(tasks[i].directory), str(tasks[i].directory)) for i in to_do)
             for job, status, line in cluster.run(jobs, start):
                 task = tasks[to_do[job]]
                 failure = conclude(task, status, line, keep_checkpoints)
@@ -287,8 +302,8 @@ def _note(task: Task) -> str:
 
 
 def _warn_of_other_code(tasks: Sequence[Task]) -> None:
-    ours = code_version()
-    others = [task.run.name for task in tasks if task.record is not None and task.record.code != ours]
+    ours = tuple(sorted(code_version().items()))
+    others = [task.run.name for task in tasks if task.code is not None and task.code != ours]
     if others:
         print(f'warning: {len(others)} runs were begun or finished by another version of the code, e.g. {others[0]}')
 

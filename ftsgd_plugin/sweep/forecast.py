@@ -18,7 +18,7 @@ def describe(tasks: Sequence[Task], out: str | os.PathLike, tflops: float = TFLO
     """The runs of a sweep with their states, predicted GPU-hours and disk space, as text."""
     lines, hours, largest, kept, left, unknown = [], 0.0, 0.0, 0.0, 0, 0
     for task, cost in zip(tasks, predict_costs(tasks), strict=True):
-        reason = f': {task.record.error}' if task.record and task.record.status in ('failed', 'interrupted') else ''
+        reason = f': {task.reason}' if task.reason else ''
         time = '–' if cost is None else f'{cost.hours(tflops):.3f}'
         lines.append(f'{task.run.name:<60} {task.state + reason:<12} {time:>9} h')
         left += task.state not in SETTLED
@@ -50,10 +50,11 @@ def predict_costs(tasks: Sequence[Task]) -> list[RunCost | None]:
     """
     predict, cache, failed, costs = RunCosts(_report_tracing), CostCache(), set(), []
     for task in tasks:
-        cell, cost = task.run.config, cache[task.config]
+        cell, cfg = task.run.config, task.config
+        cost = cache[cfg]
         if cost is None and cell not in failed:
             try:
-                cost = cache[task.config] = predict(task.config)
+                cost = cache[cfg] = predict(cfg)
             except Exception as error:
                 failed.add(cell)
                 reason = one_line(error, limit=200)

@@ -10,7 +10,7 @@ import os
 import runpy
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_any
 from multiprocessing.connection import wait
@@ -19,7 +19,7 @@ from pathlib import Path
 import filelock
 
 from ..utils.locks import hold_lock
-from .ray_backend import LOCK_SECONDS, LOG, TERM_SECONDS, last_line, run_process
+from .ray_backend import LOCK_SECONDS, LOG, TERM_SECONDS, Waiting, last_line, run_process
 
 PRELOADED = (
     'mmengine.runner',
@@ -53,13 +53,13 @@ class Forks:
         self._context.set_forkserver_preload(list(PRELOADED))
 
     def run(
-        self, jobs: Sequence[tuple[list[str], str]], started: Callable[[int], None]
+        self, jobs: Iterable[tuple[list[str], str]], started: Callable[[int], None]
     ) -> Iterator[tuple[int, int, str]]:
         """Run commands, as many at a time as there are workers.
 
         Args:
-            jobs: ``(command, directory)``, as :func:`ftsgd_plugin.sweep.ray_backend.run_process` takes them; the
-                command begins with a Python file.
+            jobs: ``(command, directory)``, as :func:`ftsgd_plugin.sweep.ray_backend.run_process` takes them, each taken
+                when there is room; the command begins with a Python file.
             started: Called with the index of a job before it starts.
 
         Yields:
@@ -90,8 +90,8 @@ class Forks:
     def _may_start(self) -> bool:
         return self.until is None or time.monotonic() < self.until
 
-    def _forked(self, jobs: Sequence, started: Callable[[int], None]) -> Iterator[tuple[int, int, str]]:
-        waiting, running = list(enumerate(jobs))[::-1], {}
+    def _forked(self, jobs: Iterable, started: Callable[[int], None]) -> Iterator[tuple[int, int, str]]:
+        waiting, running = Waiting(jobs), {}
         environment = {**os.environ, **_environment()}
         try:
             while running or (waiting and self._may_start()):
@@ -112,8 +112,8 @@ class Forks:
         finally:
             _end([process for _, process, _, _ in running.values()])
 
-    def _cold(self, jobs: Sequence, started: Callable[[int], None]) -> Iterator[tuple[int, int, str]]:
-        waiting = list(enumerate(jobs))[::-1]
+    def _cold(self, jobs: Iterable, started: Callable[[int], None]) -> Iterator[tuple[int, int, str]]:
+        waiting = Waiting(jobs)
         running: dict[Future, int] = {}
         with ThreadPoolExecutor(self.workers) as pool:
             while running or (waiting and self._may_start()):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import threading
 import time
 from collections import Counter
@@ -30,19 +31,25 @@ class SweepProgress:
         self, methods: Sequence[str], costs: Sequence[float], finished: Sequence[int], console: Console | None = None
     ) -> None:
         self._methods, self._costs = list(methods), list(costs)
-        self._states = ['done' if i in set(finished) else 'waiting' for i in range(len(methods))]
-        self._to_do = sum(state == 'waiting' for state in self._states)
+        before = set(finished)
+        self._states = ['done' if i in before else 'waiting' for i in range(len(methods))]
+        self._to_do = len(methods) - len(before)
+        # Kept up to date by every change of a state: counting 10,000 runs at each would be quadratic.
+        self._counts = {name: Counter() for name in [*dict.fromkeys(self._methods), 'all']}
+        for method, state in zip(self._methods, self._states):
+            self._counts[method][state] += 1
+        self._counts['all'] = sum((self._counts[method] for method in dict.fromkeys(self._methods)), Counter())
+        self._cost_left = math.fsum(cost for cost, state in zip(self._costs, self._states) if state == 'waiting')
         self._ended, self._cost_done, self._start = 0, 0.0, time.monotonic()
         self._console = console or Console()
         columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[counts]}'))
         self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._rows = {
-            name: self._bars.add_task(name, total=len(self._of(name)), counts='')
-            for name in [*dict.fromkeys(self._methods), 'all']
+            name: self._bars.add_task(name, total=found.total(), counts='') for name, found in self._counts.items()
         }
 
     def __enter__(self) -> 'SweepProgress':
-        self._update()
+        self._update(*self._rows)
         self._bars.start()
         return self
 
@@ -51,8 +58,7 @@ class SweepProgress:
 
     def started(self, index: int) -> None:
         """A run was submitted."""
-        self._states[index] = 'running'
-        self._update()
+        self._update(*self._change(index, 'running'))
 
     def ended(self, index: int, name: str, failure: str, note: str) -> None:
         """A run has ended; prints a line.
@@ -63,13 +69,14 @@ class SweepProgress:
             failure: Last line of a failure, ``''`` without one.
             note: Results of a run that is done.
         """
-        self._states[index] = 'failed' if failure else 'done'
         self._ended += 1
         self._cost_done += self._costs[index]
+        self._cost_left -= self._costs[index]
+        changed = self._change(index, 'failed' if failure else 'done')
         width = len(str(self._to_do))
         what = f'failed: {failure}' if failure else note
         self.print(f'[{self._ended:{width + 1}d}/{self._to_do}] {name:<52} {what}  eta {self.eta()}')
-        self._update()
+        self._update(*changed)
 
     def print(self, line: str) -> None:
         """Print a line above the bars."""
@@ -78,29 +85,34 @@ class SweepProgress:
 
     def eta(self) -> str:
         """Time left as ``h:mm:ss`` or ``m:ss``; ``?`` before the first run has ended."""
-        left = sum(cost for cost, state in zip(self._costs, self._states) if state in ('waiting', 'running'))
-        if left == 0:
+        counts = self._counts['all']
+        if not counts['waiting'] + counts['running']:
             return '0:00'
         if not self._cost_done:
             return '?'
-        seconds = int((time.monotonic() - self._start) * left / self._cost_done)
+        seconds = int((time.monotonic() - self._start) * max(self._cost_left, 0.0) / self._cost_done)
         hours, minutes = divmod(seconds // 60, 60)
         return f'{hours}:{minutes:02d}:{seconds % 60:02d}' if hours else f'{minutes}:{seconds % 60:02d}'
 
     def counts(self, name: str = 'all') -> dict[str, int]:
         """Number of runs of a method, or of all, in each of ``STATES``."""
-        found = Counter(self._of(name))
-        return {state: found[state] for state in STATES}
+        return {state: self._counts[name][state] for state in STATES}
 
-    def _of(self, name: str) -> list[str]:
-        return [state for method, state in zip(self._methods, self._states) if name in (method, 'all')]
+    def _change(self, index: int, state: str) -> tuple[str, str]:
+        """Count a run in another state; the rows that show it."""
+        names = (self._methods[index], 'all')
+        for name in names:
+            self._counts[name][self._states[index]] -= 1
+            self._counts[name][state] += 1
+        self._states[index] = state
+        return names
 
-    def _update(self) -> None:
-        for name, row in self._rows.items():
+    def _update(self, *names: str) -> None:
+        for name in names:
             counts = self.counts(name)
             text = '  '.join(f'{count} {state}' for state, count in counts.items())
             text += f'  eta {self.eta()}' if name == 'all' else ''
-            self._bars.update(row, completed=counts['done'] + counts['failed'], counts=text)
+            self._bars.update(self._rows[name], completed=counts['done'] + counts['failed'], counts=text)
 
 
 class Updates:

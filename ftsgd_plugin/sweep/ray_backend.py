@@ -13,7 +13,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import filelock
@@ -27,6 +28,8 @@ LOG = 'run.log'
 RETRIES = 3  # of a run whose machine or Ray worker was lost; one that failed by itself is not tried again
 CPUS_OF_A_GPU_RUN = 5  # one to train and four data workers, as in the configs
 LOCK_SECONDS = 30.0  # how long a run waits for an earlier process of the same directory to end
+LOST_SECONDS = 180.0  # likewise on a cluster: an NFS server keeps the lock of a lost machine for its lease, 90 s
+ROOM_SECONDS = 10.0  # between two looks at which machines a cluster has
 TERM_SECONDS = 60.0  # between SIGTERM, after which a run writes its checkpoint, and SIGKILL
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 _ERROR = re.compile(r'(error: |[\w.]*(Error|Exception|Interrupt)\b)')
@@ -41,8 +44,8 @@ class Cluster:
             ``'auto'``.
         gpus: GPUs of a run, may be a fraction. Default: 1 if Ray has any, else 0.
         cpus: CPU cores of a run. Default: 1 without a GPU, with one its share of the cores, at most 5.
-        workers: Most runs at a time. Default: as many as the cluster has room for; on this machine without a GPU at
-            most 8.
+        workers: Most runs at a time. Default: as many as the cluster has room for, also when machines join or are lost;
+            on this machine without a GPU at most 8.
 
     Raises:
         UserError: Ray is not installed, the cluster does not answer, or it has no room for a single run.
@@ -70,6 +73,9 @@ class Cluster:
             self.close()
             raise
         self.workers = workers or (min(room, 8) if address is None and not self.gpus else room)
+        self._patience = LOCK_SECONDS if address is None else LOST_SECONDS
+        self._looks = workers is None and address is not None
+        self._looked = time.monotonic()
 
     def _start(self, **options) -> None:
         os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
@@ -84,12 +90,12 @@ class Cluster:
             raise UserError(f'Ray does not start on this machine ({reason}); see the logs in /tmp/ray.') from error
 
     def run(
-        self, jobs: Sequence[tuple[list[str], str]], started: Callable[[int], None]
+        self, jobs: Iterable[tuple[list[str], str]], started: Callable[[int], None]
     ) -> Iterator[tuple[int, int, str]]:
         """Run commands, as many at a time as there is room for.
 
         Args:
-            jobs: ``(command, directory)``, as :func:`run_process` takes them.
+            jobs: ``(command, directory)``, as :func:`run_process` takes them, each taken when there is room.
             started: Called with the index of a job that was submitted to Ray.
 
         Yields:
@@ -101,13 +107,14 @@ class Cluster:
         remote = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(run_process)
         path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
         environment = {'OMP_NUM_THREADS': str(self.cpus), 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1'}
-        waiting, running = list(enumerate(jobs))[::-1], {}
+        waiting, running = Waiting(jobs), {}
         try:
             while waiting or running:
+                self._look_for_machines()
                 while waiting and len(running) < self.workers:
                     index, (command, directory) = waiting.pop()
                     started(index)
-                    running[remote.remote(command, directory, environment, os.getcwd())] = index
+                    running[remote.remote(command, directory, environment, os.getcwd(), self._patience)] = index
                 done, _ = self.ray.wait(list(running), timeout=1)
                 for reference in done:
                     index = running.pop(reference)
@@ -122,9 +129,32 @@ class Cluster:
             if running:
                 self.ray.wait(list(running), num_returns=len(running), timeout=TERM_SECONDS)
 
+    def _look_for_machines(self) -> None:
+        """Follow machines that join or are lost; with none left for a run, one waits for the next."""
+        if self._looks and time.monotonic() - self._looked > ROOM_SECONDS:
+            self._looked = time.monotonic()
+            with contextlib.suppress(UserError):
+                *_, self.workers = _fit(self.ray.nodes(), self.gpus, self.cpus)
+
     def close(self) -> None:
         """Leave the cluster; ends Ray if it was started here."""
         self.ray.shutdown()
+
+
+class Waiting:
+    """The jobs that wait, with their indices; each is made when it is taken. True as long as one waits."""
+
+    def __init__(self, jobs: Iterable[tuple[list[str], str]]) -> None:
+        self._jobs = iter(enumerate(jobs))
+        self._next = next(self._jobs, None)
+
+    def __bool__(self) -> bool:
+        return self._next is not None
+
+    def pop(self) -> tuple[int, tuple[list[str], str]]:
+        """The next one."""
+        taken, self._next = self._next, next(self._jobs, None)
+        return taken
 
 
 def _fit(nodes: Sequence[dict], gpus: float | None, cpus: int | None) -> tuple[float, int, int]:
@@ -194,7 +224,9 @@ def _unreachable(address: str, reason: str) -> UserError:
     )
 
 
-def run_process(command: list[str], directory: str, environment: dict[str, str], cwd: str) -> tuple[int, str]:
+def run_process(
+    command: list[str], directory: str, environment: dict[str, str], cwd: str, patience: float | None = None
+) -> tuple[int, str]:
     """Run a command until it ends; if this function is interrupted, the command and its children are ended.
 
     Args:
@@ -203,14 +235,16 @@ def run_process(command: list[str], directory: str, environment: dict[str, str],
             process that it has forked is alive.
         environment: Added to this process's.
         cwd: Working directory, which relative data roots start from.
+        patience: Seconds to wait for an earlier process of the same directory. Default: ``LOCK_SECONDS``.
 
     Returns:
         tuple: Exit status (negative: the signal) and the last line of a failure, ``''`` without one.
     """
     log = os.path.join(directory, LOG)
+    patience = LOCK_SECONDS if patience is None else patience
     with contextlib.ExitStack() as stack:
         try:
-            lock = stack.enter_context(hold_lock(os.path.join(directory, 'run.lock'), LOCK_SECONDS))
+            lock = stack.enter_context(hold_lock(os.path.join(directory, 'run.lock'), patience))
         except filelock.Timeout:
             return 1, 'another process is running it; end that one first'
         with open(log, 'ab') as output:

@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -30,32 +31,40 @@ from .image_size import set_image_size
 from .plan import Plan, Run, cell_paths
 
 CONFIG = 'config.py'
+CodeVersion = tuple[tuple[str, str | None], ...]  # the sorted items of ``RunRecord.code``
 SETTLED = ('finished', 'diverged')  # states of a task that is not run again
 
 
 @dataclass(frozen=True)
 class Task:
-    """A run with its directory and state.
+    """A run with its directory and state: small, as a sweep may have 10,000.
 
     Attributes:
         run: The run.
         directory: Directory of all its files.
-        config: Its full config.
+        make_config: Makes its full config, which takes 50 KiB.
         hash: ``config_hash`` of that.
         state: ``'new'``, ``'unfinished'`` (started, failed or killed: it will be resumed), ``'finished'``,
             ``'diverged'`` (it would diverge again) or ``'changed'`` (the directory belongs to another config: it will
             be moved aside).
-        record: Its record, if there is one.
         former_hash: ``former_hash`` of the config; records of version 0.1.0 have it.
+        reason: Why an unfinished run has ended, if its record says so.
+        code: Version of the code of its record, if there is one.
     """
 
     run: Run
     directory: Path
-    config: Config
+    make_config: Callable[[], Config]
     hash: str
     state: str
-    record: RunRecord | None
     former_hash: str | None = None
+    reason: str = ''
+    code: CodeVersion | None = None
+
+    @property
+    def config(self) -> Config:
+        """Its full config, made again at every use."""
+        return self.make_config()
 
     def owns(self, record: RunRecord | None) -> bool:
         """Whether a record is of this config."""
@@ -123,19 +132,20 @@ def survey(plan: Plan, out: str | os.PathLike, cfg_options: dict | None = None) 
 def task_of(plan: Plan, run: Run, out: str | os.PathLike, cfg_options: dict | None = None) -> Task:
     """One run of a plan with its state in the directory of a sweep; writes nothing."""
     directory = Path(out).absolute() / 'runs' / run.name
-    return task_in(directory, run, run_config(plan, run, directory, cfg_options))
+    return task_in(directory, run, functools.partial(run_config, plan, run, directory, cfg_options))
 
 
-def task_in(directory: Path, run: Run, cfg: Config) -> Task:
+def task_in(directory: Path, run: Run, cfg: Config | Callable[[], Config]) -> Task:
     """A run of any config with its state in its directory; writes nothing.
 
     Args:
         directory: Its work directory, which may not exist yet.
         run: Its names, learning rate and seed, for its record if it fails.
-        cfg: Its full config.
+        cfg: Its full config, or what makes it.
     """
-    record = record_of(directory)
-    task = Task(run, directory, cfg, config_hash(cfg), '', record, former_hash(cfg))
+    make_config = (lambda: cfg) if isinstance(cfg, Config) else cfg
+    made, record = make_config(), record_of(directory)
+    task = Task(run, directory, make_config, config_hash(made), '', former_hash(made))
     if record is None:
         # Without a record nothing tells which config a checkpoint belongs to.
         state = 'changed' if any(directory.glob('*.pth')) else 'new'
@@ -143,7 +153,16 @@ def task_in(directory: Path, run: Run, cfg: Config) -> Task:
         state = 'changed'
     else:
         state = record.status if record.status in SETTLED else 'unfinished'
-    return replace(task, state=state)
+    if record is None:
+        return replace(task, state=state)
+    reason = record.error if record.status in ('failed', 'interrupted') else ''
+    return replace(task, state=state, reason=reason, code=_shared(tuple(sorted(record.code.items()))))
+
+
+@functools.lru_cache(maxsize=100)
+def _shared(code: CodeVersion) -> CodeVersion:
+    """One object for all runs of a version."""
+    return code
 
 
 def _was_equivalent(record: RunRecord, task: Task) -> bool:

@@ -13,7 +13,7 @@ from .plan import Run
 
 SCRIPT = 'sweep.sh'
 LISTING = 'runs.txt'
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 _TEXT = """\
 #!/usr/bin/env bash
 #SBATCH --job-name={name}
@@ -61,11 +61,18 @@ def write_tasks(
         cfg_options: Overrides of every run's config.
         gpus, cpus: See :func:`write_script`.
     """
+    script = write_script(slurm, runs, command_line(plan, out, options, cfg_options), gpus, cpus)
+    print(f'{len(runs)} runs; start them with: sbatch --partition=NAME --time=HH:MM:SS {script}')
+
+
+def command_line(
+    plan: str | os.PathLike, out: str | os.PathLike, options: Sequence[str], cfg_options: dict | None = None
+) -> list[str]:
+    """What follows the interpreter to run a sweep with these options."""
     words = [tool_path('sweep'), str(plan), '--out', str(out), *options]
     if cfg_options:
         words += ['--cfg-options', *(f'{key}={_option(value)}' for key, value in cfg_options.items())]
-    script = write_script(slurm, runs, words, gpus, cpus)
-    print(f'{len(runs)} runs; start them with: sbatch --partition=NAME --time=HH:MM:SS {script}')
+    return words
 
 
 def _option(value) -> str:
@@ -98,26 +105,23 @@ def write_script(
     if gpus != int(gpus):
         raise UserError(f'--gpus-per-run {gpus:g}: Slurm allocates whole GPUs; give 1 or 0, or use Ray.')
     directory = Path(directory).absolute()
-    if bad := [letter for letter in str(directory) if not letter.isprintable() or letter in '"\\']:
-        raise UserError(
-            f'--slurm {str(directory)!r}: #SBATCH lines cannot have {bad[0]!r} in a path; choose another directory.'
-        )
+    check_directive_path(directory)
     script, listing, logs = directory / SCRIPT, directory / LISTING, directory / 'logs'
     logs.mkdir(parents=True, exist_ok=True)
     write_text(listing, ''.join(f'{i} {run.name}\n' for i, run in enumerate(runs)))
     write_text(
         script,
         _TEXT.format(
-            name=_directive(directory.name),
+            name=directive(directory.name),
             last=len(runs) - 1,
             rest=max(len(runs) - 1001, 0),
             count=len(runs),
             cpus=cpus or 5,
             gpus=f'#SBATCH --gpus-per-task={int(gpus)}\n' if gpus else '',
-            output=_directive(f'{_pattern(logs)}/%a.txt'),
+            output=directive(f'{pattern(logs)}/%a.txt'),
             listing=listing,
             script=shlex.quote(str(script)),
-            root=shlex.quote(str(_ROOT)),
+            root=shlex.quote(str(ROOT)),
             cwd=shlex.quote(os.getcwd()),
             command=shlex.join([sys.executable, *arguments]),
         ),
@@ -125,11 +129,23 @@ def write_script(
     return script
 
 
-def _directive(value: str) -> str:
+def check_directive_path(directory: Path) -> None:
+    """Refuse a directory that ``#SBATCH`` lines cannot name.
+
+    Raises:
+        UserError: It has a quote, a backslash or a control character.
+    """
+    if bad := [letter for letter in str(directory) if not letter.isprintable() or letter in '"\\']:
+        raise UserError(
+            f'--slurm {str(directory)!r}: #SBATCH lines cannot have {bad[0]!r} in a path; choose another directory.'
+        )
+
+
+def directive(value: str) -> str:
     """A value of an ``#SBATCH`` line, which ends at the first blank unless it is quoted."""
     return f'"{value}"'
 
 
-def _pattern(path: Path) -> str:
+def pattern(path: Path) -> str:
     """A path in a file name pattern, in which ``%`` begins a replacement symbol and ``%%`` is the character."""
     return str(path).replace('%', '%%')
