@@ -3,6 +3,7 @@
     python tools/resources.py configs/vit-tiny_freeze-embed_digits.py
     python tools/resources.py --models clip-vit-b16 clip-vit-l14 --batch-size 32 --autocast bfloat16 --out resources
     python tools/resources.py --models clip-vit-l14 --batch-size 1 128 --plan-only
+    python tools/resources.py --models clip-vit-l14 --ranks 4 --shard    # bytes of one rank of sharded training
 
 Prints a Markdown table for each model; --out DIR receives resources.json, resources.md and resources.png.
 No weights are loaded: sizes and times do not depend on them.
@@ -28,10 +29,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=2, help='turns that the methods take (default: 2)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: cuda if the machine has it')
     parser.add_argument('--plan-only', action='store_true', help='predict only, measure nothing')
+    parser.add_argument(
+        '--ranks', type=int, metavar='N', help='with --shard: plan for one of N ranks; --batch-size is of all'
+    )
+    parser.add_argument('--shard', action='store_true', help='plan sharded training (ShardedDataParallel)')
     parser.add_argument('--out', metavar='DIR', help='directory for resources.json, .md and .png')
     args = parser.parse_args()
     if min(args.batch_size) < 1 or args.steps < 1 or not 1 <= args.rounds <= args.steps:
         parser.error('--batch-size and --steps are positive, and --rounds at most --steps')
+    if (args.ranks is not None) != args.shard or (args.ranks or 1) < 1:
+        parser.error('--ranks N and --shard belong together, with N of at least 1')
     return args
 
 
@@ -53,6 +60,7 @@ def main() -> None:
         args.plan_only,
         args.out,
         shlex.join(['python', 'tools/resources.py', *sys.argv[1:]]),
+        args.ranks,
     )
 
 

@@ -25,6 +25,7 @@ from .phases import COMPARED_METHODS
 from .plots import draw_resources
 from .predict import MethodPrediction, predict_methods
 from .setup import quieten
+from .sharded import plan_sharded, sharded_table
 
 RESOURCES_HEADER = (
     'method',
@@ -64,6 +65,7 @@ def compare_resources(
     predict_only: bool = False,
     out: str | os.PathLike | None = None,
     command: str = '',
+    ranks: int | None = None,
 ) -> list[dict]:
     """Predict, and measure on this machine, the cost of every method on the models of some configs; print tables.
 
@@ -80,6 +82,7 @@ def compare_resources(
         predict_only: Measure nothing.
         out: Directory for ``resources.json``, ``resources.md`` and ``resources.png``. Default: print only.
         command: Recorded in the files.
+        ranks: Plan the bytes of one of so many ranks of sharded training instead, and measure nothing.
 
     Returns:
         list[dict]: Per model and batch size, the numbers in ``resources.json``.
@@ -87,17 +90,26 @@ def compare_resources(
     Raises:
         UserError: There is no model, a config or method is missing, or there is no GPU to measure on.
     """
-    if device == 'cuda' and not predict_only and not torch.cuda.is_available():
+    if device == 'cuda' and not (predict_only or ranks) and not torch.cuda.is_available():
         raise UserError('--device cuda: this machine has no GPU; leave it out, or add --plan-only.')
     quieten()
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    facts = _facts(command, device, 0 if predict_only else steps)
+    facts = _facts(command, device, 0 if predict_only or ranks else steps)
     results, drawn, texts = [], [], []
     for name, cfg in _find_models(configs, models).items():
         for batch_size in batch_sizes:
             title = f'{name}, batch {batch_size}, {autocast or "float32"}'
             settings = dict(methods=methods, batch_size=batch_size, autocast=autocast, device=device)
             left_out: dict[str, str] = {}
+            if ranks is not None:
+                plans = plan_sharded(cfg, ranks, left_out=left_out, **settings)
+                text = f'## {title}, one of {ranks} ranks, sharded\n\n{sharded_table(plans)}\n'
+                text += ''.join(f'\n- {method}: left out: {reason}\n' for method, reason in left_out.items())
+                print(text, flush=True)
+                texts.append(text)
+                planned = [plan.to_dict() for plan in plans]
+                results.append(dict(model=name, batch_size=batch_size, autocast=autocast, ranks=ranks, sharded=planned))
+                continue
             predictions, measures = predict_methods(cfg, left_out=left_out, **settings), []
             if not predictions:
                 raise UserError(next(iter(left_out.values())))
@@ -124,8 +136,9 @@ def compare_resources(
         out = Path(out)
         write_text(out / 'resources.json', json.dumps({**facts, 'results': results}, indent=1) + '\n')
         write_text(out / 'resources.md', '\n'.join([f'`{facts}`\n', *texts]))
-        draw_resources(drawn, out / 'resources.png')
-        print(f'written: {out}/resources.json, resources.md, resources.png')
+        if drawn:
+            draw_resources(drawn, out / 'resources.png')
+        print(f'written: {out}/resources.json, resources.md{", resources.png" * bool(drawn)}')
     return results
 
 

@@ -21,6 +21,7 @@ from .own_points import OwnPoint, own_points
 from .phases import COMPARED_METHODS
 from .predict import MethodPrediction, predict_methods
 from .setup import autocast_of, pretrained_model, training_loader
+from .sharded import plan_sharded
 from .train_step import step_seconds, training_loss
 
 # Between the largest ratio of the BiT ResNets in the paper, where freeze-embed changes nothing, and the smallest one of
@@ -29,6 +30,7 @@ SGD_BELOW_RATIO = 0.65
 HEADROOM = 1.1  # over the predicted peak, for workspaces, fragmentation and the CUDA context
 # From the least memory saved to the most.
 MEMORY_SAVERS = ('freeze-embed', 'freeze-embed-no-momentum', 'sgd-in-backward')
+RANKS = (2, 4, 8, 16, 32, 64)  # numbers of devices to try where one is not enough
 DRAWBACKS = {
     'freeze-embed-no-momentum': 'momentum (on CLIP ViT-B/16 the paper found plain SGD without it equal OOD on average)',
     'sgd-in-backward': 'momentum, accumulation and clipping by global norm',
@@ -67,6 +69,8 @@ class Diagnosis:
         evidence: Correlation of ratio and gain over these points; over ours too if they were included.
         left_out: Method -> why there is no cost of it.
         ours: What was measured with this project.
+        ranks: If no method fits one device: the number of devices on which ``sharded_method`` fits, sharded.
+        sharded_method: That method.
     """
 
     ratio: float
@@ -80,12 +84,15 @@ class Diagnosis:
     evidence: Correlation
     left_out: dict[str, str] = field(default_factory=dict)
     ours: list[OwnPoint] = field(default_factory=list)
+    ranks: int | None = None
+    sharded_method: str | None = None
 
     @property
     def headline(self) -> str:
         """The answer in a sentence."""
         if self.methods[self.recommendation].fits is False:
-            return f'No method fits {format_bytes(self.memory)}; {self.recommendation} needs the least.'
+            text = f'No method fits {format_bytes(self.memory)}; {self.recommendation} needs the least.'
+            return f'{text} Sharded over {self.ranks} devices, {self.sharded_method} fits.' if self.ranks else text
         return f'Use {self.recommendation}.'
 
     def to_dict(self) -> dict:
@@ -161,7 +168,34 @@ def diagnose(
     if memory is None and device.startswith('cuda'):
         memory = torch.cuda.get_device_properties(device).total_memory
     answer = choose_method(profile, predictions, seconds, memory, ours, include_own)
+    if answer.methods[answer.recommendation].fits is False:
+        report('planning sharded training')
+        answer = recommend_sharding(answer, cfg, autocast, device.split(':')[0])
     return dataclasses.replace(answer, left_out=left_out)
+
+
+def recommend_sharding(answer: Diagnosis, cfg: Config, autocast: str | None = None, device: str = 'cpu') -> Diagnosis:
+    """Add to a diagnosis in which nothing fits one device on how many the preferred method does, sharded.
+
+    Args:
+        answer: The diagnosis, with its ``memory``.
+        cfg: The config.
+        autocast: ``None`` (float32) or the type of mixed precision.
+        device: ``'cpu'`` or ``'cuda'``: whose updates are assumed.
+    """
+    method = _preferred(answer.profile)
+    for ranks in RANKS:
+        (plan,) = plan_sharded(cfg, ranks, [method], answer.batch_size, autocast, device)
+        if plan.peak * HEADROOM <= answer.memory:
+            reason = (
+                f'Sharded over {ranks} devices of {format_bytes(answer.memory)}, {method} needs at most '
+                f'{format_bytes(plan.peak)} on each, at the same batch size of all: bash tools/dist_train.sh CONFIG '
+                f'{ranks} --cfg-options model_wrapper_cfg.type=ShardedDataParallel train_dataloader.batch_size='
+                f'{plan.batch_size}.'
+            )
+            return dataclasses.replace(answer, reasons=[*answer.reasons, reason], ranks=ranks, sharded_method=method)
+    reason = f'Nor does it fit sharded over up to {RANKS[-1]} devices: a step of one image and its blocks is too large.'
+    return dataclasses.replace(answer, reasons=[*answer.reasons, reason])
 
 
 def full_step_seconds(model: BaseModel, batch: dict, repeats: int = 3, autocast: str | None = None) -> float:
@@ -224,12 +258,16 @@ def choose_method(
     reasons = [_about_ratio(profile), _about_neighbours(points, profile.ratio), _about_evidence(evidence)]
     if ours:
         reasons.append(_about_ours(ours, include_own))
-    preferred = 'sgd' if profile.ratio < SGD_BELOW_RATIO else 'freeze-embed'
+    preferred = _preferred(profile)
     recommendation, why = _fit_memory(preferred, costs, memory)
     reasons += [*why, _about_adamw(costs, recommendation)]
     batch_size = predictions[0].batch_size
     found = profile.ratio, recommendation, reasons, costs, memory, batch_size, profile, paper, evidence
     return Diagnosis(*found, ours=ours)
+
+
+def _preferred(profile: GradientProfile) -> str:
+    return 'sgd' if profile.ratio < SGD_BELOW_RATIO else 'freeze-embed'
 
 
 def _about_ratio(profile: GradientProfile) -> str:

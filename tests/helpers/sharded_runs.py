@@ -80,6 +80,7 @@ def train(
         losses.append(float(loss))
         optim_wrapper.backward(optim_wrapper.scale_loss(loss))
         with_gradient = sorted(key for key, param in inner.named_parameters() if param.grad is not None)
+        gradients = tensor_bytes(param.grad for param in inner.parameters() if param.grad is not None)
         if optim_wrapper.should_update():
             optim_wrapper.step()
             optim_wrapper.zero_grad()
@@ -96,7 +97,11 @@ def train(
         kept=steps_kept,
         start=start,
         weights=full_values(params) if sharded else {key: value.detach() for key, value in params.items()},
-        bytes=dict(weights=tensor_bytes(params.values()), state=optimizer_state_bytes(optim_wrapper.optimizer)),
+        bytes=dict(
+            weights=tensor_bytes(params.values()),
+            gradients=gradients,
+            state=optimizer_state_bytes(optim_wrapper.optimizer),
+        ),
         layers=[layer.name for layer in list_layers(model)],
         devices={str(local_value(param).device) for param in params.values()},
     )

@@ -5,10 +5,12 @@ import torch
 from helpers import sharded_runs
 from helpers.ranks import start_ranks
 from helpers.sharded_runs import FAST, PER_EPOCH, SLOW, dtype_of, name_of, train
-from helpers.small_models import SMALL, expected_names, small_classifier
+from helpers.small_models import CLASSES, SMALL, expected_names, small_classifier
+from mmengine.config import Config
 
 from ftsgd_plugin.layers import list_layers
 from ftsgd_plugin.optim.sharding.units import block_modules
+from ftsgd_plugin.profiling.sharded import plan_sharded
 
 pytestmark = pytest.mark.multiprocess
 CASES = [
@@ -99,6 +101,23 @@ def test_ranks_share_the_bytes(ranks_of, alone_of, count, which, run):
             share = (total - scalars) / count
             assert abs(rank['bytes'][what] - scalars * (what == 'state') - share) <= tensors * sum(rows.values())
     assert sum(rank['bytes']['weights'] for rank in ranks) == alone['bytes']['weights']
+
+
+@pytest.mark.parametrize('count, which, run', CASES)
+def test_counted_bytes_are_within_5_percent_of_the_plan(ranks_of, count, which, run):
+    name, method = run[1].get('name', 'vit-b16'), run[0].split()[0]
+    pixels = 64 if name.startswith('bit') else SMALL[name][0].get('image_size', 32)
+    head = dict(type='LinearClsHead', num_classes=CLASSES, in_channels=small_classifier(name).head.in_channels)
+    model = dict(type='ImageClassifier', backbone=SMALL[name][0], head=head)
+    pipeline = [dict(type='torchvision/RandomResizedCrop', size=pixels)]
+    cfg = Config(dict(model=model, train_dataloader=dict(batch_size=8, dataset=dict(pipeline=pipeline))))
+    (plan,) = plan_sharded(cfg, count, [method], device='cpu')
+    counted = ranks_of(count, which, run)[0]['bytes']
+    wide = 2 if dtype_of(run[0]) == torch.float64 else 1  # the plan is of float32
+    assert counted['weights'] == pytest.approx(wide * plan.phases[-1].weights, rel=0.05)
+    assert counted['state'] == pytest.approx(wide * plan.phases[-1].state, rel=0.05)
+    if 'backward' not in method:
+        assert counted['gradients'] == pytest.approx(wide * plan.phases[-1].gradients, rel=0.05)
 
 
 @pytest.mark.parametrize('name', [*SMALL])

@@ -5,9 +5,13 @@ import json
 
 import pytest
 import torch
+from helpers import ROOT
 from helpers.demo_run import CONFIG, scalars
 from helpers.ranks import run_two_ranks
 from helpers.sharded_trainings import DIGITS, train, train_sharded
+from mmengine.config import Config
+
+from ftsgd_plugin.profiling.sharded import plan_sharded
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -69,6 +73,10 @@ def test_ranks_hold_parts_and_the_log_is_that_of_one_process(one, two):
     for what in ('weights', 'gradients', 'state'):
         assert found[what] == pytest.approx(expected[what] / 2, rel=0.05), what
     assert found['trained_parameters'] == expected['trained_parameters']
+    cfg = Config.fromfile(ROOT / 'configs/vit-tiny_adamw-freeze-embed_digits.py')
+    (plan,) = plan_sharded(cfg, 2, ['adamw-freeze-embed'], batch_size=32, device='cpu')
+    for what in ('weights', 'gradients', 'state'):
+        assert found[what] == pytest.approx(getattr(plan.phases[0], what), rel=0.05), what
 
 
 SMALL = (

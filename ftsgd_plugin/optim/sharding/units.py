@@ -24,8 +24,14 @@ def block_modules(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Mod
         dict: Name -> module; every parameter of each belongs to one block.
 
     Raises:
-        UserError: A parameter is shared between modules that would be gathered at different times.
+        UserError: A parameter is shared between modules that would be gathered at different times, or has no dimension.
     """
+    for name, param in model.named_parameters():
+        if param.ndim == 0:
+            raise UserError(
+                f"model_wrapper_cfg.type='ShardedDataParallel': {name} has no dimension to divide; use "
+                "type='MMDistributedDataParallel'."
+            )
     blocks: dict[int, set[int]] = defaultdict(set)
     for layer in layers:
         if layer.block is not None:
