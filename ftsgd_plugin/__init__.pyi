@@ -34,6 +34,7 @@ from .hooks import GradientRatesHook as GradientRatesHook
 from .hooks import HostMemoryHook as HostMemoryHook
 from .hooks import LayerGradNormHook as LayerGradNormHook
 from .hooks import OptimizerModeHook as OptimizerModeHook
+from .hooks import PhaseEndHook as PhaseEndHook
 from .hooks import ReleaseModelHook as ReleaseModelHook
 from .hooks import ResourceHook as ResourceHook
 from .hooks import RunRecordHook as RunRecordHook

@@ -56,6 +56,8 @@ class RunRecord:
         selected_by: The metric it was selected by, of the ID data: ``'id/accuracy'``, ``'id/balanced_accuracy'``.
         code: ``version`` of the package and ``commit`` of its checkout (``None`` outside one; ``+`` if changed).
         environment: Versions of Python and the stack, ``device`` and number of ``processes``.
+        phases: The phases of a schedule that ended before their length, see ``PhaseEndHook``: ``phase`` (from 0),
+            ``step`` of the schedule, ``evaluations``, ``best`` value and ``best_step``.
         resources: ``seconds`` of training with evaluation, ``peak_bytes`` (of the device, or of the host without one),
             ``state_bytes`` of the optimizer, ``parameters``, ``trained_parameters``; absent if unknown.
         lr_mult: Measured multipliers of the learning rate by stage (``paramwise_cfg=dict(lr_mult='gradient')``); empty
@@ -80,6 +82,7 @@ class RunRecord:
     code: dict[str, str | None] = field(default_factory=dict)
     environment: dict[str, str | int | None] = field(default_factory=dict)
     resources: dict[str, float] = field(default_factory=dict)
+    phases: list[dict[str, float]] = field(default_factory=list)
     lr_mult: dict[str, float] = field(default_factory=dict)
     command: str = ''
     started: str = ''

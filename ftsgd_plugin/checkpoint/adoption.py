@@ -7,7 +7,7 @@ from copy import deepcopy
 from mmengine.optim import OptimWrapper
 
 from .differences import SCALER_OPTIONS
-from .settings import COUNTERS, by_key, by_name, saved_optimizers
+from .settings import COUNTERS, by_key, by_name, saved_optimizers, saved_schedulers
 
 _KINDS_OF_UPDATE = ('foreach', 'fused')  # how PyTorch computes one and the same update
 
@@ -44,6 +44,10 @@ def adopt_settings(
         epoch_length: Iterations per epoch.
     """
     own = by_key(schedulers)
+    for key, saved in saved_schedulers(checkpoint).items():
+        for state, scheduler in zip(saved, own.get(key, [])):
+            if hasattr(scheduler, 'adopt_ends'):  # which phases ended early was decided by evaluations
+                scheduler.adopt_ends(state)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # schedulers warn where no optimizer step came before theirs
         _advance([scheduler for group in own.values() for scheduler in group], checkpoint['meta'], epoch_length)

@@ -7,6 +7,7 @@ from .frozen_features import FrozenFeaturesHook
 from .grad_norm import LayerGradNormHook
 from .gradient_rates import GradientRatesHook
 from .optimizer_mode import OptimizerModeHook
+from .phase_end import PhaseEndHook
 from .release_model import ReleaseModelHook
 from .resources import HostMemoryHook, ResourceHook
 from .run_record import RunRecordHook
@@ -20,6 +21,7 @@ __all__ = [
     'HostMemoryHook',
     'LayerGradNormHook',
     'OptimizerModeHook',
+    'PhaseEndHook',
     'ReleaseModelHook',
     'ResourceHook',
     'RunRecordHook',

@@ -126,6 +126,7 @@ class RunRecordHook(Hook):
             epochs=self._epochs,
             selected_epoch=select_epoch(self._epochs, id_metric=key) if evaluated else None,
             resources=self._resources(runner),
+            phases=[row for scheduler in runner.param_schedulers or [] for row in getattr(scheduler, 'ended', [])],
             lr_mult=measured_lr_mult(runner.optim_wrapper.optimizer.param_groups),
             finished=_now() if status in ('finished', 'diverged') else '',
             error=error,

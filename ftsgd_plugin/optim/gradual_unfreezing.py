@@ -12,16 +12,17 @@ from torch.optim import Optimizer
 from ..utils.errors import UserError
 from ..utils.patching import replaced
 from .accumulation import at_update_boundary
+from .phase_ends import EndsPhases, PhaseEnds
 from .places import places_of
 from .schedule_document import read_document
 from .schedules import PAPER, Schedule, make_schedule
 from .unfreezing import check_blocks, check_decay, check_steps, count_blocks, open_groups, outer_rates, per_group
 
-_DERIVED = {'_places', '_plan', '_zero_grad'}  # not in the state
+_DERIVED = {'_places', '_plan', '_ends', '_zero_grad'}  # not in the state
 
 
 @PARAM_SCHEDULERS.register_module()
-class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
+class GradualUnfreezingLR(EndsPhases, LRSchedulerMixin, _ParamScheduler):
     """Open the blocks from the top, one after another, while the learning rate decays exponentially.
 
     Source: "How to Fine-Tune Vision Models with SGD" (arXiv 2211.09359) and its authors' code (``layer-wise-tune``).
@@ -98,7 +99,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         self.schedule = read_document(schedule, f'{name}: schedule')
         self.per, self.max_depth, self.order, self._epoch_length = per, max_depth, order, epoch_length
         self._places = places_of(_groups(optimizer))
-        self._plan = self._make_plan(end - begin, by_epoch)
+        self._plan, self._ends = self._make_plan(end - begin, by_epoch), PhaseEnds()
         self._outer: list[float] = []  # learning rates as the other schedulers set them
         self._applied: list[float] = []  # learning rates as this scheduler set them last
         self._factor: list[float] | None = None  # by which it has multiplied the present ones (G,); None: not yet
@@ -133,11 +134,6 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         return self._plan.open_blocks(self.position)
 
     @property
-    def plan(self) -> Schedule:
-        """The schedule as functions of the position."""
-        return self._plan
-
-    @property
     def position(self) -> int:
         """The step of the schedule, from 0 at ``begin``; negative before it."""
         return self._global_step - self.begin
@@ -145,10 +141,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
     def step(self) -> None:
         """Advance by one step: learning rates and what trains."""
         super().step()
-        if at_update_boundary(self.optimizer):
-            self._open(forget=self._global_step > 0)
-        else:
-            self._open_after_window()
+        self._open_at_boundary(forget=self._global_step > 0)
 
     def state_dict(self) -> dict:
         """All attributes that do not follow from others; the factor only if a change of it waits.
@@ -158,7 +151,8 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         left_out = _DERIVED if self._waiting else _DERIVED | {'_factor'}
         left_out |= {key for key, value in PAPER.items() if getattr(self, key) == value}
         left_out |= {'_epoch_length'} if isinstance(self.schedule, str) else set()
-        return {key: value for key, value in super().state_dict().items() if key not in left_out}
+        kept = {key: value for key, value in super().state_dict().items() if key not in left_out}
+        return {**kept, **self._state_of_ends()}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load a state and let exactly those parameters train that train at its step.
@@ -169,6 +163,7 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         check_blocks(type(self).__name__, state_dict, self.blocks)
         super().load_state_dict({**PAPER, **state_dict})
         self._plan = self._make_plan(self.end - self.begin, self.by_epoch)
+        self._take_ends(state_dict)
         if '_factor' not in state_dict:  # nothing waits, or a state of version 0.1.0, whose rates did not
             self._factor = self._factors_now() if self._outer else None
         self._factor = per_group(self._factor, len(self.optimizer.param_groups))
@@ -216,6 +211,17 @@ class GradualUnfreezingLR(LRSchedulerMixin, _ParamScheduler):
         for group, rate in zip(self.optimizer.param_groups, self._rates()):
             group['lr'] = rate
         self._last_value = [group['lr'] for group in self.optimizer.param_groups]
+
+    def _open_at_boundary(self, forget: bool) -> None:
+        if at_update_boundary(self.optimizer):
+            self._open(forget)
+        else:
+            self._open_after_window()
+
+    def _apply_phase(self) -> None:
+        if at_update_boundary(self.optimizer):
+            self._apply_rates()
+        self._open_at_boundary(forget=True)
 
     def _open_after_window(self) -> None:
         """Change when the window ends. Its last call is ``zero_grad``, even if a loss scaler skips the update."""

@@ -2,12 +2,14 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
 from ..utils.errors import UserError
 from ..utils.names import did_you_mean
+from .phase_ends import Ending
 from .places import Place, flat, matching, short_names
 from .schedule import cosine, lr_factor
 from .schedule_document import REST, names_in, parse_length
@@ -88,7 +90,24 @@ class PhaseSchedule:
                 )
             phases.append(TrainPhase(layers, length, rates, phase.get('curve', 'linear'), multipliers, warmup))
         self.phases = tuple(phases)
+        self.endings = tuple(map(Ending.of, document['phases']))
         self.starts = tuple(accumulate([0, *steps[:-1]]))  # the step at which each phase starts (P,)
+
+    def ending(self, ended: Mapping[int, int]) -> 'PhaseSchedule':
+        """This schedule with phases that end before their length.
+
+        Args:
+            ended: Index of such a phase -> the step at which the next one starts.
+        """
+        other, starts = copy(self), [0]
+        for i, phase in enumerate(self.phases[:-1]):
+            starts.append(ended.get(i, starts[-1] + phase.steps))
+        other.starts = tuple(starts)
+        return other
+
+    def end_of(self, phase: int) -> int:
+        """The step at which a phase ends."""
+        return [*self.starts[1:], self._total][phase]
 
     def phase_at(self, step: int) -> int:
         """Index of the phase of a step; before the schedule the first, after it the last."""

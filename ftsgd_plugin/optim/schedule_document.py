@@ -16,7 +16,9 @@ A document is a dict; a list is short for ``dict(phases=[...])``::
     - layers: rest
       close: [head]               # closed again
 
-``only`` instead of ``layers`` names all that trains in the phase. The last phase lasts to the end of the run.
+``only`` instead of ``layers`` names all that trains in the phase. The last phase lasts to the end of the run. A phase
+ends before its length with ``patience``, and with ``restore_best`` the next one starts from its best weights
+(:mod:`.phase_ends`).
 """
 
 import math
@@ -31,6 +33,7 @@ from typing import Any
 
 from ..utils.errors import UserError, one_line
 from ..utils.names import did_you_mean
+from .phase_ends import ENDING_KEYS, check_ending
 from .schedule import CURVES
 
 RUN_CURVES = ('constant', *CURVES)
@@ -39,7 +42,7 @@ REST = 'rest'
 FILES = ('.yaml', '.yml', '.json')
 _KEYS = ('phases', 'lr')
 _LR_KEYS = ('curve', 'decay', 'warmup', 'cooldown')
-_PHASE_KEYS = ('layers', 'only', 'close', 'length', 'lr', 'curve', 'lr_mult', 'lr_warmup')
+_PHASE_KEYS = ('layers', 'only', 'close', 'length', 'lr', 'curve', 'lr_mult', 'lr_warmup', *ENDING_KEYS)
 _LENGTH = re.compile(r'(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)')
 
 
@@ -117,6 +120,7 @@ def read_document(schedule: Any, label: str) -> str | dict[str, Any]:
         raise UserError(f'{label}: phases={phases!r} is not a list of phases; write at least one.')
     for i, phase in enumerate(phases, start=1):
         _check_phase(phase, f'{label}: phase {i}')
+        check_ending(phase, f'{label}: phase {i}', last=i == len(phases))
     for i, phase in enumerate(phases[:-1], start=1):
         if 'length' not in phase:
             raise UserError(f'{label}: phase {i} has no length; only the last phase lasts to the end of the run.')

@@ -16,6 +16,7 @@ from ..freezing import set_trainable
 from ..layers import unwrap
 from ..utils.errors import UserError
 from .model_hooks import ModelHooks
+from .phase_ends import EndsPhases, PhaseEnds
 from .places import Place, places_of
 from .schedule_document import read_document
 from .schedules import PAPER, Schedule, make_schedule
@@ -24,7 +25,7 @@ _NAME = 'GradualUnfreezing'
 _SETTINGS = ('total_steps', 'decay', 'warmup', 'cooldown', *PAPER)
 
 
-class GradualUnfreezing(LRScheduler):
+class GradualUnfreezing(EndsPhases, LRScheduler):
     """Open the blocks from the top, one after another, while the learning rate decays exponentially.
 
     Source: "How to Fine-Tune Vision Models with SGD" (arXiv 2211.09359). It is
@@ -89,7 +90,12 @@ class GradualUnfreezing(LRScheduler):
         self.schedule = read_document(schedule, f'{_NAME}: schedule')
         self.per, self.max_depth, self.order, self._epoch_length = per, max_depth, order, epoch_length
         self._places = places_of(optimizer.param_groups)
-        self._plan = self._make_plan()
+        self._plan, self._ends = self._make_plan(), PhaseEnds()
+        if any(ending.restore_best for ending in self.endings):
+            raise UserError(
+                f'{_NAME}: restore_best is for the Runner; in a loop of your own keep a copy when '
+                'observe(...).improved, and load it when .ended.'
+            )
         if first:
             ModelHooks(model, inner).belong_to(optimizer)
         super().__init__(optimizer)
@@ -98,6 +104,11 @@ class GradualUnfreezing(LRScheduler):
     def open_blocks(self) -> int:
         """Number of blocks, from the top, that train at this step."""
         return self._plan.open_blocks(self.last_epoch)
+
+    @property
+    def position(self) -> int:
+        """The step of the schedule, from 0."""
+        return self.last_epoch
 
     def get_lr(self) -> list[float]:
         """The learning rates of this step, from those that the other schedulers set."""
@@ -132,11 +143,14 @@ class GradualUnfreezing(LRScheduler):
         super().load_state_dict(dict(state_dict))
         self._factor = per_group(self._factor, len(self._places))
         self._plan = self._make_plan()
+        self._take_ends(state_dict)
         self._open()
 
     def state_dict(self) -> dict[str, Any]:
         """All attributes except the optimizer and what follows from the others."""
-        return {key: value for key, value in super().state_dict().items() if key not in ('_places', '_plan')}
+        derived = ('_places', '_plan', '_ends')
+        kept = {key: value for key, value in super().state_dict().items() if key not in derived}
+        return {**kept, **self._state_of_ends()}
 
     def _make_plan(self) -> Schedule:
         return make_schedule(
@@ -149,6 +163,13 @@ class GradualUnfreezing(LRScheduler):
             cooldown=self.cooldown,
             epoch_length=self._epoch_length,
         )
+
+    def _apply_phase(self) -> None:
+        rates = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group['lr'] = rate
+        self._last_lr = rates
+        self._open(forget=True)
 
     def _open(self, forget: bool = False) -> None:
         open_groups([self.optimizer], self._places, self._plan.trains(self.last_epoch), forget)

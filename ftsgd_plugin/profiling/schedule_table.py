@@ -127,6 +127,12 @@ def _notes(trace: ScheduleTrace) -> list[str]:
     never = [name for name in trace.phases[0].frozen if name not in trained]
     more = f' and {len(never) - 6} more' if len(never) > 6 else ''
     lines = [f'never open: {", ".join(never[:6])}{more}'] if never else []
+    for i, ending in enumerate(trace.scheduler.endings, start=1):
+        if ending.patience is not None:
+            lines.append(
+                f'phase {i} ends earlier when {ending.metric} has not improved for {ending.patience} evaluations; the '
+                'next ones move up'
+            )
     if trace.phases[0].cost is not None:
         lines.append('memory: the most that tensors hold at once in one process, see tools/resources.py')
         lines.append(f'time: share of the operations; at {TFLOPS:g} TFLOP/s, which is not a measurement')

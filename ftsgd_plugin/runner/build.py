@@ -23,6 +23,7 @@ from ..hooks import (
     FrozenFeaturesHook,
     GradientRatesHook,
     OptimizerModeHook,
+    PhaseEndHook,
     ReleaseModelHook,
     ShardingHook,
 )
@@ -194,7 +195,7 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
             hook.resume_settings = resume_settings or hook.resume_settings
             hook.new_parameters = cfg.get('new_parameters') or hook.new_parameters
     runner.register_hook(ReleaseModelHook())
-    for kind in (OptimizerModeHook, GradientRatesHook, DivergenceHook, FrozenFeaturesHook):
+    for kind in (OptimizerModeHook, GradientRatesHook, DivergenceHook, PhaseEndHook, FrozenFeaturesHook):
         if not any(isinstance(hook, kind) for hook in runner.hooks):
             runner.register_hook(kind())
     runner.register_hook(_ShortLogHook())

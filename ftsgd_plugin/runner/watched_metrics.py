@@ -73,6 +73,9 @@ def _watched(runner: Runner) -> Iterator[tuple[str, str, str | None]]:
     for scheduler in schedulers if isinstance(schedulers, list) else ():
         if isinstance(scheduler, ReduceOnPlateauParamScheduler):
             yield f'param_scheduler: {type(scheduler).__name__}.monitor', scheduler.monitor, scheduler.rule
+        for i, ending in enumerate(getattr(scheduler, 'endings', ()), start=1):
+            if ending.watches:
+                yield f'param_scheduler: schedule: phase {i}: metric', ending.metric, ending.rule
 
 
 def _refuse_ood(option: str, key: str, metric: GroupAccuracy) -> None:

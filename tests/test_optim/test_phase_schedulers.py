@@ -8,11 +8,12 @@ from helpers.chain import Chain, batch
 from helpers.gradual import BASE, build, saved
 from helpers.small_models import amp_wrapper, loss_of, small_classifier, trained
 from helpers.small_models import batch as images
-from mmengine.optim import AmpOptimWrapper
+from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
 from mmpretrain.registry import PARAM_SCHEDULERS
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ftsgd_plugin import GradualUnfreezing, list_layers, param_groups
+from ftsgd_plugin.checkpoint.adoption import adopt_settings
 from ftsgd_plugin.checkpoint.differences import differences, summarise_differences
 from ftsgd_plugin.checkpoint.settings import foreign_state
 from ftsgd_plugin.optim import GradualUnfreezingLR
@@ -125,6 +126,21 @@ def test_inside_an_accumulation_window_nothing_opens_or_closes():
     assert {name.rpartition('.mlp.')[0] for name in seen[3][0]} == {'backbone.net.blocks.2'}
 
 
+def test_sgd_in_backward_is_sgd_in_every_bit_through_the_phases():
+    runs = []
+    for kind in ('OptimWrapper', 'SGDInBackwardOptimWrapper'):
+        model = small_classifier('vit-b16').train()
+        cfg = dict(type=kind, optimizer=dict(type='SGD', lr=BASE), constructor='FreezeEmbedOptimWrapperConstructor')
+        wrapper = build_optim_wrapper(model, cfg)
+        schedule = [dict(row) for row in PHASES]
+        scheduler = GradualUnfreezingLR(wrapper, end=6, by_epoch=False, schedule=schedule)
+        for step in range(6):
+            wrapper.update_params(loss_of(model, *images('vit-b16', step)))
+            scheduler.step()
+        runs.append([param.detach().clone() for param in model.parameters()])
+    assert all(map(torch.equal, *runs))
+
+
 def test_with_a_loss_scale_the_phases_are_the_same():
     plain_model, plain_wrapper, plain_scheduler = vit()
     model = small_classifier('vit-b16').train()
@@ -176,6 +192,27 @@ def test_resuming_compares_the_schedules_number_by_number():
         _, ours, other = vit(**options)
         assert foreign_state(file, model, ours, [other]) is None
         assert message in summarise_differences(differences(file, ours, [other], {}))
+
+
+def test_decisions_stay_where_the_configs_settings_are_taken_over():
+    rows = [dict(layers='head', length='4 steps', patience=1), dict(layers='blocks.2', length='2 steps'), dict()]
+    model, wrapper, scheduler = vit(schedule=rows, end=8)
+    for score in (0.5, 0.4, 0.6):  # phase 1 ends after step 2
+        wrapper.update_params(loss_of(model, *images('vit-b16', 0)))
+        scheduler.step()
+        scheduler.observe({'id/accuracy': score})
+    file = checkpoint(wrapper, scheduler)
+    file['meta'] = dict(epoch=0, iter=3)
+    changed = [rows[0], dict(rows[1], lr=7), dict(layers='rest')]
+    _, ours, other = vit(schedule=changed, end=8)
+    assert [one.setting.partition('schedule.')[2] for one in differences(file, ours, [other], {})] == [
+        'phases.1.lr', 'phases.2.layers']  # fmt: skip
+    adopt_settings(file, ours, [other], epoch_length=8)
+    assert other.ended == scheduler.ended == [dict(phase=0, step=2, evaluations=2, best=0.5, best_step=1)]
+    assert other.plan.starts == (0, 2, 4) and ours.optimizer.param_groups[0]['lr'] == pytest.approx(7 * BASE)
+    _, ours, other = vit(schedule=[dict(layers='head', length='4 steps'), dict(layers='rest')], end=8)
+    adopt_settings(file, ours, [other], epoch_length=8)
+    assert other.ended == [] and other.plan.starts == (0, 4)
 
 
 def test_a_state_without_these_options_is_the_papers_schedule():
