@@ -14,6 +14,7 @@ from ..layers import unwrap
 from ..utils.patching import replaced
 
 _MOST_WAITING = 4096  # values
+_EXACT = (torch.float32, torch.float16, torch.bfloat16, torch.bool)  # in float32
 
 
 class PatientHistory(HistoryBuffer):
@@ -61,8 +62,10 @@ class PatientHistory(HistoryBuffer):
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        tensors = [value.double().reshape(()) for value, _ in waiting if isinstance(value, torch.Tensor)]
-        read = iter(torch.stack(tensors).tolist() if tensors else ())
+        tensors = [value.reshape(()) for value, _ in waiting if isinstance(value, torch.Tensor)]
+        # Not all in float64, which Apple's GPUs lack.
+        wide = torch.float32 if all(value.dtype in _EXACT for value in tensors) else torch.float64
+        read = iter(torch.stack([value.to(wide) for value in tensors]).tolist() if tensors else ())
         values = [
             _number(value.dtype, next(read)) if isinstance(value, torch.Tensor) else value for value, _ in waiting
         ]
