@@ -31,6 +31,7 @@ from .hooks import CheckpointFitHook as CheckpointFitHook
 from .hooks import DivergenceHook as DivergenceHook
 from .hooks import FrozenFeaturesHook as FrozenFeaturesHook
 from .hooks import GradientRatesHook as GradientRatesHook
+from .hooks import HalvingHook as HalvingHook
 from .hooks import HostMemoryHook as HostMemoryHook
 from .hooks import LayerGradNormHook as LayerGradNormHook
 from .hooks import OptimizerModeHook as OptimizerModeHook

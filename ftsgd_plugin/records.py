@@ -49,8 +49,9 @@ class RunRecord:
         lr: Learning rate of the config (the base rate for gradual unfreezing); positive.
         seed: ``randomness.seed``.
         config_hash: :func:`config_hash` of the config.
-        status: ``'running'``, ``'finished'``, ``'failed'``, ``'interrupted'`` (a signal has stopped it) or
-            ``'diverged'`` (its numbers were no longer finite).
+        status: ``'running'``, ``'finished'``, ``'failed'``, ``'interrupted'`` (a signal has stopped it), ``'diverged'``
+            (its numbers were no longer finite) or ``'stopped'`` (by successive halving: other learning rates were
+            better).
         epochs: Metrics of every evaluation in order (fractions; keys of ``GroupAccuracy``).
         selected_epoch: Index into ``epochs`` of the selected one, from 0; ``None`` before the first evaluation.
         selected_by: The metric it was selected by, of the ID data: ``'id/accuracy'``, ``'id/balanced_accuracy'``.
@@ -64,7 +65,7 @@ class RunRecord:
             if none was measured.
         command: The command line that started the run.
         started, finished: ISO 8601 times; ``finished`` is empty until the run ends.
-        error: Last line of a failure or divergence, or how an interrupted run is continued.
+        error: Last line of a failure or divergence, why it was stopped, or how an interrupted run is continued.
         smoke: Whether it was a trial of two iterations (``tools/sweep.py --smoke``): no table shows it.
         schema: Version of this layout.
     """
@@ -75,7 +76,7 @@ class RunRecord:
     lr: float
     seed: int
     config_hash: str
-    status: Literal['running', 'finished', 'failed', 'interrupted', 'diverged']
+    status: Literal['running', 'finished', 'failed', 'interrupted', 'diverged', 'stopped']
     epochs: list[dict[str, float]]
     selected_epoch: int | None = None
     selected_by: str = 'id/accuracy'

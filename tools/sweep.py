@@ -2,6 +2,7 @@
 
     python tools/sweep.py configs/sweeps/paper.py --dry-run                 # its runs, GPU-hours and disk space
     python tools/sweep.py configs/sweeps/paper.py --out work_dirs/paper     # Ray on this machine, no set-up
+    python tools/sweep.py PLAN --halving                                    # stops learning rates that are behind
     python tools/sweep.py PLAN --forked --workers 4                         # forked processes instead of Ray
     python tools/sweep.py PLAN --out SHARED_DIR --address 10.0.0.1:6379     # a Ray cluster
     python tools/sweep.py PLAN --out SHARED_DIR --slurm DIR                 # writes DIR/sweep.sh for sbatch
@@ -43,6 +44,16 @@ def _tflops(text: str) -> float:
     return value
 
 
+def _factor(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 1):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 1')
+    return value
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -80,6 +91,14 @@ def parse_args() -> argparse.Namespace:
         metavar='N',
         help='with --slurm: instead of an array a job of N machines on which Ray runs the sweep',
     )
+    parser.add_argument(
+        '--halving',
+        type=_factor,
+        nargs='?',
+        const=3.0,
+        metavar='FACTOR',
+        help='stop learning rates early by ID accuracy: one of FACTOR (default: 3) continues at every decision',
+    )
     parser.add_argument('--index', type=int, help='run this one run of the plan, here and without Ray')
     add_cfg_options(parser)
     args = parser.parse_args()
@@ -87,6 +106,8 @@ def parse_args() -> argparse.Namespace:
         parser.error('--random-weights is of --smoke')
     if args.ray_nodes and (args.smoke or not args.slurm):
         parser.error('--ray-nodes is of --slurm, without --smoke')
+    if args.smoke and args.halving:
+        parser.error('--halving is not of --smoke')
     if args.smoke and args.keep_checkpoints:
         parser.error('--keep-checkpoints: --smoke writes no weights')
     return args
@@ -114,7 +135,8 @@ def main() -> None:
         sys.exit(smoke(args.plan, random_weights=args.random_weights, **options))
     from ftsgd_plugin.sweep.driver import sweep
 
-    failures = sweep(args.plan, keep_checkpoints=args.keep_checkpoints, ray_nodes=args.ray_nodes, **options)
+    options |= dict(keep_checkpoints=args.keep_checkpoints, ray_nodes=args.ray_nodes, halving=args.halving)
+    failures = sweep(args.plan, **options)
     if failures:
         sys.exit(1)
 

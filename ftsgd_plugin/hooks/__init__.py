@@ -6,6 +6,7 @@ from .divergence import DivergenceHook
 from .frozen_features import FrozenFeaturesHook
 from .grad_norm import LayerGradNormHook
 from .gradient_rates import GradientRatesHook
+from .halving import HalvingHook
 from .optimizer_mode import OptimizerModeHook
 from .phase_end import PhaseEndHook
 from .release_model import ReleaseModelHook
@@ -18,6 +19,7 @@ __all__ = [
     'DivergenceHook',
     'FrozenFeaturesHook',
     'GradientRatesHook',
+    'HalvingHook',
     'HostMemoryHook',
     'LayerGradNormHook',
     'OptimizerModeHook',

@@ -62,6 +62,7 @@ class RunRecordHook(Hook):
         self._seconds: float = history.get('seconds', 0.0)
         self._started: str = history.get('started') or _now()
         self._since = time.perf_counter()
+        self._stopped = ''
         self._fixed = {
             **run_names(runner.cfg),
             'selected_by': self._selected_by(runner),
@@ -90,7 +91,7 @@ class RunRecordHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Mark the record as finished."""
         if hasattr(self, '_fixed'):
-            self._write(runner, 'finished')
+            self._write(runner, 'stopped' if self._stopped else 'finished', self._stopped)
 
     def remember(self, runner: Runner) -> None:
         """Put the history so far into the checkpoints from now on."""
@@ -102,6 +103,10 @@ class RunRecordHook(Hook):
         """Mark the record as interrupted; a resumed run continues it."""
         if hasattr(self, '_fixed'):
             self._write(runner, 'interrupted', reason)
+
+    def stop(self, reason: str) -> None:
+        """Mark the record as stopped, not as finished, when the training ends."""
+        self._stopped = reason
 
     def diverged(self, runner: Runner, line: str) -> None:
         """Mark the record of a run that ends because its numbers are no longer finite.
@@ -128,7 +133,7 @@ class RunRecordHook(Hook):
             resources=self._resources(runner),
             phases=[row for scheduler in runner.param_schedulers or [] for row in getattr(scheduler, 'ended', [])],
             lr_mult=measured_lr_mult(runner.optim_wrapper.optimizer.param_groups),
-            finished=_now() if status in ('finished', 'diverged') else '',
+            finished=_now() if status in ('finished', 'diverged', 'stopped') else '',
             error=error,
             **self._fixed,
         )

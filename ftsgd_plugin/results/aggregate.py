@@ -3,7 +3,8 @@
 Every ``ci90`` is the authors' half-width of a 90 % interval of a mean over seeds, 1.645 sd / sqrt(n). A single seed has
 none (NaN). Verdicts use Student's t instead, see :func:`compare`.
 
-A learning rate at which a run has diverged is in no number: the mean over the seeds that survived would be too good.
+A learning rate at which a run has diverged, or was stopped by successive halving, is in no number: the mean over the
+seeds that survived would be too good.
 """
 
 import math
@@ -45,7 +46,7 @@ class Results:
     Attributes:
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
         found: The records, and which were left out.
-        runs: Output of :func:`runs_frame`, without the learning rates at which a run has diverged.
+        runs: Output of :func:`runs_frame`, without the learning rates at which a run has diverged or was stopped.
         cells: Output of :func:`cells_frame`.
         compared: Output of :func:`compare`.
         metric: What selects and is shown, a key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`.
@@ -72,8 +73,10 @@ def read_results(paths: Iterable[str | os.PathLike], rule: str = 'id', metric: s
     """
     found = collect(paths, metric)
     diverged = diverged_frame(record for _, record in found.diverged)
-    runs = without_diverged(runs_frame((record for _, record in found.runs), rule, metric), diverged)
-    cells = cells_frame(runs, rule, diverged, metric)
+    stopped = diverged_frame(record for _, record in found.stopped)
+    runs = runs_frame((record for _, record in found.runs), rule, metric)
+    runs = without_diverged(without_diverged(runs, diverged), stopped)
+    cells = cells_frame(runs, rule, diverged, metric, stopped)
     return Results(rule, found, runs, cells, compare(cells, rule, metric), metric)
 
 
@@ -135,7 +138,11 @@ def without_diverged(runs: pd.DataFrame, diverged: pd.DataFrame) -> pd.DataFrame
 
 
 def cells_frame(
-    runs: pd.DataFrame, rule: str = 'id', diverged: pd.DataFrame | None = None, metric: str = ACCURACY
+    runs: pd.DataFrame,
+    rule: str = 'id',
+    diverged: pd.DataFrame | None = None,
+    metric: str = ACCURACY,
+    stopped: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """One row per cell: the learning rate that the rule selects, averaged over seeds.
 
@@ -144,6 +151,7 @@ def cells_frame(
         rule: A key of :data:`ftsgd_plugin.evaluation.selection.RULES`.
         diverged: Output of :func:`diverged_frame`; the learning rates of these runs are never selected.
         metric: What selects, a key of :data:`ftsgd_plugin.utils.metrics.METRIC_NAMES`.
+        stopped: Likewise of the runs that successive halving has stopped; their learning rates were tried.
 
     Returns:
         pandas.DataFrame: ``model, method, dataset, lr, n_seeds, n_lrs, at_edge`` (the selected rate is the smallest or
@@ -154,15 +162,17 @@ def cells_frame(
     """
     diverged = diverged_frame([]) if diverged is None else diverged
     lost = {cell: part['lr'] for cell, part in diverged.groupby(CELL, sort=False)}
+    stopped = diverged_frame([]) if stopped is None else stopped
+    behind = {cell: part['lr'] for cell, part in stopped.groupby(CELL, sort=False)}
     rows = []
-    for cell, group in without_diverged(runs, diverged).groupby(CELL, sort=False):
+    for cell, group in without_diverged(without_diverged(runs, diverged), stopped).groupby(CELL, sort=False):
         row = dict(zip(CELL, cell))
         bad = lost.pop(cell, ())
         by_lr = dict(list(group.groupby('lr')))
         id_key, ood_key = metric_keys(row['dataset'], metric)
         metrics = {lr: [{id_key: i, ood_key: o} for i, o in zip(part['id'], part['ood'])] for lr, part in by_lr.items()}
         lr = select_lr(metrics, rule, ood_key, id_key)
-        chosen, tried = by_lr[lr], {*by_lr, *bad}
+        chosen, tried = by_lr[lr], {*by_lr, *bad, *behind.get(cell, ())}
         row |= {
             'lr': lr,
             'n_seeds': len(chosen),
@@ -200,7 +210,7 @@ def method_summary(records: Iterable[RunRecord]) -> list[dict]:
     Raises:
         ValueError: The runs are of several models or datasets.
     """
-    records = list(records)
+    records = [record for record in records if record.status != 'stopped']
     diverged = diverged_frame(record for record in records if record.status == 'diverged')
     runs = runs_frame(record for record in records if record.status != 'diverged')
     started = pd.concat([runs[_DIVERGED], diverged]) if len(diverged) else runs

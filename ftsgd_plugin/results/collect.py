@@ -25,6 +25,7 @@ class Collection:
     Attributes:
         runs: Finished, valid records with their paths, one per cell, learning rate and seed.
         diverged: Records of runs whose numbers were no longer finite, likewise.
+        stopped: Records of runs that successive halving has stopped, likewise.
         unfinished: Records of runs that are running or have failed, with their paths.
         smoke: Number of records of a smoke test, which are in none of the above.
         unreadable: Path -> why it was left out: truncated, of another schema, an invalid value.
@@ -33,6 +34,7 @@ class Collection:
 
     runs: list[tuple[Path, RunRecord]] = field(default_factory=list)
     diverged: list[tuple[Path, RunRecord]] = field(default_factory=list)
+    stopped: list[tuple[Path, RunRecord]] = field(default_factory=list)
     unfinished: list[tuple[Path, RunRecord]] = field(default_factory=list)
     unreadable: dict[Path, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -43,16 +45,17 @@ class Collection:
         failed = sum(record.status == 'failed' for _, record in self.unfinished)
         others = len(self.unfinished) - failed
         diverged = f'{len(self.diverged)} diverged, ' if self.diverged else ''
+        stopped = f'{len(self.stopped)} stopped by successive halving, ' if self.stopped else ''
         smoke = f', {self.smoke} of a smoke test' if self.smoke else ''
         counts = (
-            f'{len(self.runs)} finished runs used; left out: {diverged}{failed} failed, {others} unfinished, '
+            f'{len(self.runs)} finished runs used; left out: {diverged}{stopped}{failed} failed, {others} unfinished, '
             f'{len(self.unreadable)} unreadable{smoke}.'
         )
         return [counts, *(printable(f'warning: {line}') for line in self.warnings)]
 
     def problems(self) -> list[str]:
         """Every record that was left out, with the reason; a line each."""
-        left_out = [*self.diverged, *self.unfinished]
+        left_out = [*self.diverged, *self.stopped, *self.unfinished]
         reasons = (f'{record.status}: {path.parent}: {record.error or "unknown error"}' for path, record in left_out)
         return [*map(printable, reasons), *(printable(f'unreadable: {line}') for line in self.unreadable.values())]
 
@@ -93,10 +96,11 @@ def collect(paths: Iterable[str | os.PathLike], metric: str = ACCURACY) -> Colle
         except UserError as error:
             found.unreadable[path] = str(error)
         else:
-            kinds = {'finished': found.runs, 'diverged': found.diverged}
+            kinds = {'finished': found.runs, 'diverged': found.diverged, 'stopped': found.stopped}
             kinds.get(record.status, found.unfinished).append((path, small(record)))
     _drop_repeated(found)
     _warn_of_diverged(found)
+    _warn_of_stopped(found)
     _warn_of_versions(found)
     _warn_of_selection(found, f'id/{metric}')
     return found
@@ -145,14 +149,17 @@ def _drop_repeated(found: Collection) -> None:
     """Keep the run that finished last for each cell, learning rate and seed: repeating a run adds no seed."""
     latest: dict[tuple, tuple[Path, RunRecord]] = {}
     repeated = Counter()
-    ended = [*found.runs, *found.diverged]
-    for path, record in sorted(ended, key=lambda run: (run[1].finished, str(run[0]))):
+    ended = [*found.runs, *found.diverged, *found.stopped]
+    # A run that was stopped has no result that could replace one.
+    order = sorted(ended, key=lambda run: (run[1].status != 'stopped', run[1].finished, str(run[0])))
+    for path, record in order:
         key = (record.model, record.method, record.dataset, float(record.lr), record.seed)
         repeated[key] += key in latest
         latest[key] = (path, record)
     kept = {path for path, _ in latest.values()}
     found.runs = [run for run in found.runs if run[0] in kept]
     found.diverged = [run for run in found.diverged if run[0] in kept]
+    found.stopped = [run for run in found.stopped if run[0] in kept]
     if dropped := sum(repeated.values()):
         model, method, dataset, lr, seed = next(key for key, count in repeated.items() if count)
         found.warnings.append(
@@ -167,6 +174,15 @@ def _warn_of_diverged(found: Collection) -> None:
         more = f' and {len(rates) - 4} more' if len(rates) > 4 else ''
         found.warnings.append(
             f'{len(found.diverged)} runs diverged; no number is of these learning rates: {", ".join(rates[:4])}{more}.'
+        )
+
+
+def _warn_of_stopped(found: Collection) -> None:
+    if found.stopped:
+        rates = {(r.model, r.method, r.dataset, float(r.lr)) for _, r in found.stopped}
+        found.warnings.append(
+            f'{len(found.stopped)} runs were stopped by successive halving; no number is of their {len(rates)} '
+            'learning rates, and sensitivity to the learning rate is that of the others.'
         )
 
 

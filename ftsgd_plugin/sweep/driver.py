@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -17,21 +18,22 @@ from ..utils.options import TFLOPS
 from ..utils.paths import tool_path
 from .forecast import describe, flop_weights, predict_costs
 from .forked import Forks
-from .plan import Plan, claim_directory, read_plan
+from .halving import check_halving, is_first, with_halving, without_stopped
+from .plan import Plan, Run, claim_directory, read_plan
 from .progress import SweepProgress, repeating
 from .ray_backend import LOG, Cluster, hold_lock, run_process
 from .ray_slurm import write_ray_script
 from .runs import (
     CONFIG,
     SETTLED,
+    STOPPED,
     Task,
     delete_previous,
     delete_weights,
+    ended_as,
     has_diverged,
-    is_finished,
     mark_failed,
     prepare,
-    survey,
     task_of,
 )
 from .slurm import command_line, write_tasks
@@ -61,6 +63,7 @@ def sweep(
     index: int | None = None,
     forked: bool = False,
     ray_nodes: int | None = None,
+    halving: float | None = None,
 ) -> Failures:
     """Run a plan file on Ray, or print what it would run, or write it as a Slurm script, or run one of its runs.
 
@@ -76,6 +79,7 @@ def sweep(
         index: Run this one run of the plan here, without Ray.
         forked: Run ``workers`` at a time in forked processes of this machine, without Ray.
         ray_nodes: With ``slurm``: the script starts Ray on so many machines of one job, instead of an array.
+        halving: Stop learning rates early, see :func:`run_sweep`.
 
     Returns:
         list: Name and last line of every run that failed.
@@ -89,28 +93,35 @@ def sweep(
     """
     content = read_plan(str(plan))
     out = Path(out or Path('work_dirs') / Path(plan).stem)
+    if halving is not None:
+        check_halving(halving)
     if dry_run:
-        print(describe(survey(content, out, cfg_options), out, tflops))
+        print(describe(list_tasks(content, content.runs(), out, cfg_options, halving), out, tflops))
         return []
     runs = content.runs()
     if index is not None and not 0 <= index < len(runs):
         raise UserError(f'--index {index}: the plan has runs 0 to {len(runs) - 1}.')
     claim_directory(content, out)
+    more = ['--keep-checkpoints'] * keep_checkpoints + ([] if halving is None else ['--halving', f'{halving:g}'])
     if slurm and ray_nodes is not None:
-        options = place_options(gpus, cpus, workers) + ['--keep-checkpoints'] * keep_checkpoints
+        options = place_options(gpus, cpus, workers) + more
         words = command_line(plan, out, options, cfg_options)
         script = write_ray_script(slurm, ray_nodes, len(runs), words)
         print(f'{len(runs)} runs; start them with: sbatch --partition=NAME --time=HH:MM:SS --gpus-per-node=N {script}')
         return []
     if slurm:
-        write_tasks(slurm, runs, plan, out, ['--keep-checkpoints'] * keep_checkpoints, cfg_options, gpus, cpus)
+        write_tasks(slurm, runs, plan, out, more, cfg_options, gpus, cpus)
         return []
     if index is not None:
-        task = task_of(content, runs[index], out, cfg_options)
+        own = runs[index]
+        rivals = [own] if halving is None else [run for run in runs if run.config == own.config]
+        task = next(t for t in list_tasks(content, rivals, out, cfg_options, halving) if t.run == own)
         failure = run_one(task, keep_checkpoints)
-        print(f'{task.run.name}: {failure or ("diverged" if has_diverged(task) else "finished")}')
+        print(f'{task.run.name}: {failure or ended_as(task) or f"{task.state}: {task.reason}"}')
         return [(task.run.name, failure)] if failure else []
-    failures = run_sweep(content, out, cfg_options, address, gpus, cpus, workers, keep_checkpoints, forked=forked)
+    failures = run_sweep(
+        content, out, cfg_options, address, gpus, cpus, workers, keep_checkpoints, forked=forked, halving=halving
+    )
     if failures:
         print(f'\n{failures_text(failures, out)}', file=sys.stderr)
     else:
@@ -129,6 +140,7 @@ def run_sweep(
     keep_checkpoints: bool = False,
     command: Command = train_command,
     forked: bool = False,
+    halving: float | None = None,
 ) -> Failures:
     """Run the unfinished runs of a plan on Ray or in forked processes, with progress on stdout.
 
@@ -144,6 +156,9 @@ def run_sweep(
         command: Gives the command of a run.
         forked: Run ``workers`` at a time in forked processes of this machine, without Ray; see
             :class:`ftsgd_plugin.sweep.forked.Forks`.
+        halving: One of so many learning rates continues at every decision, by the ID metric of the first seed; others
+            are stopped (:class:`ftsgd_plugin.HalvingHook`) and their other seeds left out. The other seeds of the
+            remaining rates run afterwards. Default: every run is run to its end.
 
     Returns:
         list: Name and last line of every run that failed.
@@ -153,9 +168,28 @@ def run_sweep(
             was interrupted.
     """
     with locked(out):
-        tasks = survey(plan, out, cfg_options)
+        tasks = list_tasks(plan, plan.runs(), out, cfg_options, halving)
         place = place_of(address, gpus, cpus, workers, forked)
-        return run_tasks(tasks, out, place, keep_checkpoints, command)
+        if halving is None:
+            return run_tasks(tasks, out, place, keep_checkpoints, command)
+        first = [task for task in tasks if is_first(plan, task.run)]
+        failures = run_tasks(first, out, place, keep_checkpoints, command)
+        now = [replace(task, state=STOPPED) if ended_as(task) == STOPPED else task for task in first]
+        others = without_stopped(plan, [*now, *(task for task in tasks if not is_first(plan, task.run))])[len(now) :]
+        if any(task.state not in SETTLED for task in others):
+            print(
+                f'the other seeds of the {len(now) - sum(t.state == STOPPED for t in now)} runs that were not stopped'
+            )
+            failures += run_tasks(others, out, place, keep_checkpoints, command)
+        return failures
+
+
+def list_tasks(
+    plan: Plan, runs: Sequence[Run], out: str | os.PathLike, cfg_options: dict | None, halving: float | None
+) -> list[Task]:
+    """Some runs of a plan with their states; with halving all runs of a model, method and data set are needed."""
+    tasks = [task_of(plan, run, out, cfg_options, halving is not None) for run in runs]
+    return tasks if halving is None else with_halving(plan, tasks, halving)
 
 
 def place_of(
@@ -211,6 +245,7 @@ def run_tasks(
     if not to_do:
         print(f'all {len(tasks)} runs are finished')
         _name_diverged(tasks)
+        _count_stopped(tasks)
         return failures
     if costs is None and forecast:
         costs = predict_costs(tasks)
@@ -244,6 +279,7 @@ def run_tasks(
     finally:
         cluster.close()
     _name_diverged(tasks)
+    _count_stopped(tasks)
     return failures
 
 
@@ -257,7 +293,7 @@ def run_one(task: Task, keep_checkpoints: bool = False, command: Command = train
         if not keep_checkpoints:
             delete_weights(task.directory)
         return ''
-    if task.state == 'diverged':
+    if task.state in SETTLED:
         return ''
     if moved := prepare(task):
         print(_moved(task, moved))
@@ -268,10 +304,11 @@ def run_one(task: Task, keep_checkpoints: bool = False, command: Command = train
 
 def conclude(task: Task, status: int, line: str, keep_checkpoints: bool) -> str:
     """After a run has ended, delete its weights, or mark its record as failed and return the failure."""
-    if status == 0 and is_finished(task):
+    ended = ended_as(task)
+    if status == 0 and ended in ('finished', STOPPED):
         (delete_previous if keep_checkpoints else delete_weights)(task.directory)
         return ''
-    if has_diverged(task):
+    if ended == 'diverged':
         return ''  # a result, not a failure: the same settings diverge again
     failure = line or 'ended without a finished record'
     # On a full disk the failure is still reported and the record stays as it was.
@@ -291,10 +328,17 @@ def _name_diverged(tasks: Sequence[Task]) -> None:
         print(f'{len(names)} diverged, without a result: {", ".join(names[:4])}{more}; to try again, remove their runs')
 
 
+def _count_stopped(tasks: Sequence[Task]) -> None:
+    if not any(task.halving or task.state == STOPPED for task in tasks):
+        return
+    count = sum(task.state == STOPPED or ended_as(task) == STOPPED for task in tasks)
+    print(f'{count} of {len(tasks)} stopped by successive halving; without --halving they would be continued')
+
+
 def _note(task: Task) -> str:
     record = read_record(task.directory)
-    if record.status == 'diverged':
-        return f'diverged: {record.error}'
+    if record.status in ('diverged', STOPPED):
+        return f'{record.status}: {record.error}'
     selected = (record.selected or {}).get(record.selected_by)
     label = 'ID' if record.selected_by == ID_METRIC else record.selected_by
     result = '' if selected is None or record.smoke else f'{label} {selected:6.1%}  '

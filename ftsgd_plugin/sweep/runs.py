@@ -32,7 +32,8 @@ from .plan import Plan, Run, cell_paths
 
 CONFIG = 'config.py'
 CodeVersion = tuple[tuple[str, str | None], ...]  # the sorted items of ``RunRecord.code``
-SETTLED = ('finished', 'diverged')  # states of a task that is not run again
+STOPPED = 'stopped'
+SETTLED = ('finished', 'diverged', STOPPED)  # states of a task that is not run again
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,11 @@ class Task:
         hash: ``config_hash`` of that.
         state: ``'new'``, ``'unfinished'`` (started, failed or killed: it will be resumed), ``'finished'``,
             ``'diverged'`` (it would diverge again) or ``'changed'`` (the directory belongs to another config: it will
-            be moved aside).
+            be moved aside); with successive halving ``'stopped'`` (other learning rates were better).
         former_hash: ``former_hash`` of the config; records of version 0.1.0 have it.
         reason: Why an unfinished run has ended, if its record says so.
         code: Version of the code of its record, if there is one.
+        halving: Settings of its ``HalvingHook``, if it may be stopped.
     """
 
     run: Run
@@ -60,6 +62,7 @@ class Task:
     former_hash: str | None = None
     reason: str = ''
     code: CodeVersion | None = None
+    halving: dict | None = None
 
     @property
     def config(self) -> Config:
@@ -124,24 +127,32 @@ def own_rate(name: str) -> float:
     return _cell_config(name).optim_wrapper.optimizer.lr
 
 
-def survey(plan: Plan, out: str | os.PathLike, cfg_options: dict | None = None) -> list[Task]:
+def survey(plan: Plan, out: str | os.PathLike, cfg_options: dict | None = None, halving: bool = False) -> list[Task]:
     """Every run of a plan with its state in the directory of a sweep; writes nothing."""
-    return [task_of(plan, run, out, cfg_options) for run in plan.runs()]
+    return [task_of(plan, run, out, cfg_options, halving) for run in plan.runs()]
 
 
-def task_of(plan: Plan, run: Run, out: str | os.PathLike, cfg_options: dict | None = None) -> Task:
-    """One run of a plan with its state in the directory of a sweep; writes nothing."""
+def task_of(
+    plan: Plan, run: Run, out: str | os.PathLike, cfg_options: dict | None = None, halving: bool = False
+) -> Task:
+    """One run of a plan with its state in the directory of a sweep; writes nothing.
+
+    Args:
+        plan, run, out, cfg_options: See :func:`run_config`.
+        halving: Whether a run that successive halving has stopped is settled; else it is to be continued.
+    """
     directory = Path(out).absolute() / 'runs' / run.name
-    return task_in(directory, run, functools.partial(run_config, plan, run, directory, cfg_options))
+    return task_in(directory, run, functools.partial(run_config, plan, run, directory, cfg_options), halving)
 
 
-def task_in(directory: Path, run: Run, cfg: Config | Callable[[], Config]) -> Task:
+def task_in(directory: Path, run: Run, cfg: Config | Callable[[], Config], halving: bool = False) -> Task:
     """A run of any config with its state in its directory; writes nothing.
 
     Args:
         directory: Its work directory, which may not exist yet.
         run: Its names, learning rate and seed, for its record if it fails.
         cfg: Its full config, or what makes it.
+        halving: See :func:`task_of`.
     """
     make_config = (lambda: cfg) if isinstance(cfg, Config) else cfg
     made, record = make_config(), record_of(directory)
@@ -152,10 +163,12 @@ def task_in(directory: Path, run: Run, cfg: Config | Callable[[], Config]) -> Ta
     elif not task.owns(record) and not _was_equivalent(record, task):
         state = 'changed'
     else:
-        state = record.status if record.status in SETTLED else 'unfinished'
+        state = record.status if record.status in ('finished', 'diverged') else 'unfinished'
+        if halving and record.status == STOPPED:
+            state = STOPPED
     if record is None:
         return replace(task, state=state)
-    reason = record.error if record.status in ('failed', 'interrupted') else ''
+    reason = record.error if record.status in ('failed', 'interrupted', STOPPED) else ''
     return replace(task, state=state, reason=reason, code=_shared(tuple(sorted(record.code.items()))))
 
 
@@ -194,6 +207,8 @@ def prepare(task: Task, aside: Path | None = None) -> Path | None:
     """
     moved = _move_aside(task.directory, aside) if task.state == 'changed' else None
     settings = task.config.to_dict()
+    if task.halving:
+        settings['custom_hooks'] = [*(settings.get('custom_hooks') or []), task.halving]
     text = f'"""{task.run.name}, written by tools/sweep.py."""\n\n'
     text += ''.join(f'{key} = {pformat(value, width=116, sort_dicts=False)}\n' for key, value in settings.items())
     write_text(task.directory / CONFIG, text)
@@ -228,14 +243,18 @@ def mark_failed(task: Task, reason: str) -> None:
 
 def is_finished(task: Task) -> bool:
     """Whether the directory now holds the finished record of this config."""
-    record = record_of(task.directory)
-    return task.owns(record) and record.status == 'finished'
+    return ended_as(task) == 'finished'
 
 
 def has_diverged(task: Task) -> bool:
     """Whether the directory now holds the record of this config, and it says that the run has diverged."""
+    return ended_as(task) == 'diverged'
+
+
+def ended_as(task: Task) -> str:
+    """The status of the record of this config in the directory; empty if there is none."""
     record = record_of(task.directory)
-    return task.owns(record) and record.status == 'diverged'
+    return record.status if task.owns(record) else ''
 
 
 def delete_weights(directory: Path) -> None:

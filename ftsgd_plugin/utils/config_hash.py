@@ -27,6 +27,7 @@ _REPORT_HOOKS = (
     *('IterTimerHook', 'LoggerHook', 'CheckpointHook', 'SafeCheckpointHook', 'VisualizationHook'),
     *('HostMemoryHook', 'ResourceHook', 'RunRecordHook', 'LayerGradNormHook', 'MemoryProfilerHook', 'ProfilerHook'),
     'FrozenFeaturesHook',  # changes no number
+    'HalvingHook',  # a run that it ends is not finished, and the others have the same numbers
 )
 # With these loops the order and the augmentation of the data do not depend on the workers.
 _LOOPS_WITHOUT_WORKERS = ('ResumableEpochTrainLoop', 'ResumableIterTrainLoop')
