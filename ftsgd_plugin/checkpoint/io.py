@@ -26,6 +26,7 @@ from ..utils.errors import UserError
 from ..utils.files import sha256
 from ..utils.paths import PREVIOUS
 from .integrity import check_whole, damage
+from .parts import parts_damage, with_parts
 
 STARTED_FROM = 'ftsgd_started_from'  # message hub: the load_from of a run before it was resumed; empty without one
 _PACKAGED = Path(__file__).parents[1] / 'models/weights'
@@ -81,7 +82,7 @@ def load_whole(filename: str, map_location=None):
     file = Path(filename).expanduser()
     if file.is_file():
         check_whole(file)
-    return load_from_local(filename, map_location)
+    return with_parts(load_from_local(filename, map_location), file)
 
 
 @CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
@@ -107,7 +108,8 @@ def check_readable(path: str) -> dict | None:
         path: Value of ``load_from``.
 
     Returns:
-        dict | None: Its content, with tensors mapped from the file where the format allows it; ``None`` for a URL.
+        dict | None: Its content, with tensors mapped from the file where the format allows it; ``None`` for a URL. Of
+        a checkpoint in parts the parts are compared with their checksums and not read.
 
     Raises:
         UserError: The file is missing, damaged, truncated or not a checkpoint, or it contains objects that are not
@@ -137,6 +139,8 @@ def check_readable(path: str) -> dict | None:
         raise UserError(f'{path}: cannot be read as a checkpoint ({reason}); copy it again or name another.') from error
     if not isinstance(content, dict) or not isinstance(content.get('state_dict', content), dict):
         raise UserError(f'{path}: holds a {type(content).__name__} instead of a state dict; name a checkpoint.')
+    if reason := parts_damage(content, file):
+        raise UserError(f'{path}: cannot be read as a checkpoint ({reason}); copy file and directory again.')
     return content
 
 
@@ -208,7 +212,9 @@ def read_content(path: str) -> dict:
         UserError: As :func:`check_readable`.
     """
     content = check_readable(path)
-    return CheckpointLoader.load_checkpoint(path, map_location='cpu') if content is None else content
+    if content is None:
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    return with_parts(content, Path(path).expanduser())
 
 
 def read_weights(path: str) -> dict[str, torch.Tensor]:
@@ -267,17 +273,29 @@ def checkpoint_to_resume(work_dir: str) -> str | None:
         UserError: The newest checkpoint is damaged and there is no older one, or as :func:`latest_checkpoint`.
     """
     newest = latest_checkpoint(work_dir)
-    if newest is None or '://' in newest or not (reason := damage(newest)):
+    if newest is None or '://' in newest or not (reason := _damage(newest)):
         return newest
     by_age = functools.cmp_to_key(lambda one, other: -1 if _is_older(other, one) else 1)
     for older in sorted(_numbered(work_dir), key=by_age):
-        if _is_older(older, Path(newest)) and not damage(older):
+        if _is_older(older, Path(newest)) and not _damage(older):
             print_log(f'{newest}: {reason}; resuming from the newest whole checkpoint, {older}.', 'current', WARNING)
             return str(older)
     raise UserError(
         f'{newest}: {reason}, and {work_dir} has no older whole checkpoint to resume from; remove it to start from the '
         'beginning, or name a copy with --resume PATH.'
     )
+
+
+def _damage(path: str | Path) -> str | None:
+    """What is wrong with a checkpoint or its parts; a file that cannot be read for another reason is refused later."""
+    if reason := damage(path):
+        return reason
+    try:
+        return parts_damage(
+            torch.load(path, map_location='cpu', mmap=zipfile.is_zipfile(path), weights_only=True), path
+        )
+    except Exception:
+        return None
 
 
 def _is_older(file: Path, than: Path) -> bool:

@@ -1,6 +1,7 @@
 """Checkpoints that a kill, a full disk or an accumulation window cannot damage."""
 
 import os
+import shutil
 from collections.abc import Callable
 from logging import WARNING
 from pathlib import Path
@@ -11,6 +12,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 
+from ..checkpoint.parts import directories_of, remove_parts
 from ..datasets.preprocessing import store_preprocessing
 from ..optim.accumulation import at_update_boundary
 from ..utils.files import sync_directory, write_bytes
@@ -59,6 +61,7 @@ class _RemoveLater:
             if path not in keep and self._backend.isfile(path):
                 before(path)
                 self._backend.remove(path)
+                remove_parts(path)
         self._waiting.clear()
 
 
@@ -90,6 +93,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._in_best = False  # MMEngine writes the last checkpoint again while it writes the best one
         self._rewrite = False  # and this is to be done after it
         self._written: int | None = None  # epoch or iteration of the checkpoint written or resumed last
+        self.is_held: Callable[[], bool] = lambda: False  # while a newer checkpoint is being written, by another hook
         self.saved_iteration: int | None = None  # position of the checkpoint that this process wrote last
 
     def before_train(self, runner: Runner) -> None:
@@ -177,7 +181,13 @@ class SafeCheckpointHook(CheckpointHook):
             self._config_text = runner.cfg.pretty_text
         return replaced(type(runner.cfg), 'pretty_text', self._config_text)
 
+    def remove_outdated(self) -> None:
+        """Remove what has been replaced, once the checkpoint that was being written is complete."""
+        self._remove_outdated()
+
     def _remove_outdated(self) -> None:
+        if self.is_held():
+            return
         if is_main_process() and isinstance(getattr(self, 'file_backend', None), _RemoveLater):
             best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
             self.file_backend.flush(keep={self.last_ckpt, *best}, before=self._keep_as_previous)
@@ -194,6 +204,9 @@ class SafeCheckpointHook(CheckpointHook):
             os.link(path, directory / name)
         except OSError:  # a file system without hard links
             return
+        for parts in directories_of(Path(path)):
+            shutil.rmtree(directory / parts.name, ignore_errors=True)
+            parts.rename(directory / parts.name)
         sync_directory(directory)
 
     def _empty_previous(self, last: int) -> None:
@@ -202,3 +215,4 @@ class SafeCheckpointHook(CheckpointHook):
         if is_main_process() and local and Path(self.out_dir, self.filename_tmpl.format(last)).is_file():
             for path in Path(self.out_dir, PREVIOUS).glob('*.pth'):
                 path.unlink(missing_ok=True)
+                remove_parts(path)

@@ -144,18 +144,18 @@ class DivergenceHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Read the last outcome, and check the weights before they are saved."""
         self._read(runner)
-        self._check_weights(runner)
+        self.check_weights(runner)
 
     def before_val(self, runner: Runner) -> None:
         """Read the last outcome, and check the weights that are to be evaluated."""
         if self._guards:
             self._read(runner)
-            self._check_weights(runner)
+            self.check_weights(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Read the last outcome, and check the trained weights."""
         self._read(runner)
-        self._check_weights(runner)
+        self.check_weights(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write no checkpoint of weights that are NaN or Inf. Only the main process comes here."""
@@ -201,12 +201,13 @@ class DivergenceHook(Hook):
                 if not scaled:
                     what = f'{_reason(update)}; update skipped, {self._in_a_row} in a row of at most {limit - 1}'
                     runner.logger.warning(f'iteration {update.iteration}: {what}')
-                self._check_weights(runner)  # the forward pass may have put NaN into running statistics
+                self.check_weights(runner)  # the forward pass may have put NaN into running statistics
                 continue
             count = '' if limit == 1 else f', {limit} times in a row'
             self._stop(runner, f'{_reason(update)}{count}, so its update was not made', update.iteration)
 
-    def _check_weights(self, runner: Runner) -> None:
+    def check_weights(self, runner: Runner) -> None:
+        """Stop the run if weights are NaN or Inf; of a sharded model on all ranks together."""
         self._stop_for(runner, _agreed(runner, _non_finite_names(unwrap(runner.model))))
 
     def _stop_for(self, runner: Runner, names: list[str], iteration: int | None = None) -> None:

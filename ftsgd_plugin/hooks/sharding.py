@@ -11,11 +11,13 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch.utils.data import DataLoader
 
+from ..checkpoint.parts import ENTRY
 from ..layers import has_adapters, unwrap
 from ..optim.sharding.values import full_values
 from ..optim.sharding.wrapper import ShardedDataParallel
 from ..utils.errors import UserError
 from ..utils.patching import replaced
+from .part_checkpoints import PartsWriter
 
 _NAME = "model_wrapper_cfg.type='ShardedDataParallel'"
 
@@ -24,9 +26,10 @@ _NAME = "model_wrapper_cfg.type='ShardedDataParallel'"
 class ShardingHook(Hook):
     """Training with :class:`ftsgd_plugin.ShardedDataParallel`; ``tools/train.py`` registers it.
 
-    The model is divided after its weights and those of a checkpoint have been loaded. A checkpoint is gathered tensor
-    by tensor and written by rank 0, in the format of every other run: it can be resumed with another number of ranks,
-    sharded or not, and tested and exported. With another model wrapper the hook does nothing.
+    The model is divided after its weights and those of a checkpoint have been loaded. By default a checkpoint is
+    gathered tensor by tensor and written by rank 0, in the format of every other run; in parts it is a file and a
+    directory (:mod:`ftsgd_plugin.checkpoint.parts`). Both can be resumed with another number of ranks, sharded or not,
+    and tested and exported. With another model wrapper the hook does nothing.
 
     Raises:
         UserError: The run uses what does not work on a divided model, or the ranks have different numbers of batches.
@@ -36,6 +39,7 @@ class ShardingHook(Hook):
 
     def __init__(self) -> None:
         self._patch: replaced | None = None
+        self._parts: PartsWriter | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Refuse what cannot be divided, before any work."""
@@ -50,6 +54,7 @@ class ShardingHook(Hook):
                 f'{_NAME} has not been made to work with low-rank adapters, whose memory is small anyway; use '
                 "type='MMDistributedDataParallel'."
             )
+        replaced(runner, 'resume', functools.partial(runner.resume, map_location='cpu'))  # whole, until it is divided
 
     def before_train(self, runner: Runner) -> None:
         """Divide the model and the optimizer."""
@@ -57,9 +62,31 @@ class ShardingHook(Hook):
             return
         _check_batches(runner.train_dataloader, 'train_dataloader')
         runner.model.shard(runner.optim_wrapper)
-        if self._patch is None:
-            whole = functools.partial(_save_whole, runner, runner.save_checkpoint)
-            self._patch = replaced(runner, 'save_checkpoint', whole)
+        if self._patch is not None:
+            return
+        save = functools.partial(_save_whole, runner, runner.save_checkpoint)
+        if runner.model.checkpoints != 'whole':
+            self._parts = PartsWriter(runner, runner.save_checkpoint, runner.model.checkpoints != 'parts')
+            save = self._parts.save
+        self._patch = replaced(runner, 'save_checkpoint', save)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Name the directory of the parts."""
+        if self._parts is not None:
+            checkpoint[ENTRY] = self._parts.directory.name
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Give a checkpoint that is complete its name."""
+        self.finish(wait=False)
+
+    def finish(self, wait: bool = True) -> None:
+        """Complete the checkpoint that is being written in the background, if there is one.
+
+        Args:
+            wait: Whether to wait for it; all ranks must. Defaults to True.
+        """
+        if self._parts is not None:
+            self._parts.finish(wait)
 
     def before_val(self, runner: Runner) -> None:
         """Refuse an evaluation in which ranks would wait for each other for ever."""
@@ -72,7 +99,8 @@ class ShardingHook(Hook):
             _check_batches(runner.test_dataloader, 'test_dataloader')
 
     def after_run(self, runner: Runner) -> None:
-        """Restore the runner's method."""
+        """Complete the last checkpoint and restore the runner's method."""
+        self.finish()
         if self._patch is not None:
             self._patch.undo()
             self._patch = None

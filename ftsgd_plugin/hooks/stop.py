@@ -8,6 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from ..checkpoint.parts import remove_parts
 from ..layers import unwrap
 from ..optim.accumulation import at_update_boundary
 from ..optim.sharding.values import is_sharded
@@ -15,6 +16,7 @@ from ..utils.signals import Interrupted, StopSignals, shield_workers
 from .checkpoint import ATOMIC, SafeCheckpointHook
 from .pointer import write_pointer
 from .run_record import RunRecordHook
+from .sharding import ShardingHook
 
 _SAVED = 'ftsgd_interrupted'  # message hub: the checkpoint of an interruption, to remove after the next regular one
 
@@ -142,6 +144,9 @@ class StopHook(Hook):
                 runner.save_checkpoint(hook.out_dir, name, **options)
         else:
             runner.save_checkpoint(hook.out_dir, name, **options)
+        for other in runner.hooks:
+            if isinstance(other, ShardingHook):
+                other.finish()  # the process ends here
         path = hook.file_backend.join_path(hook.out_dir, name)
         write_pointer(runner, path)
         if self._leftover != name:
@@ -162,3 +167,4 @@ class StopHook(Hook):
         path = Path(str(hook.out_dir)) / str(name)
         if name and is_main_process() and str(path) != str(hook.last_ckpt):
             path.unlink(missing_ok=True)
+            remove_parts(path)

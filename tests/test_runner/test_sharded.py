@@ -2,16 +2,21 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
 from helpers import ROOT
 from helpers.demo_run import CONFIG, scalars
 from helpers.ranks import run_two_ranks
-from helpers.sharded_trainings import DIGITS, train, train_sharded
+from helpers.sharded_trainings import DIGITS, PARTS, train, train_sharded
 from mmengine.config import Config
+from safetensors.torch import load_file
 
+from ftsgd_plugin.checkpoint.io import check_readable, checkpoint_to_resume, read_content
+from ftsgd_plugin.checkpoint.parts import directories_of
 from ftsgd_plugin.profiling.sharded import plan_sharded
+from ftsgd_plugin.utils.errors import UserError
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -31,7 +36,7 @@ def one(tmp_path_factory, digits_root):
     return directory
 
 
-def assert_same_checkpoints(found, expected, **tolerance):
+def assert_same_checkpoints(found, expected, exact: bool = False, **tolerance):
     assert found['state_dict'].keys() == expected['state_dict'].keys()
     for name, value in expected['state_dict'].items():
         assert type(found['state_dict'][name]) is torch.Tensor
@@ -40,7 +45,8 @@ def assert_same_checkpoints(found, expected, **tolerance):
     assert state.keys() == wanted.keys()
     for index, values in wanted.items():
         for key, value in values.items():
-            torch.testing.assert_close(state[index][key], value, rtol=1e-2, atol=1e-4, msg=f'{index} {key}')
+            loose = dict(rtol=0, atol=0) if exact else dict(rtol=1e-2, atol=1e-4)
+            torch.testing.assert_close(state[index][key], value, msg=f'{index} {key}', **loose)
     assert found['param_schedulers'] == expected['param_schedulers']
 
 
@@ -79,6 +85,42 @@ def test_ranks_hold_parts_and_the_log_is_that_of_one_process(one, two):
         assert found[what] == pytest.approx(getattr(plan.phases[0], what), rel=0.05), what
 
 
+@pytest.mark.parametrize('kind', PARTS)
+def test_checkpoints_in_parts_have_the_content_of_whole_ones(two, kind, tmp_path):
+    """Also the one before the last, in ``previous``; a file alone is small, and every rank has written its parts."""
+    for name in ('epoch_2.pth', 'previous/epoch_1.pth'):
+        file = two / kind / name
+        assert_same_checkpoints(
+            read_content(str(file)), read_content(str(two / 'run' / file.name)), rtol=0, atol=0, exact=True
+        )
+        (directory,) = directories_of(file)
+        assert len(list(directory.glob('shard-*.safetensors'))) == 2
+        assert file.stat().st_size < 0.2 * (two / 'run' / file.name).stat().st_size
+    left = [path.name for path in (two / kind).iterdir() if path.name.startswith('.') or path.suffix == '.parts']
+    assert len(left) == 2  # the last one and the best one
+    assert checkpoint_to_resume(str(two / kind)) == str(two / kind / 'epoch_2.pth')
+
+
+def test_a_damaged_or_missing_part_is_found(two, tmp_path):
+    run = shutil.copytree(two / 'parts', tmp_path / 'run')
+    (run / 'last_checkpoint').write_text(str(run / 'epoch_2.pth'))
+    (directory,) = directories_of(run / 'epoch_2.pth')
+    part = next(directory.glob('*.safetensors'))
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(UserError, match=r'the checksum of its part .* is not that of its content'):
+        read_content(str(run / 'epoch_2.pth'))
+    assert checkpoint_to_resume(str(run)) == str(run / 'previous/epoch_1.pth')
+    shutil.rmtree(directory)
+    with pytest.raises(UserError, match=r'the directory epoch_2\.\d+\.0\.parts with its parts is missing'):
+        check_readable(str(run / 'epoch_2.pth'))
+
+
+def test_background_writing_takes_copies_first(two):
+    assert all(torch.load(two / f'copied_{rank}.pt', weights_only=True) for rank in range(2))
+
+
 SMALL = (
     '--cfg-options', 'train_cfg.max_epochs=3', 'train_dataloader.dataset.indices=96',
     'val_dataloader.dataset.datasets.0.indices=26', 'val_dataloader.dataset.datasets.1.indices=26',
@@ -87,29 +129,37 @@ SMALL = (
 SHARDED = 'model_wrapper_cfg.type=ShardedDataParallel'
 
 
-def test_a_run_goes_on_with_four_ranks_and_then_one(make_project, run_forked, run_ranks):
+@pytest.mark.parametrize('kind', ['whole', *PARTS])
+def test_a_run_goes_on_with_four_ranks_and_then_one(make_project, run_forked, run_ranks, kind):
     """2 -> 4 -> 1; the last is not sharded."""
-    project = make_project('resume_sharded')
+    project = make_project(f'resume_{kind}')
+    sharded = (SHARDED, f'model_wrapper_cfg.checkpoints={kind}')
 
     def batch(ranks: int) -> str:
         return f'train_dataloader.batch_size={32 // ranks}'
 
     for result in (
         run_forked('tools/train.py', CONFIG, '--work-dir', 'one', *SMALL, cwd=project),
-        run_ranks(2, 'tools/train.py', CONFIG, '--work-dir', 'two', *SMALL, batch(2), SHARDED, cwd=project),
+        run_ranks(2, 'tools/train.py', CONFIG, '--work-dir', 'two', *SMALL, batch(2), *sharded, cwd=project),
         run_ranks(
             4, 'tools/train.py', CONFIG, '--work-dir', 'four', '--resume', 'two/epoch_1.pth', *SMALL, batch(4),
-            SHARDED, cwd=project,
+            *sharded, cwd=project,
         ),
         run_forked('tools/train.py', CONFIG, '--work-dir', 'end', '--resume', 'four/epoch_2.pth', *SMALL, cwd=project),
     ):  # fmt: skip
         assert result.returncode == 0, result.stderr
     expected = torch.load(project / 'one/epoch_3.pth', weights_only=True)
     for name in ('two', 'four', 'end'):
-        found = torch.load(project / name / 'epoch_3.pth', weights_only=True)
+        found = read_content(str(project / name / 'epoch_3.pth'))
         assert_same_checkpoints(found, expected, rtol=1e-3, atol=1e-5)
     result = run_ranks(2, 'tools/test.py', CONFIG, 'two/epoch_3.pth', '--cfg-options', SHARDED, cwd=project)
     assert result.returncode == 0, result.stderr
+    result = run_forked('tools/export.py', 'two/epoch_3.pth', '--to', 'timm', '--out', 'timm', cwd=project)
+    assert result.returncode == 0, result.stderr
+    exported = load_file(project / 'timm/model.safetensors')
+    trained = read_content(str(project / 'two/epoch_3.pth'))['state_dict']
+    name = next(key for key in exported if key.endswith('blocks.0.attn.qkv.weight'))
+    assert torch.equal(exported[name], trained[f'backbone.net.{name}'])
 
 
 @pytest.mark.parametrize(

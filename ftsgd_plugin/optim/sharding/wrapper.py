@@ -23,6 +23,7 @@ from .values import is_sharded
 _NAME = "model_wrapper_cfg.type='ShardedDataParallel'"
 # They update every weight for itself, so a part of a tensor as it would be in the whole.
 SHARDED_OPTIMIZERS = (SGD, Adam, AdamW)
+CHECKPOINTS = ('whole', 'parts', 'parts-in-background')
 _DTYPES = ('float32', 'float16', 'bfloat16')
 
 
@@ -48,7 +49,11 @@ class ShardedDataParallel(nn.Module):
         activation_checkpointing (bool): Keep only the input of each block, and compute its forward pass again in the
             backward pass. Defaults to False.
         reshard_after_forward (bool): Free a block after its forward pass and gather it again in the backward pass;
-            False needs the memory of the whole model for half the communication. Defaults to True.
+            False needs the memory of the whole model for less communication. Defaults to True.
+        checkpoints (str): ``'whole'``: one file as of every other run, gathered by rank 0. ``'parts'``: each rank
+            writes its parts into a directory beside the file (``torch.distributed.checkpoint``).
+            ``'parts-in-background'``: so while the training goes on, from a copy of the parts. Defaults to
+            ``'whole'``.
 
     Raises:
         UserError: An option has a value that cannot be meant.
@@ -66,8 +71,14 @@ class ShardedDataParallel(nn.Module):
         cpu_offload: bool = False,
         activation_checkpointing: bool = False,
         reshard_after_forward: bool = True,
+        checkpoints: str = 'whole',
     ) -> None:
         super().__init__()
+        if checkpoints not in CHECKPOINTS:
+            raise UserError(
+                f'model_wrapper_cfg.checkpoints={checkpoints!r} is none of {", ".join(map(repr, CHECKPOINTS))}.'
+            )
+        self.checkpoints = checkpoints
         self.module = module
         self.cpu_offload, self.activation_checkpointing = cpu_offload, activation_checkpointing
         self.reshard_after_forward = reshard_after_forward
