@@ -1,4 +1,4 @@
-"""Training a tiny ViT by every method part of the configs, alone or on two ranks."""
+"""Training a tiny ViT by every method part of the configs, alone or on several ranks."""
 
 import logging
 from pathlib import Path
@@ -82,7 +82,8 @@ def _gradient_bytes(model) -> int:
 
 def train_every_method(rank: int, directory: Path) -> None:
     """All of ``RUNS``; saves what :func:`train` returns."""
-    found = {run: train(*run, rank, 2) for run in RUNS}
+    world = torch.distributed.get_world_size()
+    found = {run: train(*run, rank, world) for run in RUNS}
     torch.save({**found, 'ends': end_a_phase(rank)}, directory / f'{rank}.pt')
 
 

@@ -1,9 +1,9 @@
-"""Every method in two gloo processes against one process with the same global batch, through three phase boundaries."""
+"""Every method in 2 and 4 gloo processes against one with the same global batch, through three phase boundaries."""
 
 import pytest
 import torch
 from helpers.method_runs import IN_BACKWARD, PER_EPOCH, RUNS, dtype_of, train, train_every_method
-from helpers.ranks import run_two_ranks
+from helpers.ranks import start_ranks
 from helpers.small_models import expected_names, small_classifier
 
 from ftsgd_plugin.layers import list_layers
@@ -12,21 +12,21 @@ pytestmark = pytest.mark.multiprocess
 BLOCK_1, BLOCK_2 = ([f'blocks.{i}.{part}' for part in ('norm1', 'attn', 'norm2', 'mlp')] for i in (1, 2))
 
 
-@pytest.fixture(scope='module')
-def ranks(tmp_path_factory):
+@pytest.fixture(scope='module', params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=lambda count: f'{count} ranks')
+def ranks(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp('methods')
-    run_two_ranks(train_every_method, directory)
-    return [torch.load(directory / f'{rank}.pt', weights_only=True) for rank in range(2)]
+    start_ranks(train_every_method, directory, request.param)
+    return [torch.load(directory / f'{rank}.pt', weights_only=True) for rank in range(request.param)]
 
 
 @pytest.mark.parametrize('run', RUNS, ids=lambda run: f'{run[0]}-{run[1]}')
-def test_two_processes_equal_one_and_each_other_after_every_step(ranks, run):
-    first, second = (rank[run] for rank in ranks)
+def test_processes_equal_one_and_each_other_after_every_step(ranks, run):
+    first, *others = (rank[run] for rank in ranks)
     alone = train(*run)
-    assert first['phases'] == second['phases'] == alone['phases']
+    assert all(rank['phases'] == alone['phases'] for rank in (first, *others))
     tolerance = dict(rtol=1e-9, atol=1e-10) if dtype_of(run[0]) == torch.float64 else dict(rtol=2e-5, atol=2e-6)
-    for step, (one, other, expected) in enumerate(zip(first['weights'], second['weights'], alone['weights'])):
-        assert torch.equal(one, other), f'ranks differ after step {step}'
+    for step, (one, expected) in enumerate(zip(first['weights'], alone['weights'])):
+        assert all(torch.equal(one, rank['weights'][step]) for rank in others), f'ranks differ after step {step}'
         torch.testing.assert_close(one, expected, **tolerance, msg=lambda text, step=step: f'step {step}: {text}')
     moved = (alone['weights'][-1] - alone['weights'][0]).abs().max()
     assert moved > 100 * tolerance['atol']
@@ -64,6 +64,6 @@ def test_in_backward_equals_ddp_with_sgd(ranks):
 
 
 @pytest.mark.parametrize('name', IN_BACKWARD)
-def test_in_backward_keeps_one_layers_gradient_in_two_processes_too(ranks, name):
+def test_in_backward_keeps_one_layers_gradient_in_several_processes_too(ranks, name):
     for rank in ranks:
         assert 0 < rank[name, 1]['alive'] <= rank[name, 1]['largest']
