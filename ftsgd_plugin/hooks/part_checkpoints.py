@@ -24,13 +24,13 @@ from .divergence import DivergenceHook
 class PartsWriter:
     """In the place of ``Runner.save_checkpoint``: all ranks write their parts, rank 0 writes the file.
 
-    In the background the ranks copy their parts and go on training; the file has a temporary name until all parts are
-    on the disk, and the checkpoint that it replaces stays until then.
+    In the background the ranks copy their parts and continue training; the file has a temporary name until all parts
+    are on the disk, and the checkpoint that it replaces stays until then.
 
     Args:
         runner: The runner.
         save: Its own ``save_checkpoint``, which writes on the main process only.
-        in_background: Whether training goes on while the parts are written.
+        in_background: Whether training continues while the parts are written.
     """
 
     def __init__(self, runner: Runner, save: Callable[..., None], in_background: bool) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint.parts import ENTRY
 from ..layers import has_adapters, unwrap
+from ..optim.measured_rates import is_unmeasured
 from ..optim.sharding.values import full_values
 from ..optim.sharding.wrapper import ShardedDataParallel
 from ..utils.errors import UserError
@@ -53,6 +54,11 @@ class ShardingHook(Hook):
             raise UserError(
                 f'{_NAME} has not been made to work with low-rank adapters, whose memory is small anyway; use '
                 "type='MMDistributedDataParallel'."
+            )
+        if isinstance(runner.optim_wrapper, OptimWrapper) and is_unmeasured(runner.optim_wrapper):
+            raise UserError(
+                f"{_NAME} has not been made to work with paramwise_cfg.lr_mult='gradient'; measure in one process, or "
+                "use type='MMDistributedDataParallel'."
             )
         replaced(runner, 'resume', functools.partial(runner.resume, map_location='cpu'))  # whole, until it is divided
 

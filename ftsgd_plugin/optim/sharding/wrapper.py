@@ -52,7 +52,7 @@ class ShardedDataParallel(nn.Module):
             False needs the memory of the whole model for less communication. Defaults to True.
         checkpoints (str): ``'whole'``: one file as of every other run, gathered by rank 0. ``'parts'``: each rank
             writes its parts into a directory beside the file (``torch.distributed.checkpoint``).
-            ``'parts-in-background'``: so while the training goes on, from a copy of the parts. Defaults to
+            ``'parts-in-background'``: so while the training continues, from a copy of the parts. Defaults to
             ``'whole'``.
 
     Raises:
