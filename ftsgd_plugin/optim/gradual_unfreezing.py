@@ -18,7 +18,7 @@ from .schedule_document import read_document
 from .schedules import PAPER, Schedule, make_schedule
 from .unfreezing import check_blocks, check_decay, check_steps, count_blocks, open_groups, outer_rates, per_group
 
-_DERIVED = {'_places', '_plan', '_ends', '_zero_grad'}  # not in the state
+_DERIVED = frozenset({'_places', '_plan', '_ends', '_zero_grad'})  # not in the state
 
 
 @PARAM_SCHEDULERS.register_module()

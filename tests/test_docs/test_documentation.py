@@ -10,6 +10,7 @@ from helpers.code_blocks import pages
 TEXTS = [*pages(), ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md', ROOT / 'configs/README.md']
 
 
+@pytest.mark.slow  # the tests of links, contents and code blocks below find most faults
 def test_sphinx_builds_without_a_warning(tmp_path, run_forked):
     """Offline: what MMEngine, MMPretrain and PyTorch publish is replaced by the few objects named in conf.py."""
     pytest.importorskip('sphinx', reason='the pinned Sphinx does not support Python 3.10')

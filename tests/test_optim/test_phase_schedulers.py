@@ -228,3 +228,11 @@ def test_a_state_without_these_options_is_the_papers_schedule():
         if not found:
             other.load_state_dict(file['param_schedulers'][0])
             assert trained(model) == trained(model)
+
+
+def test_a_state_taken_within_a_window_leaves_those_of_others_whole():
+    _, wrapper, scheduler = vit(accumulate=2, schedule='paper')
+    wrapper.update_params(loss_of(small_classifier('vit-b16'), *images('vit-b16', 0)))
+    scheduler.step()
+    assert {'schedule', 'per', 'max_depth', 'order'}.isdisjoint(scheduler.state_dict())
+    assert 'schedule' in vit()[-1].state_dict()

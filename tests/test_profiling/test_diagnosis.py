@@ -53,6 +53,7 @@ class Sources(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow  # every method; the paper's alone below
 def test_answer_for_the_demo(run_diagnose, run_tool, tmp_path):
     points = add_points(tmp_path / 'points.csv', OURS)
     code, err = run_diagnose('--memory', '1GiB', '--points', points)

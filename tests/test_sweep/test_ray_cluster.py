@@ -1,18 +1,23 @@
-"""Ray on several machines: the cluster file by Ray's own schema, the Slurm script with stand-ins for Slurm and Ray."""
+"""Ray on several machines: the cluster file by Ray's own schema, the Slurm script with stand-ins for Slurm and Ray.
+
+Slowly, a true cluster of two nodes on this machine, one of which is lost while it trains.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from helpers import ROOT, process_environment
 from helpers.stand_in import write_python
-from helpers.tiny_sweep import write_plan
+from helpers.tiny_sweep import OPTIONS, write_plan
 
+from ftsgd_plugin.records import read_record
 from ftsgd_plugin.sweep.ray_backend import Cluster
 from ftsgd_plugin.sweep.ray_slurm import write_ray_script
 from ftsgd_plugin.utils.errors import UserError
@@ -157,3 +162,45 @@ def test_room_follows_machines_that_join_and_are_lost(monkeypatch):
     assert seen == [(6, 3), (4, 3), (4, 3), (1, 3)]
     with pytest.raises(UserError):
         Cluster('10.0.0.1:6379', cpus=8)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_the_runs_of_a_lost_node_are_taken_up_again_elsewhere(start_forked, digits_root, tmp_path):
+    """Two nodes with room for one run each; one is lost while both train. The run resumes from its checkpoint."""
+    cluster_utils = pytest.importorskip('ray.cluster_utils')
+    plan = write_plan(tmp_path, digits_root, lrs={'sgd': [1e-3, 1e-2]}, epochs=12)
+    words = ('tools/sweep.py', plan, '--gpus-per-run', '0')
+    straight = start_forked(
+        *words, '--out', tmp_path / 'straight', '--forked', *OPTIONS, cwd=ROOT, output=tmp_path / 'a'
+    ).result()
+    assert straight.returncode == 0, straight.stderr
+
+    out = tmp_path / 'out'
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={'num_cpus': 0})
+    try:
+        lost, _ = (cluster.add_node(num_cpus=1) for _ in range(2))
+        options = ['--out', out, '--address', cluster.address]
+        driver = start_forked(*words, *options, *OPTIONS, cwd=ROOT, output=tmp_path / 'b')
+
+        def begun() -> bool:
+            runs = [*out.glob('runs/*/record.json')]
+            return driver.has_ended() or (len(runs) == 2 and all(read_record(path).epochs for path in runs))
+
+        wait_until(begun, 600)
+        assert not driver.has_ended(), driver.result().stderr
+        cluster.remove_node(lost, allow_graceful=False)
+        result = driver.result(900)
+    finally:
+        cluster.shutdown()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert '2 runs, 0 finished before, 2 at a time' in result.stdout
+    logs = [path.read_text() for path in out.glob('runs/*/run.log')]
+    assert sum('resumed epoch' in text for text in logs) == 1, 'exactly one run was lost and resumed'
+    records = [
+        {path.parent.name: read_record(path) for path in where.glob('runs/*/record.json')}
+        for where in (tmp_path / 'straight', out)
+    ]
+    same = dict(started='', finished='', command='', resources={}, environment={})
+    first, second = ({name: replace(one, **same) for name, one in found.items()} for found in records)
+    assert first == second and {one.status for one in second.values()} == {'finished'}
