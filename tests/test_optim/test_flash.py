@@ -39,7 +39,7 @@ def network() -> Config:
     return cfg
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', [pytest.param(one, marks=[pytest.mark.slow] * (one == 'bit-r101')) for one in SMALL])
 def test_a_network_in_bfloat16_keeps_embedding_head_and_logits_in_float32(name):
     plain, model = small_classifier(name), small_classifier(name)
     cast_weights(model)

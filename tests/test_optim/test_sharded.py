@@ -20,8 +20,8 @@ CASES = [
 
 
 @pytest.fixture(scope='module')
-def ranks_of(tmp_path_factory):
-    """What every rank returned, per group; a group is started once."""
+def ranks_of(tmp_path_factory, run_forked):
+    """What every rank returned, per group; a group is started once, after the server that forks its ranks."""
     groups = {}
 
     def of(count: int, which: str, run: tuple) -> list[dict]:

@@ -81,6 +81,7 @@ def test_the_tool_prints_and_writes_the_plan_of_a_rank(run_tool, tmp_path):
     assert run_tool('resources', '--models', 'vit-tiny', '--ranks', '2')[0] == 2
 
 
+@pytest.mark.slow  # the plans are those of the tests above
 def test_the_diagnosis_names_the_smallest_number_of_devices_that_is_enough(cfg):
     (two,) = plan_sharded(cfg, 2, ['freeze-embed'], batch_size=32, device='cpu')
     (four,) = plan_sharded(cfg, 4, ['freeze-embed'], batch_size=32, device='cpu')

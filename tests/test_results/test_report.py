@@ -75,6 +75,7 @@ def test_page_holds_everything_and_loads_nothing(runs, tmp_path, run_tool):
     assert not list(tmp_path.glob('.*'))
 
 
+@pytest.mark.slow  # the page again, under other rules
 def test_other_rules_are_labelled(runs, tmp_path):
     write_report([runs], tmp_path / 'oracle.html', rule='ood-oracle')
     text = (tmp_path / 'oracle.html').read_text()

@@ -276,6 +276,7 @@ def test_own_domains_are_measured_in_stages_by_id_alone(modules, pacs_root, tmp_
         points.Measurement(points.parse_args())
 
 
+@pytest.mark.slow  # the stages are those of the test above
 def test_benchmarks_of_configs_are_measured_too_and_absent_ones_named(modules, domainnet_root, tmp_path, monkeypatch):
     points = modules['diagnosis_points']
 

@@ -27,8 +27,9 @@ def one(project, run_forked):
     'processes, launcher',
     [
         pytest.param(2, False, id='two ranks'),
-        pytest.param(1, True, id='dist_train.sh 1'),
-        pytest.param(2, True, id='dist_train.sh 2', marks=pytest.mark.slow),  # three cold interpreters
+        # cold interpreters; test_launchers.py has the script's own logic
+        pytest.param(1, True, id='dist_train.sh 1', marks=pytest.mark.slow),
+        pytest.param(2, True, id='dist_train.sh 2', marks=pytest.mark.slow),
     ],
 )
 def test_several_processes_give_the_weights_of_one(one, project, run_ranks, tmp_path, processes, launcher):
