@@ -26,9 +26,9 @@ METHODS = (
 )
 
 
-def dtype_of(method: str) -> torch.dtype:
-    """As there, for all methods that divide by the size of the gradient."""
-    return torch.float64 if method == 'bitfit-norm' else dtype_of_papers(method)
+def dtype_of(method: str, name: str = 'vit-b16') -> torch.dtype:
+    """As there, for all methods that divide by the size of the gradient, and for networks that amplify rounding."""
+    return torch.float64 if method == 'bitfit-norm' or name.startswith('bit') else dtype_of_papers(method)
 
 
 def build(method: str, model: torch.nn.Module, accumulate: int = 1, **options) -> tuple[OptimWrapper, object]:
@@ -63,7 +63,7 @@ def train(
         steps: Number of iterations.
         **options: Of the optimizer wrapper, and ``accumulate``.
     """
-    inner = small_classifier(name).to(dtype_of(method))
+    inner = small_classifier(name).to(dtype_of(method, name))
     sharded = world > 1 or wrapper is not None
     model = ShardedDataParallel(inner, **(wrapper or {})) if sharded else inner
     optim_wrapper, scheduler = build(method, model, **options)
@@ -76,7 +76,7 @@ def train(
         images, labels = (part[rank::world] for part in batch(name, iteration, GLOBAL_BATCH))
         phases.append(sorted(trained(inner)))
         with optim_wrapper.optim_context(model):
-            loss = loss_of(model, images.to(dtype_of(method)), labels)
+            loss = loss_of(model, images.to(dtype_of(method, name)), labels)
         losses.append(float(loss))
         optim_wrapper.backward(optim_wrapper.scale_loss(loss))
         with_gradient = sorted(key for key, param in inner.named_parameters() if param.grad is not None)

@@ -52,7 +52,7 @@ def alone_of():
 @pytest.mark.parametrize('count, which, run', CASES)
 def test_sharded_ranks_equal_one_process(ranks_of, alone_of, count, which, run):
     ranks, alone = ranks_of(count, which, run), alone_of(run)
-    exact = dtype_of(run[0]) == torch.float64
+    exact = dtype_of(run[0], run[1].get('name', '')) == torch.float64
     mean = torch.tensor([rank['losses'] for rank in ranks]).mean(0)
     torch.testing.assert_close(mean, torch.tensor(alone['losses']), rtol=1e-5, atol=1e-6)
     tolerance = dict(rtol=1e-8, atol=1e-9) if exact else dict(rtol=2e-5, atol=2e-6)
@@ -113,7 +113,7 @@ def test_counted_bytes_are_within_5_percent_of_the_plan(ranks_of, count, which, 
     cfg = Config(dict(model=model, train_dataloader=dict(batch_size=8, dataset=dict(pipeline=pipeline))))
     (plan,) = plan_sharded(cfg, count, [method], device='cpu')
     counted = ranks_of(count, which, run)[0]['bytes']
-    wide = 2 if dtype_of(run[0]) == torch.float64 else 1  # the plan is of float32
+    wide = 2 if dtype_of(run[0], run[1].get('name', '')) == torch.float64 else 1  # the plan is of float32
     assert counted['weights'] == pytest.approx(wide * plan.phases[-1].weights, rel=0.05)
     assert counted['state'] == pytest.approx(wide * plan.phases[-1].state, rel=0.05)
     if 'backward' not in method:
