@@ -6,7 +6,7 @@
 #     bash tools/run_tests.sh -m slow             # the slow tests
 #     bash tools/run_tests.sh --cov               # with line and branch coverage
 #
-# Four tests run at a time (-n 4: some wait for processes), and each may take 20 s of CPU time (--cpu-limit); the same options again override both.
+# Three tests run at a time (-n 3: some wait for processes), and each may take 20 s of CPU time (--cpu-limit); the same options again override both.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 ensure_environment
@@ -16,4 +16,4 @@ cd "$ROOT"
 "$VENV/bin/lint-imports"
 "$VENV/bin/codespell" .
 "$VENV/bin/python" tools/maintain/check_english.py
-"$VENV/bin/python" -m pytest -n 4 --dist loadscope --no-loadscope-reorder --cpu-limit 20 "$@"
+"$VENV/bin/python" -m pytest -n 3 --dist loadscope --no-loadscope-reorder --cpu-limit 20 "$@"

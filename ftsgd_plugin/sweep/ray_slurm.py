@@ -53,12 +53,15 @@ for machine in "${{machines[@]:1}}"; do
     on "$machine" {ray} start --address="$address" --block --disable-usage-stats &
 done
 
+driver= stopped=
+trap 'stopped=1; [ -z "$driver" ] || kill -TERM $driver' TERM  # it ends the runs, which save a checkpoint
 {command} --address "$address" &
 driver=$!
-trap 'kill -TERM $driver' TERM  # it ends the runs, which save a checkpoint
+[ -z "$stopped" ] || kill -TERM $driver
 code=0
 wait $driver || code=$?
-while kill -0 $driver 2> /dev/null; do  # the trap has ended the wait, not the driver
+while [ -n "$stopped" ]; do  # the trap has ended the wait, not the driver
+    stopped=
     code=0
     wait $driver || code=$?
 done

@@ -32,8 +32,8 @@ STAND_INS = {
     'ray': 'echo "ray $*" >> "$LOG"\ncase "$1" in\n'
     '  start) trap "kill \\$!; exit 0" TERM; sleep 60 > /dev/null 2>&1 & wait ;;\n'
     '  status) [ "$(grep -c "^ray status" "$LOG")" -ge "${READY:-2}" ] ;;\nesac\n',
-    'python': 'if [ "$1" = -c ]; then echo 10.0.0.7; exit; fi\necho "python $*" >> "$LOG"\n'
-    'trap "echo terminated >> $LOG; kill \\$!; exit 2" TERM\nsleep "${DRIVER:-0}" > /dev/null 2>&1 & wait $!\n'
+    'python': 'if [ "$1" = -c ]; then echo 10.0.0.7; exit; fi\nsleep "${DRIVER:-0}" > /dev/null 2>&1 &\n'
+    'trap "echo terminated >> $LOG; kill $!; exit 2" TERM\necho "python $*" >> "$LOG"\nwait $!\n'
     'exit "${CODE:-0}"\n',
     'sleep': '[ "$1" != 1 ] || exit 0\nexec /bin/sleep "$@"\n',
 }
