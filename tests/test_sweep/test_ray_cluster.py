@@ -33,7 +33,8 @@ STAND_INS = {
     '  start) trap "kill \\$!; exit 0" TERM; sleep 60 > /dev/null 2>&1 & wait ;;\n'
     '  status) [ "$(grep -c "^ray status" "$LOG")" -ge "${READY:-2}" ] ;;\nesac\n',
     'python': 'if [ "$1" = -c ]; then echo 10.0.0.7; exit; fi\nsleep "${DRIVER:-0}" > /dev/null 2>&1 &\n'
-    'trap "echo terminated >> $LOG; kill $!; exit 2" TERM\necho "python $*" >> "$LOG"\nwait $!\n'
+    'trap "echo terminated >> $LOG; kill $!; exit 2" TERM\necho "python $*" >> "$LOG"\n'
+    'until [ "$(grep -c "^ray start --address" "$LOG")" -ge 2 ]; do /bin/sleep 0.1; done\nwait $!\n'
     'exit "${CODE:-0}"\n',
     'sleep': '[ "$1" != 1 ] || exit 0\nexec /bin/sleep "$@"\n',
 }
