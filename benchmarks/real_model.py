@@ -158,7 +158,7 @@ class Benchmark:
 
     def run(self) -> None:
         """Run the stages."""
-        from ftsgd_plugin.sweep.driver import locked
+        from ftsgd_plugin.sweep.running import locked
 
         self.out.mkdir(parents=True, exist_ok=True)
         with locked(self.out):
@@ -225,7 +225,7 @@ class Benchmark:
         write_text(path, json.dumps(self.settings) + '\n')
 
     def _train(self, runs: Sequence, keep: bool = False) -> None:
-        from ftsgd_plugin.sweep.driver import failures_text, run_tasks
+        from ftsgd_plugin.sweep.running import failures_text, run_tasks
 
         saving = {} if keep else {'default_hooks.checkpoint.save_best': None}
         tasks = [self._task(run, {**self.options, **saving}) for run in runs]

@@ -27,9 +27,10 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ftsgd_plugin.records import RunRecord, code_version, environment, write_record
-from ftsgd_plugin.sweep.driver import run_tasks, sweep
+from ftsgd_plugin.sweep.driver import sweep
 from ftsgd_plugin.sweep.forecast import predict_costs
 from ftsgd_plugin.sweep.plan import claim_directory, read_plan
+from ftsgd_plugin.sweep.running import run_tasks
 from ftsgd_plugin.sweep.runs import survey
 from ftsgd_plugin.utils.cli import one_line_errors
 from ftsgd_plugin.utils.errors import UserError

@@ -19,39 +19,32 @@ a run has failed; of --smoke 3 if none has but data or weights are missing.
 import argparse
 import math
 import sys
+from collections.abc import Callable
 
 from ftsgd_plugin.utils.cli import one_line_errors
 from ftsgd_plugin.utils.options import TFLOPS, add_cfg_options, positive_int
 
 
 def _gpus(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
+    if not 0 <= (value := _number(text)) <= 1:
         raise argparse.ArgumentTypeError(f'{text!r} is not between 0 and 1; a run uses at most one GPU')
     return value
 
 
-def _tflops(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a positive number')
-    return value
+def _above(least: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        if not least < (value := _number(text)) < math.inf:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a number above {least}')
+        return value
+
+    return parse
 
 
-def _factor(text: str) -> float:
+def _number(text: str) -> float:
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 1):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 1')
-    return value
+        return math.nan
 
 
 def parse_args() -> argparse.Namespace:
@@ -64,7 +57,7 @@ def parse_args() -> argparse.Namespace:
         '--dry-run', action='store_true', help='list the runs with predicted GPU-hours and disk space; no run'
     )
     parser.add_argument(
-        '--tflops', type=_tflops, default=TFLOPS, help='sustained TFLOP/s of a GPU (default: %(default)g)'
+        '--tflops', type=_above(0), default=TFLOPS, help='sustained TFLOP/s of a GPU (default: %(default)g)'
     )
     parser.add_argument('--address', help='a Ray cluster (default: start Ray on this machine)')
     parser.add_argument('--gpus-per-run', type=_gpus, help='0 to 1, may be a fraction (default: 1 if there are GPUs)')
@@ -93,7 +86,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--halving',
-        type=_factor,
+        type=_above(1),
         nargs='?',
         const=3.0,
         metavar='FACTOR',

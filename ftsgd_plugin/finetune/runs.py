@@ -17,9 +17,9 @@ from ..evaluation.selection import select_lr
 from ..paper.grids import format_rate
 from ..records import RunRecord
 from ..runner.run import train
-from ..sweep.driver import conclude
 from ..sweep.plan import Run
 from ..sweep.ray_backend import LOG
+from ..sweep.running import conclude
 from ..sweep.runs import CONFIG, SETTLED, Task, prepare, task_in
 from ..utils.cli import line_for_users
 from ..utils.errors import UserError

@@ -1,9 +1,9 @@
-"""Which schedulers may stand beside gradual unfreezing: those that multiply the learning rate."""
+"""Which schedulers may stand beside gradual unfreezing, and which keep learning rates by layer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 
-from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
+from mmengine.optim.scheduler.param_scheduler import INF, OneCycleParamScheduler, _ParamScheduler
 
 from ..utils.errors import UserError
 from .gradual_unfreezing import GradualUnfreezingLR
@@ -66,4 +66,23 @@ def check_composition(schedulers: Iterable[_ParamScheduler]) -> None:
                 f'param_scheduler: {type(one).__name__} sets the learning rate instead of multiplying it, so it cannot '
                 'stand beside GradualUnfreezingLR; use LinearLR, ConstantLR, StepLR, MultiStepLR, ExponentialLR, or '
                 'CosineAnnealingLR and PolyLR with eta_min=0 up to their end.'
+            )
+
+
+def check_rates_by_layer(paramwise_cfg: Mapping | None, schedulers: Iterable[_ParamScheduler]) -> None:
+    """Refuse a scheduler that gives all groups one rate where layers have rates of their own.
+
+    Args:
+        paramwise_cfg: Of the optimizer wrapper.
+        schedulers: All schedulers of its optimizer.
+
+    Raises:
+        UserError: It has ``lr_mult`` or ``layer_decay_rate``, and a ``OneCycleLR`` a single ``eta_max``.
+    """
+    keys = [key for key in ('lr_mult', 'layer_decay_rate') if (paramwise_cfg or {}).get(key) is not None]
+    for one in schedulers if keys else ():
+        if isinstance(one, OneCycleParamScheduler) and not isinstance(one.eta_max, list | tuple):
+            raise UserError(
+                f'param_scheduler: {type(one).__name__} sets the rate of all layers to one eta_max, so that '
+                f'optim_wrapper.paramwise_cfg.{keys[0]} would not count; use LinearLR and then CosineAnnealingLR.'
             )

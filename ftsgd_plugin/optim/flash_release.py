@@ -2,26 +2,25 @@
 
 import importlib
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.dist import get_world_size
 from mmpretrain.registry import OPTIM_WRAPPERS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from ..utils.errors import UserError
 from ..utils.norms import has_non_finite
 from .flash import is_flash
+from .in_backward import InBackwardOptimWrapper
 
 _NAME = "optim_wrapper.type='FlashReleaseOptimWrapper'"
 
 
 @OPTIM_WRAPPERS.register_module()
-class FlashReleaseOptimWrapper(OptimWrapper):
+class FlashReleaseOptimWrapper(InBackwardOptimWrapper):
     """Let an optimizer of flashoptim update each parameter as soon as its gradient is complete.
 
     The library's ``enable_gradient_release``, called again whenever what trains or the optimizer's groups have changed.
@@ -42,46 +41,33 @@ class FlashReleaseOptimWrapper(OptimWrapper):
         >>> optim_wrapper = dict(type='FlashReleaseOptimWrapper', optimizer=dict(type='flashoptim.FlashSGD', lr=1e-3))
     """
 
-    updates_in_backward = True
-
     def __init__(self, optimizer: Optimizer, **unsupported) -> None:
-        accumulate = unsupported.pop('accumulative_counts', 1)
-        for key, value in (('accumulative_counts', None if accumulate == 1 else accumulate), *unsupported.items()):
-            if value is not None:
-                raise UserError(
-                    f'{_NAME} cannot be combined with optim_wrapper.{key}={value!r}: an update in the backward pass '
-                    f'never sees all gradients; remove {key}, or use type="OptimWrapper".'
-                )
         if not is_flash(optimizer):
             raise UserError(
                 f'{_NAME} cannot be combined with optim_wrapper.optimizer.type={type(optimizer).__name__!r}, which '
                 "does not release gradients; use 'flashoptim.FlashSGD' or another of flashoptim."
             )
-        super().__init__(optimizer)
-        self.skip_non_finite = False  # set by FiniteUpdates: leave out updates with a gradient of NaN or Inf
-        self._non_finite = False  # whether this backward pass has met such a gradient
-        self._observers: OrderedDict[int, Callable[[nn.Parameter, torch.Tensor], None]] = OrderedDict()
+        super().__init__(optimizer, unsupported)
         self._released: tuple[int, ...] = ()  # what trains and its groups, as the library was told last
         self._handle = None
 
     @staticmethod
     def check_model(model: nn.Module) -> None:
-        """Raise a ``UserError`` if ``DistributedDataParallel``, which keeps all gradients, reduces those of a model."""
-        if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        """Refuse several processes: nothing here averages gradients, and ``DistributedDataParallel`` keeps them.
+
+        Raises:
+            UserError: Several train, or a model is wrapped for that.
+        """
+        if get_world_size() > 1 or any(isinstance(module, DistributedDataParallel) for module in model.modules()):
             raise UserError(
-                f'{_NAME} trains in one process: flashoptim releases no gradients under {type(model).__name__}; use '
+                f'{_NAME} trains in one process: flashoptim releases no gradients that ranks average; use '
                 'type="OptimWrapper".'
             )
 
-    def observe_gradients(self, callback: Callable[[nn.Parameter, torch.Tensor], None]) -> RemovableHandle:
-        """Call ``callback(param, grad)`` for each gradient before its update; the gradient is freed afterwards.
-
-        Returns:
-            RemovableHandle: Its ``remove()`` ends the calls.
-        """
-        handle = RemovableHandle(self._observers)
-        self._observers[handle.id] = callback
-        return handle
+    def optim_context(self, model: nn.Module) -> AbstractContextManager:
+        """That of other wrappers, in one process."""
+        self.check_model(model)
+        return super().optim_context(model)
 
     def backward(self, loss: torch.Tensor, **kwargs) -> None:
         """Run the backward pass and, within it, the updates."""
@@ -93,11 +79,6 @@ class FlashReleaseOptimWrapper(OptimWrapper):
 
     def zero_grad(self, **kwargs) -> None:
         """Nothing: the backward pass has freed the gradients."""
-
-    def take_non_finite(self) -> bool:
-        """Whether a gradient since the last call was not finite."""
-        found, self._non_finite = self._non_finite, False
-        return found
 
     def release(self) -> None:
         """Take the library's hooks off the parameters, as at the end of a training; a backward pass puts them back."""

@@ -45,18 +45,27 @@ def _stage(group: Mapping[str, Any]) -> str:
     return group['role'] if group['block'] is None else f'blocks.{group["block"]}'
 
 
-def refuse_unmeasured(optimizer: Optimizer) -> None:
-    """Let an optimizer refuse to update with rates that wait for their measurement: they would be those of SGD."""
-    if is_unmeasured(optimizer):
-        optimizer.register_step_pre_hook(_refuse)
+def require_measured(optimizer: Optimizer) -> None:
+    """Refuse to update with rates that wait for their measurement: they would be those of SGD.
 
-
-def _refuse(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+    Raises:
+        UserError: Nothing has measured them.
+    """
     if is_unmeasured(optimizer):
         raise UserError(
             "optim_wrapper.paramwise_cfg.lr_mult='gradient': nothing has measured the gradients; train by "
             "tools/train.py, or add custom_hooks=[dict(type='GradientRatesHook')] to the config."
         )
+
+
+def refuse_unmeasured(optimizer: Optimizer) -> None:
+    """:func:`require_measured` at every step of an optimizer whose rates are to be measured."""
+    if is_unmeasured(optimizer):
+        optimizer.register_step_pre_hook(_refuse)
+
+
+def _refuse(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+    require_measured(optimizer)
 
 
 def scale_rates(

@@ -109,7 +109,7 @@ def gradient_lr_mult(model: nn.Module) -> dict[str, float]:
         dict: Stage -> multiplier, for ``lr_mult`` of :func:`ftsgd_plugin.param_groups` and of ``paramwise_cfg``.
 
     Raises:
-        UserError: No block has a gradient, or one is NaN or infinite.
+        UserError: The median block has no gradient or one of zeros, or a gradient is NaN or infinite.
 
     Examples:
         >>> loss_of(model(images), labels).backward()
@@ -150,7 +150,7 @@ def multipliers_of(norms: Mapping[str, float], sizes: Mapping[str, int]) -> dict
         raise UserError(f'lr_mult={GRADIENT!r}: the gradient of {bad[0]} is not finite; look at the data and the loss.')
     each = {stage: norm / math.sqrt(sizes[stage]) for stage, norm in norms.items()}
     blocks = [value for stage, value in each.items() if stage.startswith('blocks.')]
-    if not blocks:
-        raise UserError(f'lr_mult={GRADIENT!r}: no block has a gradient to compare with; let some train.')
-    middle = median(blocks)
+    middle = median(blocks or [0.0])
+    if not middle:  # of a head of zeros too, which passes nothing on
+        raise UserError(f'lr_mult={GRADIENT!r}: the typical block has no gradient to compare with; let some train.')
     return {stage: 1.0 if stage in _UNSCALED or value <= middle else middle / value for stage, value in each.items()}

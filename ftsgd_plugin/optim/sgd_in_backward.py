@@ -1,8 +1,7 @@
 """SGD whose updates happen inside the backward pass, so that gradients never exist together."""
 
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -19,12 +18,13 @@ from torch.utils.hooks import RemovableHandle
 from ..utils.errors import UserError
 from ..utils.local import local_value
 from ..utils.norms import has_non_finite, non_finite
+from .in_backward import InBackwardOptimWrapper
 
 _NAME = "optim_wrapper.type='SGDInBackwardOptimWrapper'"
 
 
 @OPTIM_WRAPPERS.register_module()
-class SGDInBackwardOptimWrapper(OptimWrapper):
+class SGDInBackwardOptimWrapper(InBackwardOptimWrapper):
     """Update each parameter, and free its gradient, as soon as the gradient is complete.
 
     Results are bit-identical to ``torch.optim.SGD`` without momentum in float32. Memory is 4 bytes per parameter plus
@@ -50,16 +50,7 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         >>> optim_wrapper = dict(type='SGDInBackwardOptimWrapper', optimizer=dict(type='SGD', lr=1e-3))
     """
 
-    updates_in_backward = True
-
     def __init__(self, optimizer: torch.optim.SGD, dtype: str | None = None, **unsupported) -> None:
-        accumulate = unsupported.pop('accumulative_counts', 1)
-        for key, value in (('accumulative_counts', None if accumulate == 1 else accumulate), *unsupported.items()):
-            if value is not None:
-                raise UserError(
-                    f'{_NAME} cannot be combined with optim_wrapper.{key}={value!r}: an update in the backward pass '
-                    f'never sees all gradients; remove {key}, or use type="OptimWrapper".'
-                )
         if type(optimizer) is not torch.optim.SGD:
             raise UserError(
                 f'{_NAME} cannot be combined with optim_wrapper.optimizer.type={type(optimizer).__name__!r}; use SGD.'
@@ -75,28 +66,13 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
                 f'{_NAME} cannot be combined with optim_wrapper.dtype={dtype!r}, which needs a loss scale; use '
                 "'bfloat16' or None."
             )
-        super().__init__(optimizer)
+        super().__init__(optimizer, unsupported)
         self.dtype = dtype
-        self._observers: OrderedDict[int, Callable[[nn.Parameter, torch.Tensor], None]] = OrderedDict()
-        self.skip_non_finite = False  # set by FiniteUpdates: leave out updates with a gradient of NaN or Inf
-        self._non_finite: bool | torch.Tensor = False  # whether this backward pass has met such a gradient
         self._in_backward = False  # other optimizers on the same parameters call their hooks too
         # By index: loading a state replaces the groups.
         self._group_of = {param: i for i, group in enumerate(optimizer.param_groups) for param in group['params']}
         self._hooks: dict[nn.Parameter, RemovableHandle] = {}
         weakref.finalize(self, _remove, self._hooks)
-
-    def observe_gradients(self, callback: Callable[[nn.Parameter, torch.Tensor], None]) -> RemovableHandle:
-        """Call ``callback(param, grad)`` for each gradient, averaged over the ranks, before its update.
-
-        The gradient is freed afterwards: keep a norm or a copy, not the tensor.
-
-        Returns:
-            RemovableHandle: Its ``remove()`` ends the calls.
-        """
-        handle = RemovableHandle(self._observers)
-        self._observers[handle.id] = callback
-        return handle
 
     def backward(self, loss: torch.Tensor, **kwargs) -> None:
         """Run the backward pass and, within it, the updates."""
@@ -120,11 +96,6 @@ class SGDInBackwardOptimWrapper(OptimWrapper):
         """Update other parameters in the place of those that the optimizer was built with (sharded training)."""
         self.release()
         self._group_of = {parts[param]: i for param, i in self._group_of.items()}
-
-    def take_non_finite(self) -> bool | torch.Tensor:
-        """Whether a gradient since the last call was not finite; on a GPU a scalar tensor there, without waiting."""
-        found, self._non_finite = self._non_finite, False
-        return found
 
     @torch.no_grad()
     def _update(self, param: nn.Parameter) -> None:
@@ -238,7 +209,7 @@ class InBackwardDataParallel(nn.Module):
         Raises:
             UserError: ``optim_wrapper`` leaves the reduction to the model wrapper, and this one does none.
         """
-        if not hasattr(optim_wrapper, 'observe_gradients'):
+        if not isinstance(optim_wrapper, SGDInBackwardOptimWrapper):
             raise UserError(
                 f"model_wrapper_cfg.type='InBackwardDataParallel' cannot be combined with optim_wrapper.type="
                 f'{type(optim_wrapper).__name__!r}: the gradients of the ranks would not be averaged; use '

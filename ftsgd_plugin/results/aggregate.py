@@ -189,7 +189,8 @@ def cells_frame(
         rows.append(row)
     for cell, bad in lost.items():
         unknown = dict.fromkeys([*MEASURES, *(f'{key}_ci90' for key in MEASURES), *_RESOURCES, 'lr'], math.nan)
-        counts = {'n_seeds': 0, 'n_lrs': bad.nunique(), 'at_edge': False, 'uneven': False, 'diverged': len(bad)}
+        tried = {*bad, *behind.get(cell, ())}
+        counts = {'n_seeds': 0, 'n_lrs': len(tried), 'at_edge': False, 'uneven': False, 'diverged': len(bad)}
         rows.append({**dict(zip(CELL, cell)), **unknown, **counts})
     means = [column for key in MEASURES for column in (key, f'{key}_ci90')]
     return pd.DataFrame(rows, columns=[*CELL, *_SELECTED, *means, *_RESOURCES, 'diverged'])

@@ -2,11 +2,11 @@
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from ..layers import unwrap
 from ..models.image_size import built_for
-from ..optim.composition import check_composition
+from ..optim.composition import check_composition, check_rates_by_layer
 from ..optim.constructor import FreezeEmbedOptimWrapperConstructor as OURS
 from ..optim.paramwise import check_custom_keys
 from ..utils.errors import UserError
@@ -30,7 +30,8 @@ class FitHook(Hook):
     Raises:
         UserError: The training data has no batch, the head has fewer classes than it, the head takes other features
             than the backbone's, a watched metric is never reported, is of OOD data or has the wrong rule, a scheduler
-            cannot be composed with gradual unfreezing, or a custom key matches no parameter.
+            cannot be composed with gradual unfreezing or with learning rates by layer, weights of 16 bits are averaged,
+            or a custom key matches no parameter.
     """
 
     priority = 'VERY_HIGH'
@@ -43,12 +44,15 @@ class FitHook(Hook):
         check_batches(runner._train_loop.dataloader)
         check_classes(model, runner._train_loop.dataloader.dataset)
         check_features(model)
+        check_average(model, runner.hooks)
         wrapper = runner.cfg.get('optim_wrapper')
         if isinstance(wrapper, Mapping) and type_name(wrapper.get('constructor')) != OURS.__name__:  # it has looked
             check_custom_keys(model, wrapper.get('paramwise_cfg'))
         schedulers = runner.param_schedulers or []
         for several in schedulers.values() if isinstance(schedulers, dict) else [schedulers]:
             check_composition(several)
+        if isinstance(wrapper, Mapping) and not isinstance(schedulers, dict):
+            check_rates_by_layer(wrapper.get('paramwise_cfg'), schedulers)
         if isinstance(runner._val_loop, BaseLoop):
             check_watched_metrics(runner, runner._val_loop)
 
@@ -92,6 +96,20 @@ def check_classes(model: nn.Module, dataset) -> None:
             f'model.head.num_classes={outputs}: {what}; the other outputs are never right.',
             logger='current',
             level=logging.WARNING,
+        )
+
+
+def check_average(model: nn.Module, hooks: Iterable[Hook]) -> None:
+    """Refuse an average of weights that is kept in 16 bits, where its small steps are rounded away: it never moves.
+
+    Raises:
+        UserError: The run has an ``EMAHook`` and the model has such weights.
+    """
+    kinds = {str(param.dtype).removeprefix('torch.') for param in model.parameters() if param.element_size() == 2}
+    if kinds and any(isinstance(hook, EMAHook) for hook in hooks):
+        raise UserError(
+            f"custom_hooks: EMAHook keeps its average in the weights' {min(kinds)}, where it would stay that of the "
+            'start; remove the hook, or set master_weight_bits=None in optim_wrapper.optimizer.'
         )
 
 

@@ -70,9 +70,7 @@ def without_stopped(plan: Plan, tasks: Sequence[Task]) -> list[Task]:
 
 def evaluations(train_cfg: Mapping) -> int:
     """How often MMEngine's loop evaluates during a whole run."""
-    end, interval, begin = (
-        train_cfg.get('max_epochs') or train_cfg.get('max_iters'),
-        train_cfg.get('val_interval', 1),
-        train_cfg.get('val_begin', 1),
-    )
+    by_epoch = train_cfg.get('max_epochs') is not None
+    end, begin = train_cfg['max_epochs' if by_epoch else 'max_iters'], train_cfg.get('val_begin', 1)
+    interval = train_cfg.get('val_interval', 1 if by_epoch else 1000)  # MMEngine's defaults
     return sum(step >= begin and (step % interval == 0 or step == end) for step in range(1, end + 1))

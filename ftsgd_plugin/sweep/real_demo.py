@@ -35,11 +35,11 @@ from ..utils.format import format_duration
 from ..utils.metrics import ID_METRIC, OOD_METRIC
 from ..utils.paths import config_path, tool_path
 from .demo import run_demo
-from .driver import failures_text, locked, run_tasks
 from .forked import Forks
 from .plan import Plan, claim_directory, read_plan
 from .progress import Updates
 from .real_demo_results import draw_real_demo, result_table, sentences
+from .running import failures_text, locked, run_tasks
 from .runs import Task, delete_weights, survey
 
 PLAN = 'sweeps/real_demo.py'

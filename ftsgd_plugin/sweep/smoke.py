@@ -18,11 +18,12 @@ from ..utils.format import format_bytes, printable
 from ..utils.options import TFLOPS
 from ..utils.paths import config_path
 from .absent import Absent, find_images, find_weights
-from .driver import locked, place_of, run_one, run_tasks
+from .driver import place_of
 from .forecast import describe, predict_costs
 from .forked import Forks
 from .plan import Plan, Run, claim_directory, read_plan
 from .ray_backend import LOG, Cluster
+from .running import locked, run_one, run_tasks
 from .runs import Task, own_rate, record_of, run_config, task_in
 from .slurm import write_tasks
 from .two_iterations import LOADERS, Images, cut

@@ -58,6 +58,7 @@ def counted_settings(cfg: Config) -> dict:
             content[name] = {key: value for key, value in content[name].items() if key not in left_out}
     hooks = content.pop('default_hooks', None) or {}
     _take_out_adapters(content)
+    _keep_order_of_multipliers(content)
     kept = {key: hook for key, hook in hooks.items() if hook is not None and _type_name(hook) not in _REPORT_HOOKS}
     custom = [hook for hook in content.pop('custom_hooks', None) or [] if _type_name(hook) not in _REPORT_HOOKS]
     return {**content, 'default_hooks': kept, 'custom_hooks': custom}
@@ -69,6 +70,14 @@ def _take_out_adapters(content: dict) -> None:
     paramwise = (content.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
     if paramwise.get('lora') is not None and _type_name(backbone) == 'LoRABackbone':
         content['model'] = {**content['model'], 'backbone': backbone['module']}
+
+
+def _keep_order_of_multipliers(content: dict) -> None:
+    """Make ``lr_mult`` a list: of several that match a layer the last counts, and the hash sorts the keys of dicts."""
+    paramwise = (content.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
+    if isinstance(lr_mult := paramwise.get('lr_mult'), dict):
+        paramwise = {**paramwise, 'lr_mult': list(lr_mult.items())}
+        content['optim_wrapper'] = {**content['optim_wrapper'], 'paramwise_cfg': paramwise}
 
 
 def other_settings(saved: str, cfg: Config) -> list[str]:

@@ -14,7 +14,7 @@ from ftsgd_plugin.optim.state import optimizer_state_bytes
 from ftsgd_plugin.records import FILE, RunRecord, config_hash, read_record
 from ftsgd_plugin.results.wise_ft import find_run
 from ftsgd_plugin.runner.build import build_runner
-from ftsgd_plugin.sweep.driver import _note as sweep_note
+from ftsgd_plugin.sweep.running import _note as sweep_note
 
 EPOCHS = 3
 

@@ -6,7 +6,7 @@ from mmengine.optim.scheduler import lr_scheduler
 from torch import nn
 
 from ftsgd_plugin.optim import GradualUnfreezingLR
-from ftsgd_plugin.optim.composition import check_composition, is_multiplicative
+from ftsgd_plugin.optim.composition import check_composition, check_rates_by_layer, is_multiplicative
 from ftsgd_plugin.utils.errors import UserError
 
 STEPS = 12
@@ -92,3 +92,17 @@ def test_only_beside_gradual_unfreezing():
     check_composition([unfreezing(sgd), plateau])
     with pytest.raises(UserError, match='OneCycleLR sets the learning rate instead of multiplying it'):
         check_composition([cycle, unfreezing(sgd)])
+
+
+@pytest.mark.parametrize(
+    'key, value', [('lr_mult', {'block': 0.4}), ('lr_mult', 'gradient'), ('layer_decay_rate', 0.5)]
+)
+def test_a_schedule_of_one_rate_for_all_layers_is_refused_beside_rates_by_layer(key, value):
+    sgd = optimizer()
+    cycle = lr_scheduler.OneCycleLR(sgd, eta_max=0.5, total_steps=STEPS, by_epoch=False)
+    assert len({group['lr'] for group in sgd.param_groups}) == 1  # the rates of the groups are lost
+    with pytest.raises(UserError, match=rf'OneCycleLR sets the rate of all layers .*paramwise_cfg\.{key} would not'):
+        check_rates_by_layer({'freeze': 'none', key: value}, [cycle])
+    check_rates_by_layer({'freeze': 'none'}, [cycle])
+    by_group = lr_scheduler.OneCycleLR(optimizer(), eta_max=[0.5, 0.2], total_steps=STEPS, by_epoch=False)
+    check_rates_by_layer({key: value}, [by_group, lr_scheduler.ConstantLR(optimizer(), 0.5)])

@@ -10,6 +10,7 @@ from mmengine.registry import init_default_scope
 from ftsgd_plugin import FlashReleaseOptimWrapper
 from ftsgd_plugin.freezing import set_trainable
 from ftsgd_plugin.methods import FLASH
+from ftsgd_plugin.optim import InBackwardDataParallel
 from ftsgd_plugin.optim.finite import FiniteUpdates
 from ftsgd_plugin.utils.errors import UserError
 
@@ -91,11 +92,24 @@ def test_other_libraries_and_several_processes_are_refused(monkeypatch):
     with pytest.raises(UserError, match=r"optimizer.type='SGD', which does not release gradients"):
         FlashReleaseOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
 
-    class Wrapped(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = model
+    optim_wrapper = FlashReleaseOptimWrapper(Flash(model.parameters(), lr=0.1))
+    monkeypatch.setattr('ftsgd_plugin.optim.flash_release.DistributedDataParallel', type(model.head))
+    with pytest.raises(UserError, match='releases no gradients that ranks average; use type="OptimWrapper"'):
+        optim_wrapper.check_model(model)
+    monkeypatch.undo()
+    optim_wrapper.check_model(model)
+    monkeypatch.setattr('ftsgd_plugin.optim.flash_release.get_world_size', lambda: 2)
+    with pytest.raises(UserError, match='trains in one process'), optim_wrapper.optim_context(model):
+        pytest.fail('two processes whose gradients nobody averages')
+    with pytest.raises(UserError, match='the gradients of the ranks would not be averaged'):
+        InBackwardDataParallel(model).train_step({}, optim_wrapper)
 
-    monkeypatch.setattr('ftsgd_plugin.optim.flash_release.DistributedDataParallel', Wrapped)
-    with pytest.raises(UserError, match='releases no gradients under Wrapped; use type="OptimWrapper"'):
-        FlashReleaseOptimWrapper(Flash(model.parameters(), lr=0.1)).check_model(Wrapped())
+
+def test_rates_that_nobody_has_measured_are_refused(monkeypatch):
+    """The wrapper never calls the optimizer's step, which refuses elsewhere."""
+    monkeypatch.setattr(FlashReleaseOptimWrapper, '_enable', lambda self: None)  # needs the library
+    model = small_classifier('vit-b16')
+    groups = [dict(params=model.parameters(), role='block', block=0, measured_lr_mult=None)]
+    optim_wrapper = FlashReleaseOptimWrapper(Flash(groups, lr=0.1))
+    with pytest.raises(UserError, match='nothing has measured the gradients'):
+        optim_wrapper.update_params(loss_of(model, *batch('vit-b16', 0)))

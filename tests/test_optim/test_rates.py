@@ -98,7 +98,7 @@ def test_a_plain_loop_measures_first_and_needs_a_rate():
         param_groups(model, lr_mult={'embed': 0.1})
     with pytest.raises(UserError, match=r'gradient_lr_mult\(model\) after a backward pass'):
         param_groups(model, lr=LR, lr_mult='gradient')
-    with pytest.raises(UserError, match='no block has a gradient to compare with'):
+    with pytest.raises(UserError, match='the typical block has no gradient to compare with'):
         gradient_lr_mult(model)
 
 
@@ -126,8 +126,11 @@ def test_the_rule_is_the_closed_form(name):
     assert {group['lr'] for group in optimizer.param_groups if group['role'] == 'embed'} == {LR * found['embed']}
 
 
-def test_a_zero_gradient_keeps_its_rate_and_one_that_is_not_finite_is_refused():
+def test_a_zero_gradient_keeps_its_rate_and_no_rate_becomes_zero():
     sizes = {'embed': 4, 'blocks.0': 4, 'norm': 1}
-    assert multipliers_of({'embed': 0.0, 'blocks.0': 0.0, 'norm': 0.0}, sizes) == dict.fromkeys(sizes, 1.0)
+    assert multipliers_of({'embed': 0.0, 'blocks.0': 1.0, 'norm': 0.0}, sizes) == dict.fromkeys(sizes, 1.0)
+    for norms in ({'embed': 1.0, 'blocks.0': 0.0, 'norm': 1.0}, dict.fromkeys(sizes, 0.0)):  # the last: a head of zeros
+        with pytest.raises(UserError, match='the typical block has no gradient'):
+            multipliers_of(norms, sizes)
     with pytest.raises(UserError, match='the gradient of norm is not finite'):
         multipliers_of({'embed': 1.0, 'blocks.0': 1.0, 'norm': math.nan}, sizes)

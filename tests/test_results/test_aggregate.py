@@ -162,6 +162,9 @@ def test_a_rate_at_which_a_run_diverged_is_never_selected():
     assert (cells['lr']['sgd'], cells['n_lrs']['sgd'], cells['diverged']['sgd']) == (1e-3, 2, 1)
     assert cells['at_edge']['sgd'], 'the rate above it was tried'
     assert cells['id']['sgd'] == pytest.approx(80.0) and cells['diverged']['adamw'] == 0
+    behind = diverged_frame([record(method='lamb', lr=1e-3, status='stopped', epochs=[])])
+    others = cells_frame(runs_frame(records), diverged=diverged_frame(lost), stopped=behind).set_index('method')
+    assert others['n_lrs']['lamb'] == 3, 'successive halving had tried one more'
     assert math.isnan(cells['id']['lamb']) and math.isnan(cells['lr']['lamb']) and cells['n_lrs']['lamb'] == 2
     summary = {line['method']: line for line in method_summary([*records, *lost])}
     assert summary['sgd']['lr'] == 1e-3 and summary['sgd']['lrs'] == [1e-3, 1e-2]

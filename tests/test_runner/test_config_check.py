@@ -8,14 +8,15 @@ import mmpretrain
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.model import ExponentialMovingAverage
 from mmpretrain.registry import MODELS
 from torch import nn
 
 from ftsgd_plugin.models import TimmPooledBackbone
 from ftsgd_plugin.runner.build import merge_cfg_options, read_config
 from ftsgd_plugin.runner.config_check import check_config, check_counting, check_keys, check_parts
-from ftsgd_plugin.runner.fit_check import check_classes, check_features
+from ftsgd_plugin.runner.fit_check import check_average, check_classes, check_features
 from ftsgd_plugin.runner.signatures import accepted, wrong_kind
 from ftsgd_plugin.utils.errors import UserError
 from ftsgd_plugin.utils.names import did_you_mean, near
@@ -242,3 +243,23 @@ def test_a_scheduler_that_would_never_step_is_refused(scheduler, refused):
         check_counting(cfg)
     cfg.train_cfg = dict(by_epoch=True, max_epochs=3)
     check_counting(cfg)
+
+
+def test_an_average_of_weights_in_16_bits_is_refused_as_it_would_never_move():
+    """MMEngine's own, with its default momentum, of a weight that grows by an eighth of itself in every step."""
+
+    def averages(dtype: torch.dtype) -> list[float]:
+        model = nn.Linear(1, 1, bias=False).to(dtype)
+        nn.init.ones_(model.weight)
+        average, found = ExponentialMovingAverage(model), []
+        for _ in range(8):
+            average.update_parameters(model)
+            found.append(average.module.weight.item())
+            model.weight.data.add_(0.125)
+        return found
+
+    assert averages(torch.bfloat16) == [1.0] * 8 and averages(torch.float32)[-1] > 1
+    for model, hooks in ((nn.Linear(1, 1), [EMAHook()]), (nn.Linear(1, 1).bfloat16(), [])):
+        check_average(model, hooks)
+    with pytest.raises(UserError, match=r'EMAHook keeps its average in .* bfloat16'):
+        check_average(nn.Linear(1, 1).bfloat16(), [EMAHook()])

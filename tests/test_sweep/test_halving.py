@@ -14,7 +14,7 @@ from ftsgd_plugin.hooks import HalvingHook
 from ftsgd_plugin.records import RunRecord, read_record, write_record
 from ftsgd_plugin.results.aggregate import read_results
 from ftsgd_plugin.results.collect import collect
-from ftsgd_plugin.sweep import driver
+from ftsgd_plugin.sweep import driver, running
 from ftsgd_plugin.sweep.halving import evaluations
 from ftsgd_plugin.sweep.plan import read_plan
 from ftsgd_plugin.sweep.runs import survey
@@ -77,7 +77,7 @@ def sweep(tmp_path, monkeypatch, capsys):
     def run(halving=3.0, fails_after=None):
         place = Faked({task.directory: task for task in survey(plan, out)}, fails_after)
         monkeypatch.setattr(driver, 'place_of', lambda *_: lambda: place)
-        monkeypatch.setattr(driver, 'predict_costs', lambda tasks: [None] * len(tasks))
+        monkeypatch.setattr(running, 'predict_costs', lambda tasks: [None] * len(tasks))
         failures = driver.run_sweep(plan, out, halving=halving)
         return place.ran, failures, capsys.readouterr().out
 
@@ -156,7 +156,7 @@ def test_one_run_by_its_index(sweep, run_tool, monkeypatch):
     sweep()
     words = ['sweep', sweep.path, '--out', sweep.out, '--halving']
     index = [run.name for run in sweep.plan.runs()].index(name('1e-4', 1))
-    monkeypatch.setattr(driver, 'run_process', lambda *_: pytest.fail('a rate that was stopped was run'))
+    monkeypatch.setattr(running, 'run_process', lambda *_: pytest.fail('a rate that was stopped was run'))
     assert run_tool(*words, '--index', str(index))[0] == 0
     assert f'{name("1e-4", 1)}: stopped: its learning rate was stopped with the first seed' in run_tool.stdout
     assert run_tool(*words, '--slurm', sweep.out / 'slurm')[0] == 0
@@ -172,6 +172,7 @@ def test_a_factor_out_of_range_is_refused(run_tool, tmp_path, value):
 def test_evaluations_are_counted_as_the_loop_makes_them():
     assert evaluations({'max_epochs': 20}) == 20 and evaluations({'max_epochs': 5, 'val_interval': 2}) == 3
     assert evaluations({'max_iters': 100, 'val_interval': 25, 'val_begin': 50}) == 3
+    assert evaluations({'max_iters': 2500}) == 3  # MMEngine's loop by iterations: every 1000, and at the end
 
 
 def test_the_benchmark_replays_a_grid_as_a_sweep_would_run_it(monkeypatch):

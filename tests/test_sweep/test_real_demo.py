@@ -281,9 +281,9 @@ def test_noise_is_that_of_drawing_images():
 def test_the_whole_demo_trains_and_the_printed_command_predicts(demo, capsys, monkeypatch):
     import subprocess
 
-    from ftsgd_plugin.sweep import driver
+    from ftsgd_plugin.sweep import running
 
-    monkeypatch.setattr(driver, 'WATCH_SECONDS', 0.2)
+    monkeypatch.setattr(running, 'WATCH_SECONDS', 0.2)
     records = real_demo.run_real_demo(workers=2)
     said = capsys.readouterr().out
     assert [record.status for record in records] == ['finished'] * 3

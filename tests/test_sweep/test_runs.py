@@ -9,9 +9,10 @@ from ftsgd_plugin.profiling.run_costs import RunCost
 from ftsgd_plugin.records import RunRecord, config_hash, find_records, read_record, run_names, write_record
 from ftsgd_plugin.runner.build import read_config
 from ftsgd_plugin.sweep.cost_cache import CostCache, cache_file
-from ftsgd_plugin.sweep.driver import conclude, run_one, run_sweep
+from ftsgd_plugin.sweep.driver import run_sweep
 from ftsgd_plugin.sweep.forecast import describe, flop_weights, predict_costs
 from ftsgd_plugin.sweep.plan import Plan, read_plan
+from ftsgd_plugin.sweep.running import conclude, run_one
 from ftsgd_plugin.sweep.runs import CONFIG, delete_weights, is_finished, mark_failed, prepare, survey
 from ftsgd_plugin.utils.errors import UserError
 

@@ -19,10 +19,10 @@ from rich.console import Console
 from ftsgd_plugin.records import read_record, write_record
 from ftsgd_plugin.results.collect import collect
 from ftsgd_plugin.results.small_records import small
-from ftsgd_plugin.sweep.driver import run_tasks
 from ftsgd_plugin.sweep.plan import read_plan
 from ftsgd_plugin.sweep.progress import SweepProgress
 from ftsgd_plugin.sweep.ray_backend import Waiting
+from ftsgd_plugin.sweep.running import run_tasks
 from ftsgd_plugin.sweep.runs import survey
 
 _spec = importlib.util.spec_from_file_location('sweep_scale', ROOT / 'benchmarks/sweep_scale.py')

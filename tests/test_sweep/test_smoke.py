@@ -20,8 +20,8 @@ from ftsgd_plugin.profiling.run_costs import RunCost
 from ftsgd_plugin.records import find_records, is_smoke, read_record, write_record
 from ftsgd_plugin.results.collect import collect
 from ftsgd_plugin.sweep import forecast, runs, smoke
-from ftsgd_plugin.sweep.driver import run_tasks
 from ftsgd_plugin.sweep.plan import claim_directory, read_plan
+from ftsgd_plugin.sweep.running import run_tasks
 from ftsgd_plugin.sweep.smoke import cheapest_first, find_trials, list_cells
 from ftsgd_plugin.sweep.two_iterations import LOADERS, _in_file, choose_images, cut
 from ftsgd_plugin.utils.errors import UserError

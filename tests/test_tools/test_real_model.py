@@ -95,7 +95,7 @@ def test_stages_add_neighbours_of_an_edge_and_seeds_at_the_best(modules, out, mo
 
 
 def test_runs_write_no_checkpoints_but_the_best_of_later_seeds(modules, tmp_path, monkeypatch):
-    from ftsgd_plugin.sweep import driver as sweeps
+    from ftsgd_plugin.sweep import running as sweeps
 
     driver = modules['real_model']
     seen = []
@@ -231,7 +231,7 @@ def measure_options(root, out, *others: str) -> list[str]:
 def test_own_domains_are_measured_in_stages_by_id_alone(modules, pacs_root, tmp_path, monkeypatch):
     """On PACS' layout: gradients first, truly measured; the paper's grids, a neighbour of an edge, seeds, the point."""
     from ftsgd_plugin.paper.grids import GRIDS
-    from ftsgd_plugin.sweep import driver as sweeps
+    from ftsgd_plugin.sweep import running as sweeps
 
     points, order = modules['diagnosis_points'], []
     monkeypatch.setattr(sys, 'argv', ['diagnosis_points.py', *measure_options(pacs_root, tmp_path / 'out')])

@@ -79,6 +79,15 @@ def test_what_can_change_a_number_changes_the_hash():
     assert len({TODAY, *(config_hash(load(**options)) for options in A_NUMBER)}) == 1 + len(A_NUMBER)
 
 
+def test_the_order_of_multipliers_counts_as_the_last_that_matches_a_layer_does():
+    rates = {'block': 0.5, 'blocks.1': 0.25}
+    key = 'optim_wrapper.paramwise_cfg.lr_mult'
+    ordered, again, reversed_ = (
+        config_hash(load(**{key: one})) for one in (rates, dict(rates), dict(reversed(rates.items())))
+    )
+    assert ordered == again != reversed_
+
+
 def test_workers_of_the_training_data_count_with_loops_whose_augmentation_depends_on_them():
     def hashed(train_cfg: dict, workers: int) -> str:
         cfg = load(**{f'{LOADER}.num_workers': workers})
