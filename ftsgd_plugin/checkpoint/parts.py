@@ -128,13 +128,12 @@ def parts_damage(content: Mapping, path: str | Path) -> str | None:
     return None
 
 
-def with_parts(content: dict, path: str | Path, remedy: str = 'copy file and directory again') -> dict:
+def with_parts(content: dict, path: str | Path) -> dict:
     """The content of a checkpoint with its divided tensors, whole and on the CPU; content without parts as it is.
 
     Args:
         content: What is in the file.
         path: The file.
-        remedy: What the user can do about damage, for the message.
 
     Raises:
         UserError: A part is missing or damaged.
@@ -142,7 +141,7 @@ def with_parts(content: dict, path: str | Path, remedy: str = 'copy file and dir
     if not isinstance(content, dict) or ENTRY not in content:
         return content
     if reason := parts_damage(content, path):
-        raise UserError(f'{path}: cannot be read as a checkpoint ({reason}); {remedy}.')
+        raise UserError(f'{path}: cannot be read as a checkpoint ({reason}); copy file and directory again.')
     values = read_parts(Path(path).parent / Path(content[ENTRY]).name)
     content = dict(content)
     content['state_dict'] = {

@@ -207,12 +207,17 @@ class SafeCheckpointHook(CheckpointHook):
         for parts in directories_of(Path(path)):
             shutil.rmtree(directory / parts.name, ignore_errors=True)
             parts.rename(directory / parts.name)
+        self._clear_previous(keep=name)  # of a checkpoint that was still being written when the next one was due
         sync_directory(directory)
 
     def _empty_previous(self, last: int) -> None:
         """Make room before a checkpoint is written, if the last one exists: at most two and the best at a time."""
         local = isinstance(self.file_backend, _RemoveLater) and self.max_keep_ckpts == 1
         if is_main_process() and local and Path(self.out_dir, self.filename_tmpl.format(last)).is_file():
-            for path in Path(self.out_dir, PREVIOUS).glob('*.pth'):
+            self._clear_previous()
+
+    def _clear_previous(self, keep: str = '') -> None:
+        for path in Path(self.out_dir, PREVIOUS).glob('*.pth'):
+            if path.name != keep:
                 path.unlink(missing_ok=True)
                 remove_parts(path)

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from mmengine.dist import all_gather_object
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
@@ -18,6 +18,7 @@ from ..optim.sharding.values import full_values
 from ..optim.sharding.wrapper import ShardedDataParallel
 from ..utils.errors import UserError
 from ..utils.patching import replaced
+from .checkpoint import SafeCheckpointHook
 from .part_checkpoints import PartsWriter
 
 _NAME = "model_wrapper_cfg.type='ShardedDataParallel'"
@@ -72,6 +73,7 @@ class ShardingHook(Hook):
             return
         save = functools.partial(_save_whole, runner, runner.save_checkpoint)
         if runner.model.checkpoints != 'whole':
+            _check_keepers(runner)
             self._parts = PartsWriter(runner, runner.save_checkpoint, runner.model.checkpoints != 'parts')
             save = self._parts.save
         self._patch = replaced(runner, 'save_checkpoint', save)
@@ -93,6 +95,10 @@ class ShardingHook(Hook):
         """
         if self._parts is not None:
             self._parts.finish(wait)
+
+    def after_train(self, runner: Runner) -> None:
+        """Complete the last checkpoint before another hook reads it."""
+        self.finish()
 
     def before_val(self, runner: Runner) -> None:
         """Refuse an evaluation in which ranks would wait for each other for ever."""
@@ -120,6 +126,19 @@ def _check_batches(loader: DataLoader, name: str) -> None:
             f'{name}: the ranks have {min(counts)} to {max(counts)} batches, and a divided model computes on all ranks '
             f'together; set {name}.sampler.round_up=True.'
         )
+
+
+def _check_keepers(runner: Runner) -> None:
+    """Who removes earlier checkpoints must know of their parts, which lie on a local disk."""
+    for hook in runner.hooks:
+        if not isinstance(hook, CheckpointHook):
+            continue
+        if not isinstance(hook, SafeCheckpointHook) or '://' in str(hook.out_dir or runner.work_dir):
+            raise UserError(
+                f'{_NAME}, checkpoints={runner.model.checkpoints!r}: needs '
+                "default_hooks.checkpoint.type='SafeCheckpointHook' and a local directory; set them, or "
+                "checkpoints='whole'."
+            )
 
 
 def _save_whole(runner: Runner, save: Callable[..., None], *args, **kwargs) -> None:

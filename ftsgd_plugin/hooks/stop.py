@@ -119,6 +119,7 @@ class StopHook(Hook):
 
     def _save(self, runner: Runner, iteration: int, in_validation: bool) -> str:
         """Save the position unless it is saved; what was done, for the message."""
+        _complete(runner)
         hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
         if not hooks:
             return 'no checkpoint was written, as the run has no checkpoint hook'
@@ -144,9 +145,7 @@ class StopHook(Hook):
                 runner.save_checkpoint(hook.out_dir, name, **options)
         else:
             runner.save_checkpoint(hook.out_dir, name, **options)
-        for other in runner.hooks:
-            if isinstance(other, ShardingHook):
-                other.finish()  # the process ends here
+        _complete(runner)
         path = hook.file_backend.join_path(hook.out_dir, name)
         write_pointer(runner, path)
         if self._leftover != name:
@@ -157,6 +156,8 @@ class StopHook(Hook):
         if self._leftover is None:
             return
         for hook in runner.hooks:
+            if isinstance(hook, SafeCheckpointHook) and hook.is_held():
+                return  # its newest one is not complete
             if isinstance(hook, CheckpointHook) and hook.last_ckpt:  # None until this process has written one
                 self._remove(hook)
                 runner.message_hub.pop_info(_SAVED)
@@ -168,3 +169,10 @@ class StopHook(Hook):
         if name and is_main_process() and str(path) != str(hook.last_ckpt):
             path.unlink(missing_ok=True)
             remove_parts(path)
+
+
+def _complete(runner: Runner) -> None:
+    """Wait for the checkpoint that is being written in the background: the process ends here."""
+    for hook in runner.hooks:
+        if isinstance(hook, ShardingHook):
+            hook.finish()

@@ -16,7 +16,8 @@ from ..utils.format import format_bytes
 from ..utils.pages import render_page
 from ..utils.plotting import import_pyplot
 from ..utils.version import __version__
-from .diagnosis import Diagnosis, diagnose
+from .choice import Diagnosis
+from .diagnosis import diagnose
 from .own_points import OwnPoint
 from .phases import ALL_METHODS
 from .plots import draw_evidence, draw_layer_gradients

@@ -185,6 +185,11 @@ def build_runner(cfg: Config, resume_settings: str | None = None) -> Runner:
     copy_without_waiting(runner.model)
     for warning in uncached:
         runner.logger.warning(warning)
+    if cfg.launcher == 'none' and type_name(cfg.get('model_wrapper_cfg')) == _SHARDED:
+        runner.logger.warning(
+            'model_wrapper_cfg: a process without launcher is not sharded, and leaves out its options, mixed_precision '
+            'too; bash tools/dist_train.sh CONFIG 1 uses them.'
+        )
     runner.register_hook(FitHook())
     if not any(isinstance(hook, ShardingHook) for hook in runner.hooks):
         runner.register_hook(ShardingHook())

@@ -55,10 +55,16 @@ def weights(inner: nn.Module) -> dict:
     return full_values({name: param.detach().clone() for name, param in inner.named_parameters()})
 
 
-def opens_later(rank: int | None) -> dict:
+def opens_later(rank: int | None, evaluated: bool = False) -> dict:
     """Blocks are frozen in the first forward passes under mixed precision, and train afterwards (pytorch#186998)."""
     inner, model, wrapper = prepare(rank, dict(mixed_precision='bfloat16'))
     freeze_layers(inner, select_layers(list_layers(inner), CLOSED))
+    if evaluated:
+        model.eval()
+        with torch.no_grad():
+            model(batch(0)[0])
+        model.train()
+        freeze_layers(inner, [])
     losses, dtypes = [], set()
     for number in range(6):
         if number == 3:
@@ -187,6 +193,7 @@ def missing_gradient(block: int) -> str:
 
 CASES = {
     'opens later': opens_later,
+    'opens after an evaluation': lambda rank: opens_later(rank, evaluated=True),
     'clipped': clipped,
     'clipped by value': clipped_by_value,
     'closes': state_of_what_closes,

@@ -6,7 +6,7 @@ import pytest
 
 from ftsgd_plugin.finetune import measure as module
 from ftsgd_plugin.finetune.measure import loading_seconds, measure
-from ftsgd_plugin.profiling.diagnosis import MethodCost
+from ftsgd_plugin.profiling.choice import MethodCost
 from ftsgd_plugin.utils.errors import UserError
 
 MIB = 2**20

@@ -9,6 +9,7 @@ from torch import nn
 
 from ftsgd_plugin.optim import ShardedDataParallel
 from ftsgd_plugin.optim.ddp import follow_trained_parameters
+from ftsgd_plugin.optim.sharding.wrapper import _replace_parameters
 from ftsgd_plugin.utils.errors import UserError
 
 pytestmark = pytest.mark.multiprocess
@@ -32,10 +33,11 @@ def close(found: dict, expected: dict, **tolerance) -> None:
         torch.testing.assert_close(found[key], value, msg=lambda text, key=key: f'{key}: {text}', **tolerance)
 
 
-def test_what_is_frozen_first_and_opens_later_is_reduced_in_float32(ranks):
+@pytest.mark.parametrize('case', ['opens later', 'opens after an evaluation'])
+def test_what_is_frozen_first_and_opens_later_is_reduced_in_float32(ranks, case):
     """pytorch#186998: torch would reduce the gradients of such a unit in bfloat16, and fail."""
-    first, second = (rank['opens later'] for rank in ranks)
-    alone = CASES['opens later'](None)
+    first, second = (rank[case] for rank in ranks)
+    alone = CASES[case](None)
     assert first['dtypes'] == second['dtypes'] == ['torch.float32']
     mean = (torch.tensor(first['losses']) + torch.tensor(second['losses'])) / 2
     torch.testing.assert_close(mean, torch.tensor(alone['losses']), rtol=2e-2, atol=2e-2)
@@ -105,7 +107,10 @@ def test_a_block_that_is_left_out_is_one_line(ranks):
             'cpu_offload=True cannot be combined with SGDInBackwardOptimWrapper',
         ),
         (dict(mixed_precision='half'), {}, "mixed_precision='half': param_dtype='half' is not"),
-        (dict(mixed_precision=dict(dtype='float16')), {}, "dtype='float16' is not param_dtype or reduce_dtype"),
+        (dict(mixed_precision=dict(dtype='bfloat16')), {}, "dtype='bfloat16' is not param_dtype or reduce_dtype"),
+        (dict(mixed_precision='float16'), {}, "param_dtype='float16' is not"),  # nothing scales the loss
+        (dict(mixed_precision=True), {}, 'param_dtype=True is not'),
+        (dict(cpu_offload='no'), {}, "cpu_offload='no' is neither True nor False"),
     ],
 )
 def test_what_does_not_work_on_parts_is_refused_before_the_model_is_divided(options, wrapper, message):
@@ -119,6 +124,30 @@ def test_a_parameter_shared_between_units_is_refused():
     model.blocks[1].weight = model.blocks[0].weight
     with pytest.raises(UserError, match=r'blocks\.1\.weight and blocks\.0\.weight are one parameter in two parts'):
         ShardedDataParallel(model).shard()
+
+
+@pytest.mark.parametrize('divided', [False, True])
+def test_an_optimizer_of_other_parameters_is_refused(monkeypatch, divided):
+    """As one is that was built before an evaluation divided the model: it would train nothing without a word."""
+    monkeypatch.setattr(ShardedDataParallel, 'is_sharded', divided)
+    with pytest.raises(UserError, match='the optimizer trains parameters that the model does not have'):
+        ShardedDataParallel(Chain()).shard(torch.optim.SGD(Chain().parameters(), lr=0.1))
+
+
+def test_batch_norms_are_refused_where_they_would_count_twice():
+    model = Chain()
+    model.blocks[1] = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
+    with pytest.raises(UserError, match=r'the batch norms in blocks\.1 would count every batch twice'):
+        ShardedDataParallel(model, activation_checkpointing=True).shard()
+
+
+def test_the_step_counts_of_a_fused_optimizer_go_to_the_device_of_the_weights():
+    whole, part = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2, device='meta'))
+    optimizer = torch.optim.AdamW([whole], fused=True)
+    part.to_local = lambda: part
+    optimizer.state[whole] = {'step': torch.tensor(3.0)}
+    _replace_parameters(optimizer, {whole: part})
+    assert optimizer.state[part]['step'].device == part.device
 
 
 def test_a_step_of_a_model_that_nothing_has_divided_is_refused():

@@ -12,7 +12,8 @@ from helpers import ROOT
 from mmengine.config import Config
 from scipy.stats import rankdata, spearmanr
 
-from ftsgd_plugin.profiling.diagnosis import SGD_BELOW_RATIO, choose_method, full_step_seconds
+from ftsgd_plugin.profiling.choice import SGD_BELOW_RATIO, choose_method
+from ftsgd_plugin.profiling.diagnosis import full_step_seconds
 from ftsgd_plugin.profiling.evidence import correlation, mean_ood, nearest, paper_points
 from ftsgd_plugin.profiling.gradients import Gradient, GradientProfile
 from ftsgd_plugin.profiling.measure import measure_methods

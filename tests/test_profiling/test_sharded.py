@@ -10,7 +10,8 @@ from mmengine.config import Config
 from torch import nn
 
 from ftsgd_plugin.optim.sharding.units import block_modules
-from ftsgd_plugin.profiling.diagnosis import RANKS, Diagnosis, recommend_sharding
+from ftsgd_plugin.profiling.choice import Diagnosis
+from ftsgd_plugin.profiling.diagnosis import RANKS, recommend_sharding
 from ftsgd_plugin.profiling.fake_step import FakeModel
 from ftsgd_plugin.profiling.sharded import plan_sharded
 from ftsgd_plugin.utils.errors import UserError
@@ -90,3 +91,26 @@ def test_the_diagnosis_names_the_smallest_number_of_devices_that_is_enough(cfg):
         found = recommend_sharding(answer, cfg)
         assert found.ranks == expected
         assert f'over {expected or f"up to {RANKS[-1]}"} devices' in found.reasons[-1]
+
+
+def test_the_diagnosis_says_how_many_images_a_device_computes_and_why_a_model_cannot_be_sharded(monkeypatch):
+    """A batch of 6 on 4 devices is one of 8; a model that cannot be divided gets its diagnosis all the same."""
+    answer = Diagnosis(2.0, 'freeze-embed', [], {}, 2**20, 6, SimpleNamespace(ratio=2.0), [], None)
+    model = nn.ModuleDict()
+    model.scale = nn.Parameter(torch.ones(()))
+
+    def plan(cfg, ranks, methods, batch_size, autocast, device, left_out):
+        if cfg is None:
+            return [SimpleNamespace(peak=2**20 if ranks < 4 else 2**19, batch_size=-(-batch_size // ranks))]
+        try:
+            block_modules(model, [])
+        except UserError as error:
+            left_out[methods[0]] = str(error)
+        return []
+
+    monkeypatch.setattr('ftsgd_plugin.profiling.diagnosis.plan_sharded', plan)
+    reason = recommend_sharding(answer, None).reasons[-1]
+    assert 'Sharded over 4 devices' in reason and 'with 2 images on each' in reason and 'same batch' not in reason
+    found = recommend_sharding(answer, {})
+    assert found.ranks is None and 'Nor can it be sharded: ' in found.reasons[-1]
+    assert 'scale has no dimension to divide' in found.reasons[-1]

@@ -1,5 +1,7 @@
 """Building a runner from a config."""
 
+from pathlib import Path
+
 import pytest
 from mmengine.logging import MMLogger
 
@@ -35,6 +37,13 @@ def test_runner_leaves_the_init_log_out_and_restores_the_model(digits_config, lo
     assert '_dump_init_info' in vars(runner.model)
     runner.call_hook(f'before_{loop}')
     assert '_dump_init_info' not in vars(runner.model)
+
+
+def test_one_process_without_launcher_says_that_it_is_not_sharded(digits_config):
+    wrapper = dict(type='ShardedDataParallel', mixed_precision='bfloat16')
+    runner = build_runner(digits_config('freeze-embed', 32, launcher='none', model_wrapper_cfg=wrapper))
+    (log,) = Path(runner.log_dir).glob('*.log')
+    assert 'a process without launcher is not sharded' in log.read_text()
 
 
 @pytest.mark.parametrize('loop', ['val', 'test'])

@@ -24,7 +24,8 @@ _NAME = "model_wrapper_cfg.type='ShardedDataParallel'"
 # They update every weight for itself, so a part of a tensor as it would be in the whole.
 SHARDED_OPTIMIZERS = (SGD, Adam, AdamW)
 CHECKPOINTS = ('whole', 'parts', 'parts-in-background')
-_DTYPES = ('float32', 'float16', 'bfloat16')
+_DTYPES = ('float32', 'bfloat16')  # float16 needs a loss scaler: gradients would become zero without a word
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 @MODEL_WRAPPERS.register_module()
@@ -78,6 +79,14 @@ class ShardedDataParallel(nn.Module):
             raise UserError(
                 f'model_wrapper_cfg.checkpoints={checkpoints!r} is none of {", ".join(map(repr, CHECKPOINTS))}.'
             )
+        switches = dict(
+            cpu_offload=cpu_offload,
+            activation_checkpointing=activation_checkpointing,
+            reshard_after_forward=reshard_after_forward,
+        )
+        for key, value in switches.items():
+            if not isinstance(value, bool):
+                raise UserError(f'model_wrapper_cfg.{key}={value!r} is neither True nor False.')
         self.checkpoints = checkpoints
         self.module = module
         self.cpu_offload, self.activation_checkpointing = cpu_offload, activation_checkpointing
@@ -102,16 +111,19 @@ class ShardedDataParallel(nn.Module):
                 and its state are replaced by their parts. Defaults to ``None``: the model is only evaluated.
 
         Raises:
-            UserError: The optimizer or the optimizer wrapper does not work on parts of tensors, or the model cannot be
-                divided per block.
+            UserError: The optimizer or the optimizer wrapper does not work on parts of tensors or trains others than
+                the model's, or the model cannot be divided per block.
         """
-        if self.is_sharded:
-            return
+        module = self.module
         if optim_wrapper is not None:
             self._refuse_unsupported(optim_wrapper)
-        module = self.module
+            self._refuse_foreign(getattr(optim_wrapper, 'optimizer', optim_wrapper))
+        if self.is_sharded:
+            return
         layers = list_layers(module)
         self._units = block_modules(module, layers)
+        if self.activation_checkpointing:
+            _refuse_counted_twice(self._units)
         keep_layer_list(module)
         whole = dict(module.named_parameters())
         self._divide()
@@ -182,7 +194,7 @@ class ShardedDataParallel(nn.Module):
 
         It decides once, in the first forward pass, and not for a unit that is wholly frozen then (pytorch#186998).
         """
-        if not module.training or not self._dtypes:
+        if not self._dtypes:
             return
         trained = [param.requires_grad for param in module.parameters()]
         if self._trained is not None and trained != self._trained:
@@ -190,6 +202,15 @@ class ShardedDataParallel(nn.Module):
                 unit.unshard()
                 unit.reshard()
         self._trained = trained
+
+    def _refuse_foreign(self, optimizer: Optimizer) -> None:
+        """An optimizer that was built before an evaluation divided the model would train tensors that nobody uses."""
+        own = {id(param) for param in self.module.parameters()}
+        if any(id(param) not in own for group in optimizer.param_groups for param in group['params']):
+            raise UserError(
+                f'{_NAME}: the optimizer trains parameters that the model does not have (any more); call '
+                'shard(optimizer) before the first evaluation, or build the optimizer after it.'
+            )
 
     def _refuse_unsupported(self, optim_wrapper: OptimWrapper | Optimizer) -> None:
         if hasattr(optim_wrapper, 'optim_wrappers'):
@@ -221,11 +242,21 @@ class ShardedDataParallel(nn.Module):
             )
 
 
+def _refuse_counted_twice(units: Mapping[str, nn.Module]) -> None:
+    """A second forward pass would move the running statistics again."""
+    for name, unit in units.items():
+        if any(isinstance(part, _BATCH_NORM) and part.track_running_stats for part in unit.modules()):
+            raise UserError(
+                f'{_NAME}, activation_checkpointing=True: the batch norms in {name} would count every batch twice; '
+                'leave it out.'
+            )
+
+
 def _precision(value: str | Mapping | None) -> dict[str, torch.dtype]:
     """The dtypes of torch's ``MixedPrecisionPolicy``; empty for none."""
     if value is None:
         return {}
-    chosen = {'param_dtype': value, 'reduce_dtype': 'float32'} if isinstance(value, str) else dict(value)
+    chosen = dict(value) if isinstance(value, Mapping) else {'param_dtype': value, 'reduce_dtype': 'float32'}
     for key, name in chosen.items():
         if key not in ('param_dtype', 'reduce_dtype') or name not in _DTYPES:
             raise UserError(
@@ -252,6 +283,7 @@ def _replace_parameters(optim_wrapper: OptimWrapper | Optimizer, parts: Mapping[
     from torch.distributed.tensor import distribute_tensor
 
     optimizer = getattr(optim_wrapper, 'optimizer', optim_wrapper)
+    group_of = {param: group for group in optimizer.param_groups for param in group['params']}
     for group in optimizer.param_groups:
         group['params'] = [parts[param] for param in group['params']]
     state = list(optimizer.state.items())
@@ -259,9 +291,14 @@ def _replace_parameters(optim_wrapper: OptimWrapper | Optimizer, parts: Mapping[
     for param, values in state:
         part = parts[param]
         for key, value in values.items():
-            if isinstance(value, torch.Tensor) and value.shape == part.shape and value.ndim:
+            if not isinstance(value, torch.Tensor):
+                continue
+            counts_there = group_of[param].get('fused') or group_of[param].get('capturable')
+            if value.ndim or counts_there:  # such an update reads the count of steps on the device of the weights
                 value = value.to(part.to_local().device)
-                values[key] = distribute_tensor(value, part.device_mesh, part.placements, src_data_rank=None)
+            if value.ndim and value.shape == part.shape:
+                value = distribute_tensor(value, part.device_mesh, part.placements, src_data_rank=None)
+            values[key] = value
         optimizer.state[part] = values
     if hasattr(optim_wrapper, 'replace_parameters'):
         optim_wrapper.replace_parameters(parts)
