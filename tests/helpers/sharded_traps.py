@@ -55,18 +55,17 @@ def weights(inner: nn.Module) -> dict:
     return full_values({name: param.detach().clone() for name, param in inner.named_parameters()})
 
 
-def opens_later(rank: int | None, evaluated: bool = False) -> dict:
+def opens_later(rank: int | None, evaluated: bool = False, dtype: str | None = 'bfloat16') -> dict:
     """Blocks are frozen in the first forward passes under mixed precision, and train afterwards (pytorch#186998)."""
-    inner, model, wrapper = prepare(rank, dict(mixed_precision='bfloat16'))
+    inner, model, wrapper = prepare(rank, dict(mixed_precision=dtype))
     freeze_layers(inner, select_layers(list_layers(inner), CLOSED))
     if evaluated:
         model.eval()
         with torch.no_grad():
             model(batch(0)[0])
         model.train()
-        freeze_layers(inner, [])
     losses, dtypes = [], set()
-    for number in range(6):
+    for number in range(3 if evaluated else 0, 6):
         if number == 3:
             freeze_layers(inner, [])
         inputs, labels = batch(number) if rank is None else (part[rank::2] for part in batch(number))
@@ -194,6 +193,7 @@ def missing_gradient(block: int) -> str:
 CASES = {
     'opens later': opens_later,
     'opens after an evaluation': lambda rank: opens_later(rank, evaluated=True),
+    'opens after an evaluation in float32': lambda rank: opens_later(rank, evaluated=True, dtype=None),
     'clipped': clipped,
     'clipped by value': clipped_by_value,
     'closes': state_of_what_closes,

@@ -33,15 +33,20 @@ def close(found: dict, expected: dict, **tolerance) -> None:
         torch.testing.assert_close(found[key], value, msg=lambda text, key=key: f'{key}: {text}', **tolerance)
 
 
-@pytest.mark.parametrize('case', ['opens later', 'opens after an evaluation'])
-def test_what_is_frozen_first_and_opens_later_is_reduced_in_float32(ranks, case):
-    """pytorch#186998: torch would reduce the gradients of such a unit in bfloat16, and fail."""
+@pytest.mark.parametrize('case, tolerance', [
+    ('opens later', 2e-2), ('opens after an evaluation', 2e-2), ('opens after an evaluation in float32', 1e-6),
+])  # fmt: skip
+def test_what_is_frozen_first_and_opens_later_is_reduced_in_float32(ranks, case, tolerance):
+    """pytorch#186998: torch would reduce the gradients of such a unit in bfloat16, and fail.
+
+    After an evaluation it leaves the outermost unit whole, and would not see what opens there.
+    """
     first, second = (rank[case] for rank in ranks)
     alone = CASES[case](None)
     assert first['dtypes'] == second['dtypes'] == ['torch.float32']
     mean = (torch.tensor(first['losses']) + torch.tensor(second['losses'])) / 2
-    torch.testing.assert_close(mean, torch.tensor(alone['losses']), rtol=2e-2, atol=2e-2)
-    close(first['weights'], alone['weights'], rtol=0.1, atol=2e-2)
+    torch.testing.assert_close(mean, torch.tensor(alone['losses']), rtol=tolerance, atol=tolerance)
+    close(first['weights'], alone['weights'], rtol=5 * tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize('case', ['clipped', 'clipped by value'])

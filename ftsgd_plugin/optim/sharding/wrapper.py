@@ -138,6 +138,7 @@ class ShardedDataParallel(nn.Module):
                 part.to(self._device)
         GradientCheck(module, self._units)
         module.register_forward_pre_hook(self._follow_trained, prepend=True)
+        module.register_forward_hook(self._free_after_evaluation)
 
     def train_step(self, data: dict | tuple | list, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
         """Run the training step of the module.
@@ -202,6 +203,12 @@ class ShardedDataParallel(nn.Module):
                 unit.unshard()
                 unit.reshard()
         self._trained = trained
+
+    def _free_after_evaluation(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """Put the parts back that torch leaves whole until a backward pass: what opens meanwhile would not be told."""
+        if not torch.is_grad_enabled():
+            for unit in (*self._units.values(), module):
+                unit.reshard()
 
     def _refuse_foreign(self, optimizer: Optimizer) -> None:
         """An optimizer that was built before an evaluation divided the model would train tensors that nobody uses."""
