@@ -10,6 +10,7 @@ from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch.optim import Optimizer
 
+from ..checkpoint.settings import by_key, saved_schedulers
 from ..layers import unwrap
 from ..optim.accumulation import at_update_boundary
 from ..optim.gradual_unfreezing import GradualUnfreezingLR
@@ -56,8 +57,8 @@ class PhaseEndHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the best weights of the phase with the training state."""
-        if runner._resume:
-            self._best = checkpoint.get(_BEST)
+        best = checkpoint.get(_BEST) if runner._resume else None
+        self._best = best if best is not None and _is_wanted(best, runner, checkpoint) else None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Give them to every checkpoint that can be resumed."""
@@ -99,6 +100,16 @@ def _watching(runner: Runner) -> Iterator[GradualUnfreezingLR]:
     schedulers = runner.param_schedulers or []
     for several in schedulers.values() if isinstance(schedulers, dict) else [schedulers]:
         yield from (one for one in several if isinstance(one, GradualUnfreezingLR) and one.watches)
+
+
+def _is_wanted(best: dict[str, Any], runner: Runner, checkpoint: dict) -> bool:
+    """Whether a schedule still returns to it: ``--resume-settings config`` may have changed phases or metric."""
+    for key, states in saved_schedulers(checkpoint).items():
+        for state, scheduler in zip(states, by_key(runner.param_schedulers).get(key, [])):
+            watch = state.get('_ends', {}).get('watch', {})
+            if (watch.get('phase'), watch.get('best_step')) == (best['phase'], best['step']):
+                return scheduler.endings[best['phase']].restore_best
+    return False
 
 
 def _optimizers(wrapper: OptimWrapper) -> list[Optimizer]:

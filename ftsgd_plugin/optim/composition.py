@@ -55,11 +55,18 @@ def check_composition(schedulers: Iterable[_ParamScheduler]) -> None:
         schedulers: All schedulers of one optimizer.
 
     Raises:
-        UserError: There is one: it would undo the factor of gradual unfreezing, or be scaled by it.
+        UserError: There is one: it would undo the factor of gradual unfreezing, or be scaled by it. Or several open
+            layers: each would close at every step what another has opened.
     """
     schedulers = [one for one in schedulers if isinstance(one, _ParamScheduler) and one.param_name == 'lr']
-    if not any(isinstance(one, GradualUnfreezingLR) for one in schedulers):
+    opening = [type(one).__name__ for one in schedulers if isinstance(one, GradualUnfreezingLR)]
+    if not opening:
         return
+    if len(opening) > 1:
+        raise UserError(
+            f'param_scheduler: {" and ".join(opening)} would each close what the other opens; keep one, with a '
+            'schedule in phases (docs/schedules.md).'
+        )
     for one in schedulers:
         if not isinstance(one, GradualUnfreezingLR) and not is_multiplicative(one):
             raise UserError(

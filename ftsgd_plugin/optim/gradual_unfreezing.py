@@ -45,7 +45,7 @@ class GradualUnfreezingLR(EndsPhases, LRSchedulerMixin, _ParamScheduler):
         decay (float): Exponent of the learning rate at the start. Defaults to 3.73.
         warmup (int): Steps at the start with the head alone, at the first learning rate. Defaults to 0.
         cooldown (int): Steps at the end with everything open, at the base learning rate. Defaults to 0.
-        begin (int): Step at which it starts; before it only the head trains. Defaults to 0.
+        begin (int): Step at which it starts; before it trains what its first step does (the head). Defaults to 0.
         end (int): Step at which it ends; from then everything trains. The runner fills in the length of the run.
         last_step (int): Must be -1: a state is resumed by ``load_state_dict``.
         schedule (str | list | dict): What opens when, and how the rate falls: ``'paper'`` (default), ``'linear'`` or
@@ -169,7 +169,7 @@ class GradualUnfreezingLR(EndsPhases, LRSchedulerMixin, _ParamScheduler):
         self._factor = per_group(self._factor, len(self.optimizer.param_groups))
         if self._waiting:
             self._apply_rates()
-        self._open()
+        self._open(forget=True)
 
     def _get_value(self) -> list[float]:
         """The learning rates of this step; inside an accumulation window the present ones."""

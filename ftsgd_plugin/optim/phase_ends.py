@@ -42,7 +42,7 @@ class Ending:
     @classmethod
     def of(cls, phase: Mapping[str, Any]) -> 'Ending':
         """From the keys of a phase."""
-        given = {key: phase[key] for key in ENDING_KEYS if key in phase}
+        given = {key: phase[key] for key in ENDING_KEYS if phase.get(key) is not None}
         metric = given.get('metric', ID_METRIC)
         return cls(**{'rule': better_rule(metric) or 'greater', **given})
 
@@ -150,6 +150,17 @@ class PhaseEnds:
         """Index of each phase that has ended before its length -> the step at which the next one started."""
         return {int(row['phase']): int(row['step']) for row in self.ended}
 
+    def compare(self, before: Sequence[Ending], now: Sequence[Ending]) -> None:
+        """Forget the evaluations of the present phase if it watches another metric now; the decisions stay.
+
+        Args:
+            before: How each phase might end when they were made (P,).
+            now: How each may end now (P,).
+        """
+        phase = self._watch.get('phase')
+        if phase is not None and (before[phase].metric, before[phase].rule) != (now[phase].metric, now[phase].rule):
+            self._watch = {}
+
     def observe(
         self, metrics: Mapping[str, float], step: int, phase: int, endings: Sequence[Ending], end: int
     ) -> Observed | None:
@@ -235,6 +246,7 @@ class EndsPhases:
         schedule = state.get('schedule')
         if isinstance(schedule, Mapping) and len(schedule.get('phases', ())) == len(self.endings):
             self._take_ends(state)
+            self._ends.compare(list(map(Ending.of, schedule['phases'])), self.endings)
 
     def _take_ends(self, state: Mapping[str, Any]) -> None:
         """Continue with the evaluations and decisions of a state."""
@@ -243,7 +255,7 @@ class EndsPhases:
             self._plan = self._plan.ending(self._ends.steps)
 
     def _state_of_ends(self) -> dict[str, Any]:
-        return {'_ends': self._ends.state} if self.watches else {}
+        return {'_ends': self._ends.state} if self.watches or self.ended else {}
 
     def _apply_phase(self) -> None:
         """Set what trains, and the rates, of the present position."""

@@ -83,7 +83,7 @@ class PhaseSchedule:
             rate = phase.get('lr')
             rates = None if rate is None else tuple(rate) if isinstance(rate, list) else (rate, rate)
             multipliers = tuple(_multipliers(phase.get('lr_mult', {}), layers, places, where))
-            warmup = self._in_steps(phase['lr_warmup'], f'{where}: lr_warmup') if 'lr_warmup' in phase else 0
+            warmup = _in_steps('lr_warmup', phase, where, self._units) if 'lr_warmup' in phase else 0
             if warmup > length:
                 raise UserError(
                     f'{where}: lr_warmup of {warmup} steps is longer than the phase of {length}; shorten it.'
@@ -94,14 +94,15 @@ class PhaseSchedule:
         self.starts = tuple(accumulate([0, *steps[:-1]]))  # the step at which each phase starts (P,)
 
     def ending(self, ended: Mapping[int, int]) -> 'PhaseSchedule':
-        """This schedule with phases that end before their length.
+        """This schedule with phases that end before their length, which is the most they last.
 
         Args:
             ended: Index of such a phase -> the step at which the next one starts.
         """
         other, starts = copy(self), [0]
         for i, phase in enumerate(self.phases[:-1]):
-            starts.append(ended.get(i, starts[-1] + phase.steps))
+            end = starts[-1] + phase.steps
+            starts.append(min(ended.get(i, end), end))
         other.starts = tuple(starts)
         return other
 
@@ -133,7 +134,8 @@ class PhaseSchedule:
         phase, start = self.phases[index], self.starts[index]
         done = max(step - start, 0)
         steps = phase.steps if index + 1 < len(self.phases) else max(self._total - start, 1)
-        factor = self._run_factor(step) if phase.rates is None else _between(*phase.rates, phase.curve, done / steps)
+        share = min(done / steps, 1.0)  # a plain loop may step on after the end; a line would go below zero
+        factor = self._run_factor(step) if phase.rates is None else _between(*phase.rates, phase.curve, share)
         if done < phase.warmup:
             factor *= (done + 1) / (phase.warmup + 1)
         return factor
@@ -145,9 +147,6 @@ class PhaseSchedule:
 
     def _run_factor(self, step: int) -> float:
         return 1.0 if self._run is None else lr_factor(step, self._total, **self._run)
-
-    def _in_steps(self, length: Any, label: str) -> int:
-        return int(parse_length(length, label).in_steps(label=label, **self._units) + 0.5)
 
     def _lengths(self, phases: Sequence[Mapping], label: str) -> list[int]:
         """Steps of every phase; ends are rounded, not lengths, so that three thirds are the whole."""
@@ -238,9 +237,17 @@ def _run_curve(value: Any, label: str, units: Mapping[str, Any]) -> dict[str, An
         return None
     for key in ('warmup', 'cooldown'):
         if key in options:
-            where = f'{label}: lr.{key}={options[key]!r}'
-            options[key] = int(parse_length(options[key], where).in_steps(label=where, **units) + 0.5)
+            options[key] = _in_steps(key, options, f'{label}: lr', units)
     return options
+
+
+def _in_steps(key: str, options: Mapping[str, Any], label: str, units: Mapping[str, Any]) -> int:
+    """A length in whole steps; one that is rounded to none would do nothing without a word."""
+    where = f'{label}: {key}={options[key]!r}'
+    steps = int(parse_length(options[key], where).in_steps(label=where, **units) + 0.5)
+    if not steps:
+        raise UserError(f'{where} is shorter than half a step of the schedule; lengthen it, or leave it out.')
+    return steps
 
 
 def _multipliers(

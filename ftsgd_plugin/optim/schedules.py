@@ -14,6 +14,7 @@ from .schedule import lr_factor, open_blocks, trains
 
 UNITS = ('block', 'stage')
 ORDERS = ('top-down', 'bottom-up')
+PAPER_DECAY = 3.73
 PAPER = {'schedule': 'paper', 'per': 'block', 'max_depth': None, 'order': 'top-down'}  # the default of every option
 
 
@@ -122,7 +123,7 @@ def make_schedule(
     total: int,
     options: Mapping[str, Any],
     *,
-    decay: float = 3.73,
+    decay: float = PAPER_DECAY,
     warmup: int = 0,
     cooldown: int = 0,
     by_epoch: bool = False,
@@ -151,10 +152,13 @@ def make_schedule(
         return NamedSchedule(options['schedule'], places, total, decay, warmup, cooldown, **rest)
     given = [key for key in ('per', 'max_depth', 'order') if options[key] != PAPER[key]]
     given += [key for key, value in (('warmup', warmup), ('cooldown', cooldown)) if value]
+    rate = options['schedule'].get('lr')
+    if decay not in (PAPER_DECAY, rate.get('decay') if isinstance(rate, Mapping) else None):
+        given.append('decay')
     if given:
         raise UserError(
             f'{name}: {given[0]} belongs to the named schedules, and this one has phases; remove it, and say in the '
-            'phases what opens and how fast.'
+            'phases what opens and how fast (lr: {curve: paper, decay: ...}).'
         )
     return PhaseSchedule(
         options['schedule'], places, total, f'{name}: schedule', by_epoch=by_epoch, epoch_length=epoch_length

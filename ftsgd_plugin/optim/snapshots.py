@@ -1,6 +1,6 @@
 """Weights, buffers and optimizer state at an evaluation, to return to. Needs PyTorch alone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,13 +8,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..utils.errors import UserError
+from .flash import is_flash
 
 
-def refuse_snapshots(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
+def refuse_snapshots(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
     """Refuse what weights cannot be taken from at an evaluation.
 
     Raises:
-        UserError: The model is sharded, or the optimizer evaluates other weights than it trains.
+        UserError: The model is sharded, the optimizer evaluates other weights than it trains, or its state is not made
+            of tensors.
     """
     if any(hasattr(param, 'placements') for param in model.parameters()):  # DTensor
         raise UserError('schedule: restore_best cannot be combined with sharded parameters; leave it out.')
@@ -23,6 +25,8 @@ def refuse_snapshots(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
             'schedule: restore_best cannot be combined with a schedule-free optimizer, which evaluates averaged '
             'weights; leave it out.'
         )
+    if any(map(is_flash, optimizers)):
+        raise UserError('schedule: restore_best cannot copy the state of an optimizer of flashoptim; leave it out.')
 
 
 def take_snapshot(model: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, Any]:
@@ -78,4 +82,10 @@ def restore_snapshot(model: nn.Module, optimizers: Iterable[Optimizer], snapshot
 
 
 def _copy(value: Any) -> Any:
-    return value.detach().to('cpu', copy=True) if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    if not hasattr(value, '__tensor_flatten__'):
+        return value.detach().to('cpu', copy=True)
+    names, context = value.__tensor_flatten__()  # of torchao, whose own copy on the same device shares the memory
+    parts = {name: _copy(getattr(value, name)) for name in names}
+    return type(value).__tensor_unflatten__(parts, context, value.shape, value.stride())

@@ -135,16 +135,18 @@ class GradualUnfreezing(EndsPhases, LRScheduler):
         """
         check_blocks(_NAME, state_dict, self.blocks)
         for name in _SETTINGS:
-            if state_dict.get(name, PAPER.get(name, getattr(self, name))) != getattr(self, name):
+            own = getattr(self, name)
+            before = state_dict.get(name, PAPER.get(name, own))  # version 0.1.0 had the paper's schedule alone
+            if before != own:
                 raise UserError(
-                    f'{_NAME}: the state is of a schedule with {name}={state_dict[name]!r}, this one has '
-                    f'{getattr(self, name)!r}; resume with the settings it was written with.'
+                    f'{_NAME}: the state is of a schedule with {name}={before!r}, this one has {own!r}; resume with '
+                    'the settings it was written with.'
                 )
         super().load_state_dict(dict(state_dict))
         self._factor = per_group(self._factor, len(self._places))
         self._plan = self._make_plan()
         self._take_ends(state_dict)
-        self._open()
+        self._open(forget=True)
 
     def state_dict(self) -> dict[str, Any]:
         """All attributes except the optimizer and what follows from the others."""
@@ -233,18 +235,17 @@ def open_groups(
         optimizers: The optimizers.
         places: The place of every parameter, by group of all of them.
         wanted: Whether a place trains.
-        forget: Whether what closes loses its state, so that it opens again with a fresh one. Not while a state is
-            being loaded. Defaults to False.
+        forget: Whether what is closed loses its state, so that it opens again with a fresh one. Not when a scheduler is
+            built, as the optimizer's state may have been loaded before. Defaults to False.
     """
     changed, remaining = False, iter(places)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for param, place in zip(group['params'], next(remaining)):
                 trains = wanted(place)
-                if set_trainable([param], trains):
-                    changed = True
-                    if forget and not trains:
-                        optimizer.state.pop(param, None)
+                changed |= set_trainable([param], trains)
+                if forget and not trains:  # also where it is closed already: the state may be of within a window
+                    optimizer.state.pop(param, None)
     if changed:
         torch._dynamo.reset()  # compiled code keeps the backward pass it was compiled with
 

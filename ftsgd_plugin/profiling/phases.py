@@ -28,6 +28,7 @@ COMPARED_METHODS = (  # the paper's, and SGD in backward
 )
 # Without freeze-embed followed by interpolation, which trains as freeze-embed does.
 ALL_METHODS = (*COMPARED_METHODS, *(name for name in OTHER_METHODS if not name.endswith(WISE_FT)))
+_LENGTHS = ('length', 'lr_warmup', 'warmup', 'cooldown')  # keys of a phase, and of the rate of a schedule
 _GRADUAL, _PROBE = 'GradualUnfreezingLR', 'ProbeThenFineTuneLR'
 DEFAULT_EPOCHS = 20  # the paper's on Living-17 and Waterbirds; for configs that are only a model part
 
@@ -78,12 +79,14 @@ class Method:
 
     @property
     def needs_epoch_length(self) -> bool:
-        """Whether phases in steps stand in a schedule whose length is in epochs."""
-        schedule = self.scheduler.get('schedule')
-        phases = schedule.get('phases', []) if isinstance(schedule, dict) else schedule
-        if not self.scheduler.get('convert_to_iter_based') or not isinstance(phases, list):
+        """Whether lengths in steps stand in a schedule whose length is in epochs."""
+        schedule = self.scheduler.get('schedule', 'paper')
+        if not self.scheduler.get('convert_to_iter_based') or isinstance(schedule, str):
             return False
-        return any('step' in str(phase.get('length')) for phase in phases)
+        document = schedule if isinstance(schedule, dict) else {'phases': schedule}
+        parts = [*document['phases'], document.get('lr')]
+        given = [part.get(key) for part in parts if isinstance(part, dict) for key in _LENGTHS]
+        return any(isinstance(length, str) and 'step' in length for length in given)
 
     @property
     def probes(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..optim.schedule_document import write_text_of
 from ..runner.build import read_config
-from ..utils.errors import check_parent
+from ..utils.errors import UserError, check_parent
 from ..utils.files import write_text
 from ..utils.format import format_bytes
 from ..utils.options import TFLOPS
@@ -33,8 +33,10 @@ def print_schedule(
         epoch_length: Iterations per epoch, if the training data is missing.
 
     Raises:
-        UserError: As :func:`trace_schedule`, or a file cannot be written.
+        UserError: As :func:`trace_schedule`, a file cannot be written, or ``write`` is not the name of a YAML file.
     """
+    if write is not None and Path(write).suffix.lower() not in ('.yaml', '.yml'):  # else the figure may have its name
+        raise UserError(f'--write {write}: a schedule is a YAML file; name it FILE.yaml.')
     if draw is None and write is not None:
         draw = Path(write).with_suffix('.png')
     for option, path in (('--write', write), ('--draw', draw)):
@@ -94,6 +96,8 @@ def _row(trace: ScheduleTrace, index: int) -> tuple[str, ...]:
 
 def _range(values: Sequence[float]) -> str:
     shown = [f'{value:.3g}' for value in sorted(values) if not math.isnan(value)]
+    if not shown:  # the paper's schedule with a frozen head
+        return 'nothing trains'
     return shown[0] if shown[0] == shown[-1] else f'{shown[0]} to {shown[-1]}'
 
 

@@ -32,6 +32,6 @@ def split_size(name: str, dataset: dict) -> int:
             return len(DATASETS.build({key: value for key, value in dataset.items() if key != 'pipeline'}))
         size = published[dataset['split']]
     indices = dataset.get('indices')
-    if isinstance(indices, int) and indices > 0:
-        return min(size, indices)
-    return size if indices is None or isinstance(indices, int) else len(indices)
+    if indices is None:
+        return size
+    return min(size, abs(indices)) if isinstance(indices, int) else len(indices)  # a negative number: so many last

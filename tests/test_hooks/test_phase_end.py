@@ -1,12 +1,18 @@
 """PhaseEndHook in runs of the demo with scripted scores: what is restored, recorded and resumed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from helpers.chain import Chain
+from helpers.gradual import build
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmpretrain.registry import METRICS
 
+from ftsgd_plugin.hooks import PhaseEndHook
+from ftsgd_plugin.optim import GradualUnfreezingLR
 from ftsgd_plugin.records import read_record
 from ftsgd_plugin.runner.build import build_runner
 from ftsgd_plugin.utils.errors import UserError
@@ -115,6 +121,29 @@ def test_a_phase_ends_returns_to_its_best_and_a_resumed_run_repeats_it(straight,
         assert equal(copy_of(again), expected)
         assert again.param_schedulers[0].ended == runner.param_schedulers[0].ended
         assert read_record(tmp_path / f'resumed{epoch}').phases == record.phases
+
+
+@pytest.mark.parametrize('change, kept', [
+    ({}, True), (dict(restore_best=False), False), (dict(metric='id/ece'), False), (None, False),
+])  # fmt: skip
+def test_the_best_weights_of_a_checkpoint_are_forgotten_where_the_schedule_returns_to_others(change, kept):
+    first = dict(layers='head', length='4 steps', patience=2, restore_best=True)
+    written, best = scheduler_of([first, dict(layers='rest')]), {'phase': 0, 'step': 1, 'weights': {}}
+    written.step()
+    written.observe({'id/accuracy': 0.5})
+    rows = [dict(first, **(change or {})), *([] if change is not None else [dict(layers='blocks.1', length='1 step')])]
+    own = scheduler_of([*rows, dict(layers='rest')])
+    own.adopt_ends(written.state_dict())
+    hook = PhaseEndHook()
+    checkpoint = {'param_schedulers': [own.state_dict()], 'ftsgd_phase_best': best}
+    hook.after_load_checkpoint(SimpleNamespace(_resume=True, param_schedulers=[own]), checkpoint)
+    again = {'optimizer': {}}
+    hook.before_save_checkpoint(None, again)
+    assert ('ftsgd_phase_best' in again) == kept
+
+
+def scheduler_of(rows) -> GradualUnfreezingLR:
+    return GradualUnfreezingLR(build(Chain()), end=8, by_epoch=False, schedule=rows)
 
 
 def test_what_cannot_be_watched_is_one_line_before_the_first_step(digits_config, tmp_path):

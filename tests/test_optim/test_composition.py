@@ -92,6 +92,8 @@ def test_only_beside_gradual_unfreezing():
     check_composition([unfreezing(sgd), plateau])
     with pytest.raises(UserError, match='OneCycleLR sets the learning rate instead of multiplying it'):
         check_composition([cycle, unfreezing(sgd)])
+    with pytest.raises(UserError, match='GradualUnfreezingLR and GradualUnfreezingLR would each close'):
+        check_composition([unfreezing(sgd), unfreezing(sgd)])
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,7 @@
 import math
 
 import pytest
-import torch
-from helpers.schedule_places import CONVNET, VIT, open_layers
+from helpers.schedule_places import CONVNET, VIT, open_layers, torch_rates
 from torch.optim import lr_scheduler
 
 from ftsgd_plugin.optim.schedules import make_schedule
@@ -18,16 +17,6 @@ def schedule(places=VIT, total=TOTAL, **options):
     return make_schedule('S', places, total, options, **held)
 
 
-def torch_rates(make, steps: int) -> list[float]:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=FIRST)
-    scheduler, found = make(optimizer), []
-    for _ in range(steps):
-        found.append(optimizer.param_groups[0]['lr'])
-        optimizer.step()
-        scheduler.step()
-    return found
-
-
 @pytest.mark.parametrize('curve, make', [
     ('linear', lambda o: lr_scheduler.LinearLR(o, 1.0, 1 / FIRST, TOTAL - 1)),
     ('cosine', lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL - 1, eta_min=1.0)),
@@ -35,7 +24,7 @@ def torch_rates(make, steps: int) -> list[float]:
 ])  # fmt: skip
 def test_the_rate_of_every_curve_is_that_of_torchs_scheduler(curve, make):
     found = schedule(schedule=curve)
-    assert [found.factors(step)[0] for step in range(TOTAL)] == pytest.approx(torch_rates(make, TOTAL), rel=1e-9)
+    assert [found.factors(step)[0] for step in range(TOTAL)] == pytest.approx(torch_rates(make, TOTAL, FIRST), rel=1e-9)
     assert len(found.factors(0)) == len(VIT)
 
 

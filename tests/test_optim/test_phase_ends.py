@@ -64,6 +64,7 @@ def test_the_next_phases_move_up_and_the_last_lasts_to_the_end():
     earlier = plan.ending({0: 4})
     assert earlier.starts == (0, 4, 9) and plan.starts == (0, 6, 11)
     assert plan.ending({0: 4, 1: 5}).starts == (0, 4, 5)
+    assert plan.ending({0: 9}).starts == plan.starts  # the length is the most
     assert earlier.stretches() == [(0, 4), (4, 5), (9, 11)] and earlier.end_of(1) == 9
     assert open_layers(earlier, 4) == open_layers(plan, 6)
 
@@ -119,6 +120,12 @@ def test_rates_of_a_phase_that_starts_earlier_are_those_of_its_own_steps():
     assert head['lr'] == scheduler.get_last_lr()[-1] == pytest.approx(BASE)  # not the rate of step 4 of the first
     assert not head['params'][0].requires_grad and scheduler.open_blocks == 1
     assert head['params'][0] not in optimizer.state
+
+
+def test_keys_without_a_value_are_those_that_are_left_out():
+    rows = [dict(layers='head', length='1 step', patience=2, rule=None), REST]
+    ending = Ending.of(read_document(rows, 'S')['phases'][0])
+    assert ending == Ending(patience=2) and ending.improves(0.6, 0.5)
 
 
 REST = dict(layers='rest')

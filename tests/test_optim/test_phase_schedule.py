@@ -1,11 +1,11 @@
 """Schedules in phases: rates against torch's schedulers, what opens and closes, lengths, and every mistake."""
 
 import json
+import math
 
 import pytest
-import torch
 import yaml
-from helpers.schedule_places import VIT, open_layers
+from helpers.schedule_places import VIT, open_layers, torch_rates
 from torch.optim import lr_scheduler
 
 from ftsgd_plugin.optim.schedule_document import read_document
@@ -15,20 +15,9 @@ from ftsgd_plugin.utils.errors import UserError
 TOTAL = 12
 
 
-def phases(*rows, total=TOTAL, lr=None, by_epoch=False, epoch_length=None):
+def phases(*rows, total=TOTAL, lr=None, **options):
     document = read_document({'phases': [*rows], **({} if lr is None else {'lr': lr})}, 'S: schedule')
-    options = dict(by_epoch=by_epoch, epoch_length=epoch_length)
     return make_schedule('S', VIT, total, {'schedule': document}, **options)
-
-
-def alone(make, steps: int) -> list[float]:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler, found = make(optimizer), []
-    for _ in range(steps):
-        found.append(optimizer.param_groups[0]['lr'])
-        optimizer.step()
-        scheduler.step()
-    return found
 
 
 @pytest.mark.parametrize('curve, make', [
@@ -38,7 +27,7 @@ def alone(make, steps: int) -> list[float]:
 ])  # fmt: skip
 def test_the_rate_within_a_phase_is_that_of_torchs_scheduler(curve, make):
     found = phases(dict(layers='head', length='5 steps', lr=[8, 0.8], curve=curve), dict(layers='rest'))
-    expected = [8 * rate for rate in alone(make, 5)]
+    expected = [8 * rate for rate in torch_rates(make, 5)]
     assert [found.factors(step)[0] for step in range(5)] == pytest.approx(expected, rel=1e-9)
     assert found.factors(5) == [1.0] * 7  # constant is the run's own
 
@@ -48,11 +37,25 @@ def test_warm_up_is_torchs_linear_warm_up_and_multipliers_are_per_block():
         dict(layers=['head', 'blocks.3'], length='6 steps', lr=4, lr_warmup='3 steps', lr_mult={'blocks.3': 0.5}),
         dict(layers='rest', lr_warmup='50%', lr_mult={'head': 2.0, 'blocks.[01]': 0.25}),
     )
-    ramp = alone(lambda o: lr_scheduler.LinearLR(o, 1 / 4, 1.0, 3), 6)
+    ramp = torch_rates(lambda o: lr_scheduler.LinearLR(o, 1 / 4, 1.0, 3), 6)
     assert [found.factors(step)[6] for step in range(6)] == pytest.approx([4 * rate for rate in ramp], rel=1e-12)
     assert [found.factors(step)[4] for step in range(6)] == pytest.approx([2 * rate for rate in ramp], rel=1e-12)
     assert found.factors(6) == pytest.approx([x / 7 for x in (1, 0.25, 0.25, 1, 1, 1, 2)])
     assert found.factors(-1) == pytest.approx(found.factors(0)) and found.factors(99)[0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize('curve', ['linear', 'cosine', 'exponential'])
+def test_after_the_end_of_the_run_the_rate_is_the_last_one(curve):
+    found = phases(dict(layers='rest', lr=[10, 1], curve=curve))
+    assert [found.factors(TOTAL + later)[0] for later in (0, 1, 5, 100)] == pytest.approx([1.0] * 4)
+
+
+def test_a_decay_that_phases_would_not_follow_is_refused():
+    for lr, decay in (('paper', 2.0), ({'curve': 'paper', 'decay': 3.0}, 2.0), (None, 2.0)):
+        with pytest.raises(UserError, match='decay belongs to the named schedules'):
+            phases(dict(layers='rest'), lr=lr, decay=decay)
+    written = phases(dict(layers='rest'), lr={'curve': 'paper', 'decay': 2.0}, decay=2.0)
+    assert written.factors(0)[0] == pytest.approx(math.exp(2))
 
 
 def test_the_runs_curve_holds_where_a_phase_has_none_of_its_own():
@@ -155,6 +158,10 @@ MISTAKES = {
     'warm-up too long': (
         [dict(HEAD, lr_warmup='3 steps'), REST],
         'lr_warmup of 3 steps is longer than the phase of 2;',
+    ),
+    'warm-up of no step': (
+        [dict(HEAD, lr_warmup='3%'), REST],
+        "phase 1: lr_warmup='3%' is shorter than half a step of the schedule",
     ),
     'unknown key': ([dict(HEAD, layer='head'), REST], "phase 1: does not know 'layer'; did you mean 'layers'"),
     'both': ([dict(HEAD, only='head'), REST], 'has layers .* and only .*; keep one'),

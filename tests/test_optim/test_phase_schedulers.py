@@ -86,6 +86,8 @@ def test_a_plain_state_of_another_schedule_is_refused(options):
         plain(**{'schedule': 'paper', **options})[-1].load_state_dict(state)
     older = {key: value for key, value in state.items() if key not in ('schedule', 'per', 'max_depth', 'order')}
     plain(schedule='paper')[-1].load_state_dict(older)
+    with pytest.raises(UserError, match=r"schedule='paper', this one has 'linear'"):
+        plain(schedule='linear')[-1].load_state_dict(older)
 
 
 def vit(accumulate: int = 1, by_epoch: bool = False, end: int = 6, **options):
@@ -221,13 +223,13 @@ def test_a_state_without_these_options_is_the_papers_schedule():
     file = checkpoint(wrapper, scheduler)
     assert not file['param_schedulers'][0].keys() & {'schedule', 'per', 'max_depth', 'order', '_epoch_length'}
     for options, expected in ((dict(), []), (dict(order='bottom-up'), ['order']), (dict(per='stage'), ['per'])):
-        _, ours, other = vit(**{'schedule': 'paper', **options})
+        twin, ours, other = vit(**{'schedule': 'paper', **options})
         assert foreign_state(file, model, ours, [other]) is None
         found = [one.setting.rpartition('.')[2] for one in differences(file, ours, [other], {})]
         assert found == expected
         if not found:
             other.load_state_dict(file['param_schedulers'][0])
-            assert trained(model) == trained(model)
+            assert trained(twin) == trained(model)
 
 
 def test_a_state_taken_within_a_window_leaves_those_of_others_whole():
@@ -236,3 +238,60 @@ def test_a_state_taken_within_a_window_leaves_those_of_others_whole():
     scheduler.step()
     assert {'schedule', 'per', 'max_depth', 'order'}.isdisjoint(scheduler.state_dict())
     assert 'schedule' in vit()[-1].state_dict()
+
+
+def chain(schedule, end: int = 8, accumulate: int = 1):
+    wrapper = build(Chain().train(), accumulate=accumulate)
+    return wrapper, GradualUnfreezingLR(wrapper, end=end, by_epoch=False, schedule=schedule)
+
+
+def test_what_closes_within_a_window_has_no_state_in_a_resumed_run():
+    rows = [dict(layers='rest', length='3 steps'), dict(close='head', length='2 steps'), dict(layers='head')]
+    wrapper, scheduler = chain(rows, accumulate=2)
+    for group in wrapper.optimizer.param_groups:
+        for param in group['params']:
+            wrapper.optimizer.state[param]['momentum_buffer'] = torch.ones_like(param)
+    wrapper.initialize_count_status(torch.nn.Identity(), 3, 8)
+    for _ in range(3):
+        scheduler.step()
+    ours, resumed = chain(rows, accumulate=2)
+    ours.load_state_dict(wrapper.state_dict())
+    resumed.load_state_dict(scheduler.state_dict())
+    closed = {group['role'] for group in ours.optimizer.param_groups if group['params'][0] not in ours.optimizer.state}
+    assert closed == {'head'}
+
+
+def ended_at_2(rows):
+    wrapper, scheduler = chain(rows)
+    for score in (0.5, 0.4):
+        scheduler.step()
+        scheduler.observe({'id/accuracy': score})
+    return {**checkpoint(wrapper, scheduler), 'meta': dict(epoch=0, iter=2)}
+
+
+ROWS = [
+    dict(layers='head', length='4 steps', patience=1),
+    dict(layers='blocks.1', length='2 steps'),
+    dict(layers='rest'),
+]
+
+
+def test_a_decision_that_is_kept_stays_in_the_states_of_a_schedule_that_no_longer_waits():
+    file = ended_at_2(ROWS)
+    later = [dict(layers='head', length='4 steps'), *ROWS[1:]]
+    wrapper, scheduler = chain(later)
+    adopt_settings(file, wrapper, [scheduler], epoch_length=8)
+    assert scheduler.plan.starts == (0, 2, 4)
+    again = chain(later)[1]
+    again.load_state_dict(torch.load(saved(file['param_schedulers']), weights_only=True)[0])
+    assert again.plan.starts == (0, 2, 4)
+
+
+def test_another_metric_begins_anew():
+    scheduler = chain([dict(ROWS[0], patience=9), *ROWS[1:]])[1]
+    scheduler.step()
+    scheduler.observe({'id/accuracy': 0.5})
+    other = chain([dict(ROWS[0], metric='id/ece'), *ROWS[1:]])[1]
+    other.adopt_ends(scheduler.state_dict())
+    other.step()
+    assert other.observe({'id/ece': 0.7}).improved

@@ -100,6 +100,7 @@ def test_benchmarks(kind, digits_config, tmp_path):
     check_data(cfg, ['train_dataloader'])
     assert run_names(Config(dict(cfg)))['dataset'].rpartition('.')[2] == 'Waterbirds'
     assert split_size('waterbirds', dataset) == Waterbirds.PUBLISHED['train']
+    assert [split_size('waterbirds', {**dataset, 'indices': n}) for n in (3, -3, [1, 2])] == [3, 3, 2]
     dataset.data_root = str(tmp_path)
     with pytest.raises(UserError, match=r'metadata\.csv: not found'):
         check_data(cfg, ['train_dataloader'])

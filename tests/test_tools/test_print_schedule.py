@@ -1,12 +1,14 @@
 """tools/print_layers.py --schedule: what it prints, draws and writes; what it writes trains as the default does."""
 
+import pytest
 import torch
 import yaml
 from helpers import ROOT
 
 from ftsgd_plugin.layers import list_layers
 from ftsgd_plugin.optim.schedule import lr_factor, open_blocks
-from ftsgd_plugin.profiling.phases import list_phases, method_of
+from ftsgd_plugin.profiling.phases import Method, list_phases, method_of
+from ftsgd_plugin.profiling.schedule_table import format_schedule
 from ftsgd_plugin.profiling.schedule_trace import trace_schedule
 from ftsgd_plugin.runner.build import build_runner, merge_cfg_options, read_config
 
@@ -101,5 +103,24 @@ def test_mistakes_are_one_line_before_anything_is_drawn(run_tool, tmp_path):
         code, err = run_tool('print_layers', ROOT / 'configs' / config, '--schedule')
         assert code == 2 and 'has no GradualUnfreezingLR' in err
     assert run_tool('print_layers', GRADUAL, '--write', 'x.yaml')[0] == 2
+    code, err = run_tool('print_layers', GRADUAL, '--schedule', '--write', tmp_path / 'x.png')
+    assert code == 2 and 'x.png: a schedule is a YAML file' in err
     assert run_tool('print_layers', '--model', 'timm/resnet18', '--schedule')[0] == 2
     assert {path.name for path in tmp_path.iterdir()} == {'child.py'}
+
+
+@pytest.mark.parametrize('document, needed', [
+    ([dict(layers='head', length='1 epoch', lr_warmup='20 steps'), dict(layers='rest')], True),
+    (dict(lr=dict(curve='paper', warmup='9 steps'), phases=[dict(layers='rest')]), True),
+    (dict(lr='paper', phases=[dict(layers='head', length=0.5), dict(layers='rest')]), False),
+    ('paper', False),
+])  # fmt: skip
+def test_any_length_in_steps_needs_the_length_of_an_epoch(document, needed):
+    assert Method('m', {}, dict(convert_to_iter_based=True, schedule=document)).needs_epoch_length == needed
+    assert not Method('m', {}, dict(schedule=document)).needs_epoch_length
+
+
+def test_steps_in_which_nothing_trains_are_printed(tmp_path):
+    frozen = "optim_wrapper = dict(paramwise_cfg=dict(freeze=['head']))"
+    trace = trace_schedule(read_config(str(child(tmp_path, frozen))), costs=False)
+    assert 'nothing trains' in format_schedule(trace).splitlines()[2]
