@@ -43,6 +43,7 @@ def test_benchmark_is_that_of_the_published_demo(digits_root):
     assert pixels(digits_root) == PIXELS_SHA256
 
 
+@pytest.mark.slow  # the golden losses depend on the same bytes
 def test_same_seed_same_bytes_other_seed_other_bytes(digits_root, tmp_path):
     digits.write_benchmark(tmp_path / 'again')
     digits.write_benchmark(tmp_path / 'other', seed=1)

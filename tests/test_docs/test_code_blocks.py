@@ -157,7 +157,10 @@ def _first_or_last_lines(text: str, program: str, count: str) -> str:
 
 
 # Pages that train several times or import Lightning, and whose steps other fast tests make.
-SLOW = ('docs/choosing.md', 'docs/plain.md', 'docs/predict_export.md', 'docs/recipes.md', 'docs/sweeps.md')
+SLOW = tuple(
+    f'docs/{name}.md'
+    for name in ('choosing', 'datasets', 'monitoring', 'own_images', 'plain', 'predict_export', 'recipes', 'sweeps')
+)
 RUN = [page for page in PAGES if any(block.kind == 'run' for block in blocks(PAGES[page]))]
 
 

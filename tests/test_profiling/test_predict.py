@@ -138,7 +138,16 @@ def test_the_update_of_adamw_on_cuda_holds_a_copy_of_what_trains_unless_it_is_fu
     assert fused.temporaries == on_cpu.temporaries < 0.1 * on_cpu.weights
 
 
-@pytest.mark.parametrize('name, giga', [('vit-b16', 105), ('clip-vit-l14', 486), ('convnext-b', 92), ('bit-r50', 25)])
+@pytest.mark.parametrize(
+    'name, giga',
+    [
+        ('vit-b16', 105),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (('clip-vit-l14', 486), ('convnext-b', 92), ('bit-r50', 25))
+        ),
+    ],
+)
 def test_flops_are_three_times_the_published_forward_pass(name, giga):
     """timm's GMACs x 2 x 3; groups of ConvNeXt's convolutions counted once, attention counted."""
     (plan,) = predict_methods(part(name), ['sgd'], batch_size=2, device='cpu')
@@ -279,7 +288,7 @@ def test_runs_of_one_model_share_its_traces(monkeypatch):
     assert adamw.flops == first.flops > frozen.flops and adamw.state_bytes > first.state_bytes > frozen.state_bytes
 
 
-@pytest.mark.parametrize('option', ['fused', 'capturable'])
+@pytest.mark.parametrize('option', ['fused', pytest.param('capturable', marks=pytest.mark.slow)])
 def test_options_that_the_meta_device_lacks_change_no_state(option):
     plain, other = (
         RunCosts()(full_config('vit-tiny', 'adamw', 'digits', **options))

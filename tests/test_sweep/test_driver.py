@@ -179,9 +179,7 @@ def kill_and_finish(straight, start, sweep, options, tmp_path: Path, kinds, seco
     assert not list(out.rglob('*.pth'))
 
 
-@pytest.mark.parametrize(
-    'kind', ['driver', *(pytest.param(one, marks=pytest.mark.slow) for one in ('run', 'ray worker'))]
-)
+@pytest.mark.parametrize('kind', [pytest.param(one, marks=pytest.mark.slow) for one in ('driver', 'run', 'ray worker')])
 def test_killed_at_a_random_moment_it_ends_with_the_same_table(straight, start, sweep, cluster, tmp_path, kind):
     kill_and_finish(straight, start, sweep, cluster, tmp_path, [kind], EPOCHS * STUB_SECONDS / 2)
 

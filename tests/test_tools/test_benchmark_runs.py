@@ -132,7 +132,12 @@ evaluate_by_launcher_in_one = functools.partial(evaluate_by_launcher, processes=
 @pytest.mark.parametrize(
     'trained, evaluate_again',
     [
-        *(pytest.param(name, evaluate_in_ranks, id=name) for name in ROOTS),
+        *(
+            pytest.param(
+                name, evaluate_in_ranks, id=name, marks=[pytest.mark.slow] * (name not in ('fmow', 'waterbirds'))
+            )
+            for name in ROOTS
+        ),
         # cold interpreters; test_launchers.py has the script's own logic
         pytest.param('waterbirds', evaluate_by_launcher_in_one, id='dist_test.sh 1', marks=pytest.mark.slow),
         pytest.param('waterbirds', evaluate_by_launcher, id='dist_test.sh 2', marks=pytest.mark.slow),
