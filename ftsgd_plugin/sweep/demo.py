@@ -71,9 +71,7 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     print(f'data: {write_benchmark(data)}', flush=True)
     claim_directory(plan, out)
-    failures = run_sweep(
-        plan, out, workers=workers or min(len(os.sched_getaffinity(0)), 8)
-    )  # each run needs about 1 GB
+    failures = run_sweep(plan, out, workers=workers, forked=True)  # about half of such a run's time is its imports
     if failures:
         name, line = failures[0]
         others = f' (and {len(failures) - 1} more)' if len(failures) > 1 else ''

@@ -29,8 +29,9 @@ def pages(monkeypatch) -> dict[str, tuple]:
     return calls
 
 
-def leave_records(plan, out, workers=None) -> list:
+def leave_records(plan, out, workers, forked) -> list:
     """What a sweep without failures leaves."""
+    assert forked
     for task in survey(plan, out):
         task.directory.mkdir(parents=True)
         write_record(record_of(task), task.directory)
