@@ -5,6 +5,7 @@ a fork. A first child tries that; where it fails, every run is a process of its 
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import runpy
@@ -142,6 +143,7 @@ def _touch_gpu() -> None:
 def _run(command: list[str], directory: str, environment: dict[str, str], cwd: str, patience: float) -> None:
     """In a child: run a Python file as ``python FILE ARGUMENTS`` would, with its output in the log of the run."""
     os.setsid()  # Ctrl-C is for the driver, which ends the runs
+    gc.freeze()  # a collection that visits the imported modules would copy every page of them into this process
     with contextlib.ExitStack() as stack:
         output = os.open(os.path.join(directory, LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)
