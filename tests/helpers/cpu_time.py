@@ -2,7 +2,8 @@
 
 CPU time does not depend on what else the machine runs. It is that of the test process and all its descendants, so
 forked children, data workers and Ray count. Setting up a fixture that tests share is counted for the fixture, under the
-same limit, not for the test that happens to request it first. The imports of the stack are made before the first test.
+same limit, not for the test that happens to request it first. The imports of the stack are made before the first test,
+and shared with the children of :mod:`helpers.forked`.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers.forked import STACK
+from helpers.forked import STACK, fork_server
 
 SHOWN = 20
 _TEST, _FIXTURE = 'cpu_seconds', 'fixture_cpu_seconds'
@@ -65,6 +66,7 @@ class CpuTime:
     def pytest_collection_finish(self) -> None:
         for name in STACK:
             importlib.import_module(name)
+        fork_server()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item):

@@ -4,6 +4,7 @@ One launch per launcher still starts cold (:func:`helpers.run_process`); everyth
 process (exit codes, output, several ranks, kills) is the same in a child of this server.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -11,8 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import forkserver, util
 from multiprocessing.connection import wait
 from pathlib import Path
+from unittest import mock
 
 from helpers import ROOT, TIMEOUT, free_port, process_environment
 from helpers.small_runs import make_small_runs_cheap
@@ -33,8 +36,31 @@ _context = multiprocessing.get_context('forkserver')
 _context.set_forkserver_preload(['pytest', *STACK])  # pytest: a child imports the main module of its parent
 
 
+def fork_server() -> None:
+    """Make the server a fork of this process, which has imported everything but has not run a test yet."""
+    with mock.patch.object(util, 'spawnv_passfds', _fork):
+        forkserver.ensure_running()
+
+
+def _fork(executable: str, argv: list[str], descriptors: list[int]) -> int:
+    """What ``spawnv_passfds`` does for ``python -c PROGRAM``, without a new interpreter."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        start = 3
+        for descriptor in [*sorted(descriptors), os.sysconf('SC_OPEN_MAX')]:
+            os.closerange(start, descriptor)
+            start = descriptor + 1
+        gc.freeze()
+        exec(argv[-1], {})
+        code = 0
+    finally:
+        os._exit(code)
+
+
 def warm_up() -> None:
-    """Start the server and wait until it has imported everything."""
+    """Start the server, if it is not running, and wait until it has imported everything."""
     child = _context.Process(target=int)
     child.start()
     child.join()
