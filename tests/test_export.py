@@ -56,7 +56,7 @@ def test_a_model_trained_by_the_runner_has_no_hooks_and_exports(digits_config, w
     assert runner.optim_wrapper is not None  # the runner, and its optimizer with it, still exist
 
 
-@pytest.mark.parametrize('name', ['vit-b16', 'convnext-b'])
+@pytest.mark.parametrize('name', ['vit-b16', pytest.param('convnext-b', marks=pytest.mark.slow)])
 def test_export_works_while_the_optimizer_exists_and_hooks_leave_with_it(name):
     model = small_classifier(name)
     before = hooks_of(model)

@@ -42,12 +42,15 @@ def train(name: str, wrapper: str, schedule=None, steps: int = STEPS, autocast: 
     return model, optim_wrapper
 
 
+FAST = [pytest.param(name, marks=[pytest.mark.slow] * (name == 'bit-r101')) for name in SMALL]
+
+
 def assert_bit_identical(ours, reference) -> None:
     for (name, param), expected in zip(ours.named_parameters(), reference.parameters()):
         assert torch.equal(param, expected), name
 
 
-@pytest.mark.parametrize('name', [pytest.param(one, marks=[pytest.mark.slow] * (one == 'bit-r101')) for one in SMALL])
+@pytest.mark.parametrize('name', FAST)
 def test_twenty_steps_are_bit_identical_to_sgd(name):
     ours, optim_wrapper = train(name, 'SGDInBackwardOptimWrapper', weight_decay=0.1)
     reference, _ = train(name, 'OptimWrapper', weight_decay=0.1)
@@ -116,7 +119,7 @@ def test_shared_weights_and_checkpointing_are_bit_identical():
     assert_bit_identical(*models)
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', FAST)
 def test_gradients_alive_never_exceed_the_largest_layer(name):
     """Counted whenever a gradient is complete: this gradient and those of all other parameters."""
     model = small_classifier(name)

@@ -59,7 +59,7 @@ def part(name: str) -> Config:
 
 
 # The same classes as others of the table, and the slowest.
-TWINS = ('bit-r101', 'dino-vit-b16', 'clip-vit-b16', 'clip-vit-l14', 'bit-r50', 'vit-tiny')
+TWINS = ('bit-r101', 'dino-vit-b16', 'vit-b16', 'clip-vit-b16', 'clip-vit-l14', 'bit-r50', 'vit-tiny')
 MIXED = ('clip-vit-b16', 'convnext-b', 'vit-tiny')
 
 

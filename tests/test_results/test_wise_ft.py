@@ -143,7 +143,7 @@ def test_a_resumed_run_starts_from_what_it_was_started_from(run, tmp_path):
     assert all(torch.equal(pretrained[name], value) for name, value in probe.items())
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.float64])
+@pytest.mark.parametrize('dtype', [torch.float16, pytest.param(torch.float64, marks=pytest.mark.slow)])
 def test_checkpoints_of_another_precision_are_averaged_in_float32(run, tmp_path, dtype):
     """On either side."""
     saved = torch.load(find_run(run[0])[1], weights_only=True)['state_dict']

@@ -123,6 +123,7 @@ def straight(start, cluster, digits_root, tmp_path_factory):
     return run_straight(start, cluster, digits_root, tmp_path_factory.mktemp('straight'), real=False)
 
 
+@pytest.mark.slow  # test_smoke.py trains in forks, and stubs run on Ray here
 def test_a_sweep_trains(sweep, digits_root, tmp_path):
     """One true run, from the plan to its record, on a Ray that the sweep starts."""
     plan, out = write_plan(tmp_path, digits_root, lrs={'freeze-embed': [1e-3]}), tmp_path / 'out'
