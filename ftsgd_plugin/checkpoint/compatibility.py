@@ -43,7 +43,8 @@ def misfits(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> list[Misfi
     """Find what prevents a state dict from filling a model: missing, then unexpected, then misshapen tensors.
 
     The model's own load hooks run first, on shapes only (a ViT that resizes its positional embedding fits). Neither the
-    model nor the state dict changes.
+    model nor the state dict changes. A model whose parameters are divided over ranks cannot be copied for this: names
+    and shapes must be its own.
 
     Args:
         model: Any module, not wrapped.
@@ -55,6 +56,11 @@ def misfits(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> list[Misfi
     own = {name: tuple(value.shape) for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     tensors = {name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
     misshapen = []
+    if any(hasattr(param, 'placements') for param in model.parameters()):  # DTensor
+        found = [Misfit(name, None, own.get(name)) for name in model.state_dict() if name not in state_dict]
+        found += [Misfit(name, tuple(tensors[name].shape), None) for name in tensors if name not in own]
+        both = [(name, tuple(tensors[name].shape)) for name in own if name in tensors]
+        return found + [Misfit(name, shape, own[name]) for name, shape in both if not _is_loadable(shape, own[name])]
 
     def compare_shapes(module: nn.Module, loaded: dict, prefix: str, *args) -> None:
         every_name = {'recurse': False, 'remove_duplicate': False}  # a tensor may have two names

@@ -70,8 +70,9 @@ class CheckpointFitHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Check what ``init_weights`` is about to load."""
-        if _trains(runner):
-            check_pretrained(unwrap(runner.model), self.new_parameters, _classes(runner))
+        model = unwrap(runner.model)
+        if _trains(runner) and not getattr(model, 'is_init', False):  # after a training there is nothing to initialise
+            check_pretrained(model, self.new_parameters, _classes(runner))
 
     def before_train(self, runner: Runner) -> None:
         """Remember the file that training started from: a resumed run's config names another."""

@@ -71,9 +71,20 @@ def train(method: str, accumulate: int, rank: int = 0, world: int = 1) -> dict:
         optim_wrapper.update_params(loss)
         weights.append(torch.cat([param.detach().flatten() for param in inner.parameters()]))
         if iteration % PER_EPOCH == PER_EPOCH - 1:
+            evaluate(model, 'vit-b16', iteration, dtype_of(method))
             scheduler.step()
     largest = max(layer.num_bytes for layer in list_layers(inner))
     return {'weights': torch.stack(weights), 'phases': phases, 'alive': max(alive), 'largest': largest}
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, name: str, step: int, dtype: torch.dtype) -> float:
+    """The loss of a model in eval mode on the whole batch of a step."""
+    model.eval()
+    images, labels = batch(name, step, GLOBAL_BATCH)
+    loss = float(loss_of(model, images.to(dtype), labels))
+    model.train()
+    return loss
 
 
 def _gradient_bytes(model) -> int:

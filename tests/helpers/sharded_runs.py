@@ -15,11 +15,11 @@ from ftsgd_plugin.optim.sharding.values import full_values
 from ftsgd_plugin.optim.state import optimizer_state_bytes, tensor_bytes
 from ftsgd_plugin.utils.local import local_value
 from helpers import ROOT
-from helpers.method_runs import LR
+from helpers.method_runs import GLOBAL_BATCH, LR, PHASES, evaluate
 from helpers.method_runs import dtype_of as dtype_of_papers
 from helpers.small_models import batch, loss_of, small_classifier, trained
 
-STEPS, PER_EPOCH, GLOBAL_BATCH = 20, 5, 8
+STEPS, PER_EPOCH = 20, 5
 METHODS = (
     *('sgd', 'adamw', 'freeze-embed', 'adamw-freeze-embed', 'freeze-embed-no-momentum', 'gradual-unfreezing'),
     *('sgd-in-backward', 'sgd-in-backward gradually', 'linear-probe', 'bitfit-norm'),
@@ -31,7 +31,9 @@ def dtype_of(method: str, name: str = 'vit-b16') -> torch.dtype:
     return torch.float64 if method == 'bitfit-norm' or name.startswith('bit') else dtype_of_papers(method)
 
 
-def build(method: str, model: torch.nn.Module, accumulate: int = 1, **options) -> tuple[OptimWrapper, object]:
+def build(
+    method: str, model: torch.nn.Module, accumulate: int = 1, freeze: str | None = None, **options
+) -> tuple[OptimWrapper, object]:
     """Optimizer wrapper and scheduler of a method's config part; ``options`` go to the optimizer wrapper."""
     init_default_scope('mmpretrain')
     part = Config.fromfile(ROOT / f'configs/_base_/methods/{method.split()[0]}.py')
@@ -40,10 +42,14 @@ def build(method: str, model: torch.nn.Module, accumulate: int = 1, **options) -
     cfg.update(options)
     if accumulate > 1:
         cfg.accumulative_counts = accumulate
+    if freeze is not None:
+        cfg.paramwise_cfg['freeze'] = freeze
     optim_wrapper = build_optim_wrapper(model, cfg)
     scheduler_cfg = dict(part.param_scheduler, end=STEPS // PER_EPOCH)
     if method.endswith('gradually'):
         scheduler_cfg = dict(type='GradualUnfreezingLR', end=STEPS // PER_EPOCH)
+    if method.endswith('in phases'):
+        scheduler_cfg = dict(type='GradualUnfreezingLR', end=STEPS // PER_EPOCH, schedule=PHASES)
     scheduler = PARAM_SCHEDULERS.build(scheduler_cfg, default_args=dict(optimizer=optim_wrapper))
     optim_wrapper.initialize_count_status(model, 0, STEPS)
     return optim_wrapper, scheduler
@@ -54,6 +60,9 @@ def train(
 ) -> dict:
     """Train; return losses (of this rank), the whole weights at the start and the end, and what this rank keeps.
 
+    An evaluation comes before every step of the schedule: torch leaves its last unit whole, and what opens then must
+    train all the same. Its losses are of the whole batch.
+
     Args:
         method: A method part, sharded if there are several ranks or ``wrapper`` is given.
         rank: This process.
@@ -61,7 +70,7 @@ def train(
         wrapper: Options of ``ShardedDataParallel``.
         name: One of the small models.
         steps: Number of iterations.
-        **options: Of the optimizer wrapper, and ``accumulate``.
+        **options: Of the optimizer wrapper, ``accumulate`` and ``freeze``.
     """
     inner = small_classifier(name).to(dtype_of(method, name))
     sharded = world > 1 or wrapper is not None
@@ -70,7 +79,7 @@ def train(
     start = {key: value.detach().clone() for key, value in inner.named_parameters()}
     if sharded:
         model.shard(optim_wrapper)
-    losses, phases, steps_kept = [], [], []
+    losses, evaluated, phases, steps_kept = [], [], [], []
     model.train()
     for iteration in range(steps):
         images, labels = (part[rank::world] for part in batch(name, iteration, GLOBAL_BATCH))
@@ -89,10 +98,12 @@ def train(
             dict(gradients=with_gradient, state=sorted(names[p] for p, s in optim_wrapper.optimizer.state.items() if s))
         )
         if iteration % PER_EPOCH == PER_EPOCH - 1:
+            evaluated.append(evaluate(model, name, iteration, dtype_of(method, name)))
             scheduler.step()
     params = dict(inner.named_parameters())
     return dict(
         losses=losses,
+        evaluated=evaluated,
         phases=phases,
         kept=steps_kept,
         start=start,
@@ -115,11 +126,17 @@ def name_of(run: tuple) -> str:
 
 FAST = [
     ('gradual-unfreezing', dict(accumulate=2, wrapper=dict(activation_checkpointing=True, cpu_offload=True))),
-    ('sgd-in-backward gradually', {}),
+    ('sgd-in-backward gradually', dict(freeze='none')),  # the embedding opens last, right after an evaluation
 ]
 SLOW = [
     *[(method, {}) for method in METHODS],
     *[(method, dict(accumulate=2)) for method in METHODS if 'backward' not in method],
+    *[('gradual-unfreezing in phases', options) for options in ({}, dict(accumulate=2))],
+    *[('gradual-unfreezing', dict(freeze='none', accumulate=accumulate)) for accumulate in (1, 2)],
+    *[
+        (method, dict(wrapper=dict(reshard_after_forward=False), freeze='none'))
+        for method in ('gradual-unfreezing', 'gradual-unfreezing in phases', 'sgd-in-backward gradually')
+    ],
     *[('freeze-embed', dict(name=name, steps=4)) for name in ('clip-vit-b16', 'dino-vit-b16', 'convnext-b', 'bit-r50')],
     *[('freeze-embed', dict(wrapper=dict(reshard_after_forward=False))), ('adamw', dict(clip_grad=dict(max_norm=0.5)))],
 ]

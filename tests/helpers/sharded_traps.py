@@ -7,15 +7,18 @@ from pathlib import Path
 import torch
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 
+from ftsgd_plugin.checkpoint.compatibility import misfits
 from ftsgd_plugin.freezing import freeze_layers, select_layers
 from ftsgd_plugin.layers import list_layers, weight_norms
 from ftsgd_plugin.optim import ShardedDataParallel
 from ftsgd_plugin.optim.finite import FiniteUpdates
 from ftsgd_plugin.optim.layer_grad_norms import GradNormSums
-from ftsgd_plugin.optim.sharding.values import full_values
+from ftsgd_plugin.optim.sharding.values import full_values, part_of
 from ftsgd_plugin.utils.errors import UserError
 from helpers.chain import Chain, batch
 
@@ -55,13 +58,15 @@ def weights(inner: nn.Module) -> dict:
     return full_values({name: param.detach().clone() for name, param in inner.named_parameters()})
 
 
-def opens_later(rank: int | None, evaluated: bool = False, dtype: str | None = 'bfloat16') -> dict:
+def opens_later(
+    rank: int | None, evaluated: bool = False, dtype: str | None = 'bfloat16', with_graph: bool = False
+) -> dict:
     """Blocks are frozen in the first forward passes under mixed precision, and train afterwards (pytorch#186998)."""
     inner, model, wrapper = prepare(rank, dict(mixed_precision=dtype))
     freeze_layers(inner, select_layers(list_layers(inner), CLOSED))
     if evaluated:
         model.eval()
-        with torch.no_grad():
+        with torch.set_grad_enabled(with_graph):
             model(batch(0)[0])
         model.train()
     losses, dtypes = [], set()
@@ -143,6 +148,35 @@ def bad_rank(rank: int | None, kind: str) -> dict:
     return dict(outcomes=outcomes, after_nan=after_nan)
 
 
+def loads_whole_weights(rank: int | None) -> dict:
+    """Weights of a checkpoint, by MMEngine and by torch, into a model that trains; then it trains on."""
+    inner, model, wrapper = prepare(rank)
+    found = {}
+    for name, load in {'mmengine': load_state_dict, 'torch': nn.Module.load_state_dict}.items():
+        step(model, wrapper, 0, rank)
+        model.eval()
+        model(batch(0)[0])
+        model.train()
+        saved = {key: value + len(name) for key, value in Chain().state_dict().items()}
+        assert misfits(inner, saved) == [], 'what is loaded after training is compared with the divided model'
+        load(inner if name == 'torch' else model, saved)
+        found[name] = weights(inner)
+        assert rank == 1 or all(torch.equal(found[name][key], value) for key, value in saved.items())
+    step(model, wrapper, 1, rank)
+    other = {**Chain().state_dict(), 'head.bias': torch.zeros(4), 'more': torch.zeros(1)}
+    del other['stem.bias']
+    return {**found, 'trained': weights(inner), 'misfits': list(map(str, misfits(inner, other)))}
+
+
+def device_of_a_part() -> str:
+    """Where a part of a tensor on the CPU is, if the weight is on another device than the mesh of the ranks."""
+    inner, _, _ = prepare(0)
+    weight = inner.head.weight
+    meta = weight.to_local().to('meta')
+    like = DTensor.from_local(meta, weight.device_mesh, weight.placements, shape=(3, 8), stride=(8, 1))
+    return part_of(torch.ones(3, 8), like).to_local().device.type
+
+
 def norms(rank: int | None) -> dict:
     """Norms of gradients and weights per layer."""
     _, model, wrapper = prepare(rank)
@@ -194,6 +228,8 @@ CASES = {
     'opens later': opens_later,
     'opens after an evaluation': lambda rank: opens_later(rank, evaluated=True),
     'opens after an evaluation in float32': lambda rank: opens_later(rank, evaluated=True, dtype=None),
+    'opens after an evaluation that keeps its graph': lambda rank: opens_later(rank, True, None, with_graph=True),
+    'loads': loads_whole_weights,
     'clipped': clipped,
     'clipped by value': clipped_by_value,
     'closes': state_of_what_closes,
@@ -209,6 +245,7 @@ def meet_every_trap(rank: int, directory: Path) -> None:
     results = {}
     for name, case in CASES.items():
         results[name] = case(rank)
+    results['device of a part'] = device_of_a_part()
     results['block left out'] = what_is_raised(LeavesOut())
     torch.save(results, directory / f'{rank}.pt')
     torch.distributed.barrier()

@@ -1,12 +1,16 @@
 """A checkpoint fills the model, or the error names its tensors."""
 
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 import torch
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop
 from mmpretrain.registry import MODELS
 
 from ftsgd_plugin.checkpoint import compatibility
 from ftsgd_plugin.checkpoint.compatibility import Misfit, check_pretrained, misfits
+from ftsgd_plugin.hooks import CheckpointFitHook
 from ftsgd_plugin.utils.errors import UserError
 
 
@@ -144,6 +148,18 @@ def test_every_init_cfg_of_a_list_is_checked(vit, whole, tmp_path):
     model.backbone.init_cfg = [normal, pretrained(whole, prefix='backbone'), pretrained(str(tmp_path / 'no.pth'))]
     with pytest.raises(UserError, match=r'no\.pth: no such checkpoint'):
         check_pretrained(model)
+
+
+@pytest.mark.parametrize('initialised', [False, True])
+def test_the_file_of_initialised_weights_is_not_read_again(vit, initialised):
+    """As by a test after the training in one process."""
+    model = vit()
+    model.is_init = initialised
+    model.backbone.init_cfg = pretrained('absent.pth')
+    loops = dict(_train_loop=object.__new__(EpochBasedTrainLoop), _val_loop=None, _test_loop=None)
+    runner = SimpleNamespace(model=model, **loops)
+    with contextlib.nullcontext() if initialised else pytest.raises(UserError, match='no such checkpoint'):
+        CheckpointFitHook().before_run(runner)
 
 
 def test_block_that_the_backbone_does_not_have_is_named(vit, whole):

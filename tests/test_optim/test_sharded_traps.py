@@ -35,6 +35,7 @@ def close(found: dict, expected: dict, **tolerance) -> None:
 
 @pytest.mark.parametrize('case, tolerance', [
     ('opens later', 2e-2), ('opens after an evaluation', 2e-2), ('opens after an evaluation in float32', 1e-6),
+    ('opens after an evaluation that keeps its graph', 1e-6),
 ])  # fmt: skip
 def test_what_is_frozen_first_and_opens_later_is_reduced_in_float32(ranks, case, tolerance):
     """pytorch#186998: torch would reduce the gradients of such a unit in bfloat16, and fail.
@@ -82,6 +83,20 @@ def test_a_bad_value_of_one_rank_is_an_update_on_none(ranks, case):
     for rank in ranks:
         assert rank[case]['outcomes'] == [False, False, True, True]
     close(ranks[0][case]['after_nan'], CASES[case](None)['after_nan'], rtol=1e-5, atol=1e-6)
+
+
+def test_whole_weights_load_into_a_divided_model(ranks):
+    """As of ``runner.load_checkpoint`` after training: MMEngine would load nothing, with a warning."""
+    found, alone = ranks[0]['loads'], CASES['loads'](None)
+    for key in ('mmengine', 'torch'):
+        close(found[key], alone[key], rtol=0, atol=0)
+    close(found['trained'], alone['trained'], rtol=1e-5, atol=1e-6)
+    assert found['misfits'] == alone['misfits'] and len(alone['misfits']) == 3
+
+
+def test_a_part_goes_to_the_device_of_the_weight(ranks):
+    """With ``cpu_offload`` that is the CPU, and torch divides on the device of the mesh."""
+    assert [rank['device of a part'] for rank in ranks] == ['meta', 'meta']
 
 
 def test_norms_are_those_of_whole_tensors(ranks):

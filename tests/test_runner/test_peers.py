@@ -1,6 +1,7 @@
-"""What ranks know about each other, with two ranks in threads of this process; the slow tests have two processes."""
+"""What 2 and 4 ranks know about each other, in threads of this process; in processes of their own in the slow tests."""
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import re
@@ -24,17 +25,16 @@ from ftsgd_plugin.utils.signals import Interrupted, StopSignals
 
 
 @pytest.fixture
-def two(tmp_path, monkeypatch):
-    """Two ranks over one store, with a short period: ``two(timeout)``; closed at the end of the test."""
+def ranks_of(tmp_path, monkeypatch):
+    """Ranks over one store, with a short period: ``ranks_of(count, timeout)``; closed at the end of the test."""
     monkeypatch.setattr(peers, 'PERIOD', 0.02)
     monkeypatch.setattr(peers, 'LOST_SECONDS', 0.5)
-    groups = iter([0, 0])
-    monkeypatch.setattr(peers, '_groups', groups)
+    monkeypatch.setattr(peers, '_groups', itertools.repeat(0))
     opened = []
 
-    def make(timeout: float = 60.0) -> list[Peers]:
-        store = FileStore(str(tmp_path / 'store'), 2)
-        opened.extend(Peers(StopSignals(), timeout, store, rank, 2) for rank in range(2))
+    def make(count: int = 2, timeout: float = 60.0) -> list[Peers]:
+        store = FileStore(str(tmp_path / 'store'), count)
+        opened.extend(Peers(StopSignals(), timeout, store, rank, count) for rank in range(count))
         for one in opened:
             one.__enter__()
         return opened
@@ -47,9 +47,9 @@ def two(tmp_path, monkeypatch):
 def updates_until_stop(ranks: list[Peers], signalled: dict[int, float], lag: float = 0.0) -> list[tuple[int, int]]:
     """Train in threads; rank r gets SIGTERM after ``signalled[r]`` s. The update and the signal at which each stops.
 
-    A rank finishes an update only after both have begun it, as collectives have it; ``lag`` holds back rank 1.
+    A rank finishes an update only after all have begun it, as collectives have it; ``lag`` holds back the later ranks.
     """
-    barrier, stopped, start = threading.Barrier(2), [None, None], time.monotonic()
+    barrier, stopped, start = threading.Barrier(len(ranks)), [None] * len(ranks), time.monotonic()
 
     def train(rank: int) -> None:
         for update in range(1, 10_000):
@@ -61,7 +61,7 @@ def updates_until_stop(ranks: list[Peers], signalled: dict[int, float], lag: flo
                 stopped[rank] = (update, number)
                 return
 
-    threads = [threading.Thread(target=train, args=(rank,)) for rank in range(2)]
+    threads = [threading.Thread(target=train, args=(rank,)) for rank in range(len(ranks))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -70,22 +70,32 @@ def updates_until_stop(ranks: list[Peers], signalled: dict[int, float], lag: flo
 
 
 @pytest.mark.parametrize(
-    'signalled, lag', [({0: 0.05}, 0), ({1: 0.05}, 0), ({0: 0.05, 1: 0.06}, 0), ({0: 0.03}, 0.004), ({1: 0.0}, 0.004)]
+    'count, signalled, lag',
+    [
+        *[
+            (2, {0: 0.05}, 0),
+            (2, {1: 0.05}, 0),
+            (2, {0: 0.05, 1: 0.06}, 0),
+            (2, {0: 0.03}, 0.004),
+            (2, {1: 0.0}, 0.004),
+        ],
+        *[(4, {0: 0.05}, 0), (4, {2: 0.05}, 0.002), (4, {1: 0.05, 3: 0.06}, 0), (4, {3: 0.0}, 0.002)],
+    ],
 )
-def test_ranks_stop_at_the_same_update_whoever_got_the_signal(two, signalled, lag):
-    one, other = updates_until_stop(two(), signalled, lag)
-    assert one == other and one[1] == signal.SIGTERM
+def test_ranks_stop_at_the_same_update_whoever_got_the_signal(ranks_of, count, signalled, lag):
+    first, *others = updates_until_stop(ranks_of(count), signalled, lag)
+    assert others == [first] * (count - 1) and first[1] == signal.SIGTERM
 
 
-def test_without_a_signal_a_step_looks_at_an_attribute(two):
-    ranks = two()
+def test_without_a_signal_a_step_looks_at_an_attribute(ranks_of):
+    ranks = ranks_of()
     start = time.process_time()
     assert all(ranks[0].agree() is None for _ in range(10_000))
     assert (time.process_time() - start) / 10_000 < 20e-6  # with the two threads that share the interpreter
 
 
-def test_the_others_hear_of_a_stop_and_wait_for_what_rank_0_saves(two):
-    ranks = two()
+def test_the_others_hear_of_a_stop_and_wait_for_what_rank_0_saves(ranks_of):
+    ranks = ranks_of()
     ranks[1].signals.received = signal.SIGUSR1
     saved = []
     waiting = threading.Thread(target=lambda: (ranks[1].wait_for_save(), saved.append(len(saved))))
@@ -99,8 +109,9 @@ def test_the_others_hear_of_a_stop_and_wait_for_what_rank_0_saves(two):
     assert saved
 
 
-def test_a_rank_that_has_ended_is_named(two):
-    ranks = two()
+@pytest.mark.parametrize('count', [2, 4])
+def test_a_rank_that_has_ended_is_named(ranks_of, count):
+    ranks = ranks_of(count)
     time.sleep(0.2)
     assert ranks[0].lost() is None
     assert explain(ValueError('a bug'), ranks[0]) is None
@@ -108,11 +119,12 @@ def test_a_rank_that_has_ended_is_named(two):
     error = explain(RuntimeError('Connection closed by peer'), ranks[0])
     assert isinstance(error, UserError)
     assert str(error).startswith(f'rank 1 (process {os.getpid()} on ') and str(error).endswith('--resume.')
+    assert 'rank 2' not in str(error) and 'rank 3' not in str(error)
     assert explain(UserError('a.py: wrong; correct it.'), ranks[0]) is None
 
 
-def test_a_failed_collective_after_a_signal_is_the_stop(two, monkeypatch):
-    ranks = two()
+def test_a_failed_collective_after_a_signal_is_the_stop(ranks_of, monkeypatch):
+    ranks = ranks_of()
     ranks[0].signals.received = signal.SIGTERM
     error = explain(RuntimeError('Connection closed by peer'), ranks[0])
     assert isinstance(error, Interrupted) and error.code == 143 and 'SIGTERM' in error.message
@@ -120,10 +132,10 @@ def test_a_failed_collective_after_a_signal_is_the_stop(two, monkeypatch):
     assert explain(RuntimeError('Connection closed by peer'), ranks[0]).message == ''
 
 
-def test_a_rank_that_its_launcher_ends_after_another_has_failed_says_nothing(two, monkeypatch):
+def test_a_rank_that_its_launcher_ends_after_another_has_failed_says_nothing(ranks_of, monkeypatch):
     """The failed rank has reported; its silence looks like a loss until the launcher's signal is here."""
     monkeypatch.setenv('TORCHELASTIC_RUN_ID', '1')
-    ranks = two()
+    ranks = ranks_of()
     time.sleep(0.2)
     ranks[1].__exit__(None, None, None)
     launcher = threading.Timer(0.3, lambda: setattr(ranks[0].signals, 'received', signal.SIGTERM))
@@ -133,7 +145,7 @@ def test_a_rank_that_its_launcher_ends_after_another_has_failed_says_nothing(two
     assert isinstance(error, Interrupted) and error.message == ''
 
 
-def test_a_silent_rank_is_named_and_ends_the_run_at_the_time_out(two, monkeypatch, capsys):
+def test_a_silent_rank_is_named_and_ends_the_run_at_the_time_out(ranks_of, monkeypatch, capsys):
     codes = []
 
     def end(code: int) -> None:
@@ -142,7 +154,7 @@ def test_a_silent_rank_is_named_and_ends_the_run_at_the_time_out(two, monkeypatc
 
     monkeypatch.setattr(peers.os, '_exit', end)
     monkeypatch.setattr(peers, 'SILENT_SECONDS', 0.3)
-    ranks = two(timeout=1.5)
+    ranks = ranks_of(timeout=1.5)
     time.sleep(0.2)
     ranks[1].__exit__(None, None, None)
     deadline = time.monotonic() + 20
@@ -207,19 +219,19 @@ def test_a_killed_data_worker_is_one_line(run_tool, digits_root, tmp_path, monke
 
 
 @pytest.fixture
-def two_ranks(start_forked, tmp_path, digits_root):
-    """Start a training of two ranks; nobody ends one when the other fails: ``two_ranks(config, *words)``."""
+def start_ranks(start_forked, tmp_path, digits_root):
+    """Start a training; nobody ends a rank when another fails: ``start_ranks(count, config, *words)``."""
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data/digits').symlink_to(digits_root)
 
-    def start(config, *words):
-        shared = dict(WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+    def start(count, config, *words):
+        shared = dict(WORLD_SIZE=count, LOCAL_WORLD_SIZE=count, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
         return [
             start_forked(
                 'tools/train.py', config, '--launcher', 'pytorch', *words, cwd=tmp_path,
                 output=tmp_path / f'{time.monotonic()}', RANK=rank, LOCAL_RANK=rank, **shared,
             )
-            for rank in range(2)
+            for rank in range(count)
         ]  # fmt: skip
 
     return start
@@ -227,40 +239,47 @@ def two_ranks(start_forked, tmp_path, digits_root):
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_two_ranks_stop_for_a_signal_to_one_and_resume_bit_by_bit(two_ranks, tmp_path):
-    for rank in range(2):
+@pytest.mark.parametrize('count, signalled', [(2, (0, 1)), (4, (0, 2))])
+def test_ranks_stop_for_a_signal_to_one_and_resume_bit_by_bit(start_ranks, tmp_path, count, signalled):
+    for rank in signalled:
         config = sending(tmp_path, f'rank{rank}', numbers=['SIGTERM'], moment='training', at=3, rank=rank)
-        results = [one.result() for one in two_ranks(config, '--work-dir', f'rank{rank}', *SMALL)]
-        assert [result.returncode for result in results] == [143, 143], results
+        results = [one.result() for one in start_ranks(count, config, '--work-dir', f'rank{rank}', *SMALL)]
+        assert [result.returncode for result in results] == [143] * count, results
         lines = ''.join(result.stderr for result in results).splitlines()
         (line,) = [line for line in lines if 'interrupted' in line or 'rror' in line]
         assert 'interrupted by SIGTERM at iteration ' in line
         assert read_record(tmp_path / f'rank{rank}').status == 'interrupted'
-        results = [one.result() for one in two_ranks(CONFIG, '--work-dir', f'rank{rank}', '--resume', *SMALL)]
-        assert [result.returncode for result in results] == [0, 0], results
-    assert all(one.result().returncode == 0 for one in two_ranks(CONFIG, '--work-dir', 'straight', *SMALL))
+        results = [one.result() for one in start_ranks(count, CONFIG, '--work-dir', f'rank{rank}', '--resume', *SMALL)]
+        assert [result.returncode for result in results] == [0] * count, results
+    assert all(one.result().returncode == 0 for one in start_ranks(count, CONFIG, '--work-dir', 'straight', *SMALL))
     straight, *stopped = (
-        torch.load(tmp_path / name / 'epoch_2.pth', weights_only=True) for name in ('straight', 'rank0', 'rank1')
+        torch.load(tmp_path / name / 'epoch_2.pth', weights_only=True)
+        for name in ('straight', *(f'rank{rank}' for rank in signalled))
     )
     for other in stopped:
-        assert other['meta']['iter'] == straight['meta']['iter'] == 16
+        assert other['meta']['iter'] == straight['meta']['iter'] == 2 * 64 // (4 * count)
         for key, value in straight['state_dict'].items():
             assert torch.equal(other['state_dict'][key], value), key
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.parametrize('rank', [0, 1])
+@pytest.mark.parametrize('count, rank', [(2, 0), (2, 1), (4, 0), (4, 2)])
 @pytest.mark.parametrize('number', ['SIGKILL', 'SIGSTOP'])
-def test_a_lost_rank_is_one_line(two_ranks, tmp_path, rank, number):
+def test_a_lost_rank_is_one_line(start_ranks, tmp_path, count, rank, number):
+    """On every other rank; none of them names a rank that has only ended because of it."""
     config = sending(tmp_path, 'lost', numbers=[number], moment='training', at=3, rank=rank)
-    ranks = two_ranks(config, '--work-dir', 'lost', *SMALL, 'env_cfg.dist_cfg.timeout=10')
-    result = ranks[1 - rank].result()
+    ranks = start_ranks(count, config, '--work-dir', 'lost', *SMALL, 'env_cfg.dist_cfg.timeout=10')
+    lost = ranks.pop(rank)
+    results = [one.result() for one in ranks]
     with contextlib.suppress(ProcessLookupError):
-        os.kill(ranks[rank].pid, signal.SIGKILL)
-    errors = [line for line in result.stderr.splitlines() if 'rror' in line]
-    assert result.returncode == 2 and len(errors) == 1, result.stderr
-    assert 'is lost' in errors[0] or 'rank 0 or the launcher' in errors[0]
+        os.kill(lost.pid, signal.SIGKILL)
+    for result in results:
+        errors = [line for line in result.stderr.splitlines() if 'rror' in line]
+        assert result.returncode == 2 and len(errors) == 1, [one.stderr for one in results]
+        named = re.findall(r'rank (\d+) \(', errors[0])
+        assert 'is lost' in errors[0] and set(named) <= {str(rank)}, errors[0]
+        assert named or 'rank 0 or the launcher' in errors[0]
 
 
 def test_a_killed_data_worker_is_named_though_torchs_handler_raises_again(monkeypatch):

@@ -18,7 +18,7 @@ from ...utils.errors import UserError
 from ..sgd_in_backward import SGDInBackwardOptimWrapper
 from .missing_gradients import GradientCheck
 from .units import block_modules
-from .values import is_sharded
+from .values import is_sharded, load_whole_tensors, part_of
 
 _NAME = "model_wrapper_cfg.type='ShardedDataParallel'"
 # They update every weight for itself, so a part of a tensor as it would be in the whole.
@@ -139,6 +139,7 @@ class ShardedDataParallel(nn.Module):
         GradientCheck(module, self._units)
         module.register_forward_pre_hook(self._follow_trained, prepend=True)
         module.register_forward_hook(self._free_after_evaluation)
+        load_whole_tensors(module, self._free)
 
     def train_step(self, data: dict | tuple | list, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
         """Run the training step of the module.
@@ -206,9 +207,12 @@ class ShardedDataParallel(nn.Module):
 
     def _free_after_evaluation(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Put the parts back that torch leaves whole until a backward pass: what opens meanwhile would not be told."""
-        if not torch.is_grad_enabled():
-            for unit in (*self._units.values(), module):
-                unit.reshard()
+        if not (torch.is_grad_enabled() and module.training):
+            self._free()
+
+    def _free(self) -> None:
+        for unit in (*self._units.values(), self.module):
+            unit.reshard()
 
     def _refuse_foreign(self, optimizer: Optimizer) -> None:
         """An optimizer that was built before an evaluation divided the model would train tensors that nobody uses."""
@@ -287,8 +291,6 @@ def _in_float32(module: nn.Module, args: tuple, output: Any) -> Any:
 
 def _replace_parameters(optim_wrapper: OptimWrapper | Optimizer, parts: Mapping[nn.Parameter, nn.Parameter]) -> None:
     """Let an optimizer train the parts of its parameters, with the parts of its state."""
-    from torch.distributed.tensor import distribute_tensor
-
     optimizer = getattr(optim_wrapper, 'optimizer', optim_wrapper)
     group_of = {param: group for group in optimizer.param_groups for param in group['params']}
     for group in optimizer.param_groups:
@@ -301,10 +303,10 @@ def _replace_parameters(optim_wrapper: OptimWrapper | Optimizer, parts: Mapping[
             if not isinstance(value, torch.Tensor):
                 continue
             counts_there = group_of[param].get('fused') or group_of[param].get('capturable')
-            if value.ndim or counts_there:  # such an update reads the count of steps on the device of the weights
-                value = value.to(part.to_local().device)
             if value.ndim and value.shape == part.shape:
-                value = distribute_tensor(value, part.device_mesh, part.placements, src_data_rank=None)
+                value = part_of(value, part)
+            elif value.ndim or counts_there:  # such an update reads the count of steps on the device of the weights
+                value = value.to(part.to_local().device)
             values[key] = value
         optimizer.state[part] = values
     if hasattr(optim_wrapper, 'replace_parameters'):
