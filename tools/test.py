@@ -9,6 +9,7 @@ bash tools/dist_test.sh CONFIG CHECKPOINT 8
 import argparse
 
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.collection import imports_set_aside
 from ftsgd_plugin.utils.options import add_common_options
 
 
@@ -31,8 +32,9 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
-    from ftsgd_plugin.runner.process_group import leave_group
-    from ftsgd_plugin.runner.run import test
+    with imports_set_aside():
+        from ftsgd_plugin.runner.process_group import leave_group
+        from ftsgd_plugin.runner.run import test
 
     test(
         args.config,

@@ -10,6 +10,7 @@ bash tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR
 import argparse
 
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.collection import imports_set_aside
 from ftsgd_plugin.utils.options import add_common_options
 
 
@@ -43,8 +44,9 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
-    from ftsgd_plugin.runner.process_group import leave_group
-    from ftsgd_plugin.runner.run import train
+    with imports_set_aside():
+        from ftsgd_plugin.runner.process_group import leave_group
+        from ftsgd_plugin.runner.run import train
 
     train(
         args.config,

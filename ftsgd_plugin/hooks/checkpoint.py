@@ -1,11 +1,14 @@
 """Checkpoints that a kill, a full disk or an accumulation window cannot damage."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from logging import WARNING
 from pathlib import Path
 
+import mmengine.runner.runner
+import torch
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
@@ -15,7 +18,7 @@ from mmpretrain.registry import HOOKS
 from ..checkpoint.parts import directories_of, remove_parts
 from ..datasets.preprocessing import store_preprocessing
 from ..optim.accumulation import at_update_boundary
-from ..utils.files import sync_directory, write_bytes
+from ..utils.files import atomic_write, sync_directory, write_bytes
 from ..utils.metrics import METRIC_NAMES, better_rule
 from ..utils.patching import replaced
 from ..utils.paths import PREVIOUS
@@ -37,11 +40,22 @@ class AtomicLocalBackend(LocalBackend):
         Raises:
             UserError: The disk is full or the directory cannot be written; an earlier file of that name is untouched.
         """
-        write_bytes(filepath, obj, remedy='make room or choose another work_dir')
+        write_bytes(filepath, obj, remedy=_REMEDY)
 
 
+_REMEDY = 'make room or choose another work_dir'
 ATOMIC = {'backend': 'ftsgd-atomic'}  # backend_args of MMEngine's functions
 register_backend(ATOMIC['backend'], AtomicLocalBackend)
+_save_by_backend = mmengine.runner.runner.save_checkpoint
+
+
+def _save(checkpoint: dict, filename: str, file_client_args: dict | None = None, backend_args: dict | None = None):
+    """MMEngine's ``save_checkpoint``, which makes a copy of the file in memory first, without that copy."""
+    if backend_args != ATOMIC:
+        _save_by_backend(checkpoint, filename, file_client_args, backend_args)
+        return
+    with atomic_write(filename, remedy=_REMEDY) as temporary, open(temporary, 'wb') as file:
+        torch.save(checkpoint, file)
 
 
 class _RemoveLater:
@@ -150,7 +164,7 @@ class SafeCheckpointHook(CheckpointHook):
         last, self._in_best = self.last_ckpt, True
         self.last_ckpt = last or runner.message_hub.runtime_info.get('last_ckpt')  # a resumed run has written one
         try:
-            with self.config_formatted_once(runner):
+            with self.cheap_saving(runner):
                 super()._save_best_checkpoint(runner, metrics)
         finally:
             self.last_ckpt, self._in_best = last, False
@@ -170,16 +184,21 @@ class SafeCheckpointHook(CheckpointHook):
         if kept and len(kept) == self.max_keep_ckpts and kept[-1] != step:
             runner.message_hub.update_info(_REPLACED, self.filename_tmpl.format(kept[0]))
             self._empty_previous(kept[0])
-        with self.config_formatted_once(runner), atomic_pointer(runner, self):
+        with self.cheap_saving(runner), atomic_pointer(runner, self):
             super()._save_checkpoint_with_step(runner, step, meta)
         self.saved_iteration = meta['iter']
         self._remove_outdated()
 
-    def config_formatted_once(self, runner: Runner) -> replaced:
-        """Keep the config's text: MMEngine formats it for every checkpoint, slower than writing a small one."""
+    @contextlib.contextmanager
+    def cheap_saving(self, runner: Runner) -> Iterator[None]:
+        """Let ``runner.save_checkpoint`` format the config once, not for every checkpoint, and copy nothing first."""
         if self._config_text is None:
             self._config_text = runner.cfg.pretty_text
-        return replaced(type(runner.cfg), 'pretty_text', self._config_text)
+        with (
+            replaced(type(runner.cfg), 'pretty_text', self._config_text),
+            replaced(mmengine.runner.runner, 'save_checkpoint', _save),
+        ):
+            yield
 
     def remove_outdated(self) -> None:
         """Remove what has been replaced, once the checkpoint that was being written is complete."""

@@ -141,7 +141,7 @@ class StopHook(Hook):
             'backend_args': ATOMIC if local else hook.backend_args,
         }
         if isinstance(hook, SafeCheckpointHook):
-            with hook.config_formatted_once(runner):
+            with hook.cheap_saving(runner):
                 runner.save_checkpoint(hook.out_dir, name, **options)
         else:
             runner.save_checkpoint(hook.out_dir, name, **options)

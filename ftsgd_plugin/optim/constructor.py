@@ -119,7 +119,8 @@ class FreezeEmbedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self.layers, frozen = freeze_model(inner, self.freeze, self.train, listed)
         if (message := large_embedding(self.layers, frozen)) is not None:
             print_log(message, logger='current', level=logging.WARNING)
-        optimizer_cfg = self.optimizer_cfg
+        # Groups in a ConfigDict would be ConfigDicts, which an optimizer reads slowly, in every step.
+        optimizer_cfg = dict(self.optimizer_cfg)
         if casts_weights(optimizer_cfg):
             cast_weights(inner)
         trained = (param for param in inner.parameters() if param.requires_grad)

@@ -1,22 +1,28 @@
 """SafeCheckpointHook: after a kill, a full disk or accumulation every checkpoint is complete and resumes exactly."""
 
+import contextlib
 import errno
 import os
 import re
 import signal
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
+import mmengine.runner.runner
 import pytest
 import torch
 from helpers.digits import load_digits_config
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmpretrain.registry import METRICS
 from yapf.yapflib.yapf_api import FormatCode
 
 from ftsgd_plugin.checkpoint.io import latest_checkpoint
 from ftsgd_plugin.evaluation import GroupAccuracy
-from ftsgd_plugin.hooks.checkpoint import AtomicLocalBackend
+from ftsgd_plugin.hooks import SafeCheckpointHook
+from ftsgd_plugin.hooks.checkpoint import ATOMIC, AtomicLocalBackend
 from ftsgd_plugin.runner.build import build_runner
 from ftsgd_plugin.utils.errors import UserError
 
@@ -111,9 +117,14 @@ def fill_disk(monkeypatch, moment: str) -> None:
         if full:
             no_space()
 
+    def save(checkpoint, file):
+        file.write(b'the')
+        no_space()
+
     write = Path.write_bytes
     if moment == 'write':
         monkeypatch.setattr(Path, 'write_bytes', write_bytes)
+        monkeypatch.setattr(torch, 'save', save)
     else:
         monkeypatch.setattr(os, 'fsync', no_space)
 
@@ -127,6 +138,21 @@ def test_full_disk_is_one_line_and_the_earlier_file_stays(tmp_path, monkeypatch,
         backend.put(b'later', tmp_path / 'runs/epoch_1.pth')
     assert '\n' not in str(caught.value)
     assert {path.name: path.read_bytes() for path in (tmp_path / 'runs').iterdir()} == {'epoch_1.pth': b'earlier'}
+
+
+def test_a_checkpoint_goes_to_its_file_without_a_copy_in_memory(tmp_path):
+    content = {'state_dict': {'w': torch.arange(2**18, dtype=torch.float32)}, 'meta': {'epoch': 1}}  # 1 MiB
+    hook, runner = SafeCheckpointHook(), SimpleNamespace(cfg=Config(dict(a=1)))
+    peaks = []
+    for name, saving in (('theirs', contextlib.nullcontext()), ('ours', hook.cheap_saving(runner))):
+        with saving:
+            tracemalloc.start()
+            mmengine.runner.runner.save_checkpoint(content, str(tmp_path / name), backend_args=ATOMIC)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert (tmp_path / 'ours').read_bytes() == (tmp_path / 'theirs').read_bytes()
+    assert peaks[0] > 2**20 > 4 * peaks[1]
+    assert mmengine.runner.runner.save_checkpoint is mmengine.runner.save_checkpoint
 
 
 def test_training_on_a_full_disk_ends_with_that_line(digits_config, tmp_path, run_tool, monkeypatch):

@@ -77,6 +77,12 @@ def test_groups_are_few_named_and_in_the_order_of_the_layers(vit):
     assert [id(p) for group in groups for p in group['params']] == order
 
 
+def test_the_groups_of_a_config_are_dictionaries_that_are_read_fast(vit):
+    cfg = Config(dict(optimizer=SGD, constructor='mmpretrain.FreezeEmbedOptimWrapperConstructor'))
+    groups = build_optim_wrapper(vit(), cfg._cfg_dict).optimizer.param_groups
+    assert len(groups) > 1 and {type(group) for group in groups} == {dict}
+
+
 @pytest.mark.parametrize(
     'paramwise',
     [
