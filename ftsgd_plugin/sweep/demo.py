@@ -71,7 +71,9 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     print(f'data: {write_benchmark(data)}', flush=True)
     claim_directory(plan, out)
-    failures = run_sweep(plan, out, workers=workers, forked=True)  # about half of such a run's time is its imports
+    # Alone, each of these small runs would import for as long as it trains, and decode for much of that.
+    cached = {'image_cache': str(out / 'image_cache')}
+    failures = run_sweep(plan, out, cached, workers=workers, forked=True)
     if failures:
         name, line = failures[0]
         others = f' (and {len(failures) - 1} more)' if len(failures) > 1 else ''

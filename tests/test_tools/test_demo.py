@@ -29,9 +29,9 @@ def pages(monkeypatch) -> dict[str, tuple]:
     return calls
 
 
-def leave_records(plan, out, workers, forked) -> list:
+def leave_records(plan, out, cfg_options, workers, forked) -> list:
     """What a sweep without failures leaves."""
-    assert forked
+    assert forked and cfg_options == {'image_cache': f'{out}/image_cache'}
     for task in survey(plan, out):
         task.directory.mkdir(parents=True)
         write_record(record_of(task), task.directory)
