@@ -1,6 +1,7 @@
 """Measure what a training run costs beyond a plain PyTorch loop, and against stock MMPretrain, by CPU time.
 
-    python benchmarks/loop_overhead.py                               # 5 runs of each, about 250 CPU s
+    python benchmarks/loop_overhead.py                               # 5 runs of each, about 750 CPU s
+    python benchmarks/loop_overhead.py --image-size 64               # about 230 CPU s
     python benchmarks/loop_overhead.py --start-only                  # until the first step
     python benchmarks/loop_overhead.py --sides ours plain stock stock-runner
     python benchmarks/loop_overhead.py --json FILE                   # every turn of every run
@@ -13,9 +14,10 @@ A run of each side is a process of its own with one thread and no data workers:
 - stock: MMPretrain's train.py with its own VisionTransformer, transforms, loop, hooks and checkpoints;
 - stock-runner: the same train.py, loop, hooks and checkpoints, with this project's model, data sets and transforms.
 
-All train deit_tiny_patch16_224 at 64 x 64 from random weights with AdamW, batch 16, on JPEGs of 400 x 350 pixels. The
-runs of a round take turns step by step, so that whatever slows the machine slows all of them; what a step costs is the
-CPU time from one batch to the next. The order turns from round to round.
+All train deit_tiny_patch16_224 from random weights with AdamW, batch 16, on JPEGs of 400 x 350 pixels: at 224 x 224,
+where a step takes seconds, or with `--image-size 64` steps of 0.3 s, which show what a run adds to each. The runs of a
+round take turns step by step, so that whatever slows the machine slows all of them; what a step costs is the CPU time
+from one batch to the next. The order turns from round to round.
 """
 
 import argparse
@@ -29,6 +31,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from loop_sides import BATCH, SIDES, SOCKET, command, our_config, stock_config, write_images
@@ -50,21 +53,22 @@ class Run:
         used: CPU seconds at the first step, and after every turn.
     """
 
-    def __init__(self, side: str, data: Path, epochs: int, directory: Path) -> None:
+    def __init__(self, side: str, data: Path, size: int, epochs: int, directory: Path) -> None:
         self.side, self.used, self._log = side, [], directory / 'log'
         work_dir = directory / 'work'
         work_dir.mkdir(parents=True)
         config = directory / f'{side.replace("-", "_")}.py'
         if side != 'plain':
             ours = side == 'ours'
-            config.write_text(our_config(data, epochs) if ours else stock_config(data, epochs, side == 'stock-runner'))
+            stock = partial(stock_config, only_runner=side == 'stock-runner')
+            config.write_text((our_config if ours else stock)(data, size, epochs))
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(TIMEOUT)
         paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get('PYTHONPATH', '')])
         environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': paths, SOCKET: str(theirs.fileno())}
         with open(self._log, 'w') as log, theirs:
             self._process = subprocess.Popen(
-                command(side, config, data, epochs, work_dir),
+                command(side, config, data, size, epochs, work_dir),
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -97,7 +101,14 @@ class Run:
 
 
 def measure(
-    rounds: int, images: int, evaluated: int, epochs: int, sides: tuple[str, ...], steps: bool, keep: Callable
+    rounds: int,
+    size: int,
+    images: int,
+    evaluated: int,
+    epochs: int,
+    sides: tuple[str, ...],
+    steps: bool,
+    keep: Callable,
 ) -> dict:
     """All rounds: per side its results, which ``keep`` receives after every round."""
     found: dict[str, list[dict]] = {side: [] for side in sides}
@@ -107,7 +118,7 @@ def measure(
         write_images(data, images, evaluated)
         for number in range(rounds):
             order = [sides[(number + i) % len(sides)] for i in range(len(sides))]
-            runs = [Run(side, data, epochs, Path(temporary) / f'{number}-{side}') for side in order]
+            runs = [Run(side, data, size, epochs, Path(temporary) / f'{number}-{side}') for side in order]
             for _ in range(turns):
                 for run in runs:
                     run.turn()
@@ -185,6 +196,7 @@ def verdicts(record: dict) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=5, help='default: 5')
+    parser.add_argument('--image-size', type=int, default=224, help='pixels a side that are trained on (default: 224)')
     parser.add_argument('--images', type=int, default=128, help='training images (default: 128)')
     parser.add_argument('--evaluated', type=int, default=32, help='images of an evaluation (default: 32)')
     parser.add_argument('--epochs', type=int, default=2, help='default: 2')
@@ -192,6 +204,8 @@ def main() -> None:
     parser.add_argument('--start-only', action='store_true', help='end every run at its first step')
     parser.add_argument('--json', metavar='PATH', help='write every run')
     args = parser.parse_args()
+    if args.images < 3 * BATCH:
+        parser.error(f'--images: at least {3 * BATCH}, so that an epoch has a step between its first and its last')
     if 'ours' not in args.sides:
         parser.error('--sides: everything is compared with ours; add it')
     import mmengine
@@ -202,7 +216,10 @@ def main() -> None:
     versions = ', '.join(f'{module.__name__} {module.__version__}' for module in (torch, timm, mmengine, mmpretrain))
     record = {
         'where': f'{date.today()}, {platform.machine()}, one thread, Python {platform.python_version()}, {versions}',
-        'settings': {name: getattr(args, name) for name in ('rounds', 'images', 'evaluated', 'epochs', 'start_only')},
+        'settings': {
+            name: getattr(args, name)
+            for name in ('rounds', 'image_size', 'images', 'evaluated', 'epochs', 'start_only')
+        },
         'epoch': args.images // BATCH,
     }
 
@@ -211,7 +228,7 @@ def main() -> None:
             Path(args.json).write_text(json.dumps({**record, 'runs': runs}, indent=1) + '\n')
 
     sides, steps = tuple(args.sides), not args.start_only
-    record['runs'] = measure(args.rounds, args.images, args.evaluated, args.epochs, sides, steps, keep)
+    record['runs'] = measure(args.rounds, args.image_size, args.images, args.evaluated, args.epochs, sides, steps, keep)
     print(f'{record["where"]}; {record["settings"]}\n')
     print('\n'.join([*table(record), '', *verdicts(record)]))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES = ('ours', 'plain', 'stock', 'stock-runner')
-NETWORK, SIZE, BATCH, LR, WEIGHT_DECAY = 'deit_tiny_patch16_224', 64, 16, 1e-5, 0.01
+NETWORK, BATCH, LR, WEIGHT_DECAY = 'deit_tiny_patch16_224', 16, 1e-5, 0.01
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 CLASSES = ('cat', 'dog')
 SOCKET = 'FTSGD_BENCHMARK_SOCKET'  # environment variable: file descriptor of the connection to the benchmark
@@ -46,58 +46,60 @@ def write_images(root: Path, count: int, evaluated: int) -> None:
             photos[i % len(photos)].crop((x, y, x + 400, y + 350)).save(path, quality=90)
 
 
-def data_and_model(data: Path, stock: bool, imports: list[str]) -> str:
+def data_and_model(data: Path, size: int, stock: bool, imports: list[str]) -> str:
     """Model, data sets and transforms of this project, or MMPretrain's own (Pillow's resize, as torchvision's)."""
-    shorter = SIZE * 8 // 7
+    shorter = size * 8 // 7
     if stock:
         resize = dict(backend='pillow', interpolation='bicubic')
         load, pack = [dict(type='LoadImageFromFile')], [dict(type='PackInputs')]
-        crop = [dict(type='RandomResizedCrop', scale=SIZE, **resize)]
+        crop = [dict(type='RandomResizedCrop', scale=size, **resize)]
         flip = [dict(type='RandomFlip', prob=0.5, direction='horizontal')]
-        edge = [dict(type='ResizeEdge', scale=shorter, edge='short', **resize), dict(type='CenterCrop', crop_size=SIZE)]
+        edge = [dict(type='ResizeEdge', scale=shorter, edge='short', **resize), dict(type='CenterCrop', crop_size=size)]
         train = dict(type='CustomDataset', data_prefix=str(data / 'train'), pipeline=[*load, *crop, *flip, *pack])
         val = dict(type='CustomDataset', data_prefix=str(data / 'val'), pipeline=[*load, *edge, *pack])
         evaluator = dict(type='Accuracy', topk=(1,))
-        backbone = dict(type='VisionTransformer', arch='deit-tiny', img_size=SIZE, patch_size=16)
+        backbone = dict(type='VisionTransformer', arch='deit-tiny', img_size=size, patch_size=16)
         head = dict(type='VisionTransformerClsHead', num_classes=2, in_channels=192)
     else:
         bicubic = dict(interpolation='bicubic')
         load, pack = [dict(type='LoadRGBImage')], [dict(type='PackRGB'), dict(type='PackInputs')]
-        crop = [dict(type='torchvision/RandomResizedCrop', size=SIZE, **bicubic)]
+        crop = [dict(type='torchvision/RandomResizedCrop', size=size, **bicubic)]
         flip = [dict(type='torchvision/RandomHorizontalFlip', p=0.5)]
         edge = [
             dict(type='torchvision/Resize', size=shorter, **bicubic),
-            dict(type='torchvision/CenterCrop', size=SIZE),
+            dict(type='torchvision/CenterCrop', size=size),
         ]
         named = [pack[0], dict(**pack[1], meta_keys=('img_path', 'split', 'group'))]
         both = dict(type='GroupedImages', data_root=str(data), tree='split/class')
         train = dict(**both, split='train', pipeline=[*load, *crop, *flip, *pack])
         val = dict(**both, split='val', test_mode=True, pipeline=[*load, *edge, *named])
         evaluator = dict(type='GroupAccuracy', id='val', ood='val')
-        backbone = dict(type='TimmPooledBackbone', model_name=NETWORK, img_size=SIZE)
+        backbone = dict(type='TimmPooledBackbone', model_name=NETWORK, img_size=size)
         head = dict(type='LinearClsHead', num_classes=2, in_channels=192)
     names = dict(train=train, val=val, evaluator=evaluator, backbone=backbone, head=head, imports=imports)
     return COMMON.format(batch=BATCH, mean=MEAN, std=STD, **names)
 
 
-def our_config(data: Path, epochs: int) -> str:
+def our_config(data: Path, size: int, epochs: int) -> str:
     """A config of this project's parts, with its default hooks."""
     parts = [str(ROOT / f'configs/_base_/{name}.py') for name in ('methods/adamw', 'runtime')]
     loop = dict(type='ResumableEpochTrainLoop', max_epochs=epochs, val_interval=1)
     return (
-        f'_base_ = {parts!r}\n{data_and_model(data, False, ["ftsgd_plugin", "loop_sides"])}\ntrain_cfg = {loop!r}\n'
+        f'_base_ = {parts!r}\n'
+        f'{data_and_model(data, size, False, ["ftsgd_plugin", "loop_sides"])}\n'
+        f'train_cfg = {loop!r}\n'
         f'optim_wrapper = dict(optimizer=dict(lr={LR}))\n'
         "custom_hooks = [dict(type=name) for name in ('HostMemoryHook', 'ResourceHook', 'RunRecordHook')]\n"
         "custom_hooks.append(dict(type='mmengine.TakeTurnsHook'))\n"
     )
 
 
-def stock_config(data: Path, epochs: int, only_runner: bool) -> str:
+def stock_config(data: Path, size: int, epochs: int, only_runner: bool) -> str:
     """A config as MMPretrain's own, with its default hooks, loop and checkpoints."""
     key, imports = ('id/accuracy', ['ftsgd_plugin']) if only_runner else ('accuracy/top1', [])
     return (
         "_base_ = 'mmpretrain::_base_/default_runtime.py'\n"
-        f'{data_and_model(data, not only_runner, [*imports, "loop_sides"])}\n'
+        f'{data_and_model(data, size, not only_runner, [*imports, "loop_sides"])}\n'
         f'train_cfg = dict(by_epoch=True, max_epochs={epochs}, val_interval=1)\n'
         f"optim_wrapper = dict(optimizer=dict(type='AdamW', lr={LR}, weight_decay={WEIGHT_DECAY}))\n"
         "param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True)\n"
@@ -108,7 +110,7 @@ def stock_config(data: Path, epochs: int, only_runner: bool) -> str:
     )
 
 
-def train_plainly(data: str, epochs: int, work_dir: str) -> None:
+def train_plainly(data: str, size: int, epochs: int, work_dir: str) -> None:
     """The loop that anyone would write: torchvision's ImageFolder and transforms, timm, AdamW."""
     import timm
     import torch
@@ -119,11 +121,11 @@ def train_plainly(data: str, epochs: int, work_dir: str) -> None:
 
     torch.manual_seed(0)
     bicubic = T.InterpolationMode.BICUBIC
-    train = T.Compose([T.RandomResizedCrop(SIZE, interpolation=bicubic), T.RandomHorizontalFlip(), T.PILToTensor()])
-    val = T.Compose([T.Resize(SIZE * 8 // 7, bicubic), T.CenterCrop(SIZE), T.PILToTensor()])
+    train = T.Compose([T.RandomResizedCrop(size, interpolation=bicubic), T.RandomHorizontalFlip(), T.PILToTensor()])
+    val = T.Compose([T.Resize(size * 8 // 7, bicubic), T.CenterCrop(size), T.PILToTensor()])
     loader = DataLoader(ImageFolder(f'{data}/train', train), BATCH, shuffle=True, drop_last=True)
     val_loader = DataLoader(ImageFolder(f'{data}/val', val), BATCH)
-    model = nn.Sequential(timm.create_model(NETWORK, num_classes=0, img_size=SIZE), nn.Linear(192, 2))
+    model = nn.Sequential(timm.create_model(NETWORK, num_classes=0, img_size=size), nn.Linear(192, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
@@ -183,10 +185,10 @@ def register_hook() -> None:
             hand_over()
 
 
-def command(side: str, config: Path, data: Path, epochs: int, work_dir: Path) -> list[str]:
+def command(side: str, config: Path, data: Path, size: int, epochs: int, work_dir: Path) -> list[str]:
     """The command line of a side."""
     if side == 'plain':
-        return [sys.executable, __file__, str(data), str(epochs), str(work_dir)]
+        return [sys.executable, __file__, str(data), str(size), str(epochs), str(work_dir)]
     if side == 'ours':
         return [sys.executable, str(ROOT / 'tools/train.py'), str(config), '--work-dir', str(work_dir)]
     import importlib.util
@@ -196,6 +198,6 @@ def command(side: str, config: Path, data: Path, epochs: int, work_dir: Path) ->
 
 
 if __name__ == '__main__':
-    train_plainly(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    train_plainly(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
 elif 'mmengine' in sys.modules:
     register_hook()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from mmengine.config import Config
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +46,7 @@ def test_ratios_are_of_parts_of_the_same_round(program):
 def test_a_run_works_when_it_has_the_turn_and_a_failed_one_says_why(program, tmp_path, monkeypatch):
     def run(name: str, code: str):
         monkeypatch.setattr(program, 'command', lambda *args: [sys.executable, '-c', code])
-        return program.Run('plain', tmp_path, 1, tmp_path / name)
+        return program.Run('plain', tmp_path, 64, 1, tmp_path / name)
 
     steps = 'from loop_sides import hand_over; import pathlib\n'
     steps += 'for step in range(3):\n    hand_over(); pathlib.Path("done").write_text(str(step))'
@@ -60,9 +61,25 @@ def test_a_run_works_when_it_has_the_turn_and_a_failed_one_says_why(program, tmp
         run('two', 'raise ValueError("no loop")')
 
 
-def test_page_shows_its_record(program):
+def test_page_shows_its_records(program):
     page = (ROOT / 'benchmarks/loop_overhead.md').read_text()
-    found = json.loads((ROOT / 'benchmarks/loop_overhead.json').read_text())
-    for line in (*program.table(found), *program.verdicts(found)):
-        assert line in page
+    files = sorted((ROOT / 'benchmarks').glob('loop_overhead_*.json'))
+    assert files
+    for file in files:
+        found = json.loads(file.read_text())
+        size = found['settings']['image_size']
+        assert file.stem == f'loop_overhead_{size}' and f'## At {size} x {size} pixels' in page
+        for line in (found['where'], *program.table(found), *program.verdicts(found)):
+            assert line in page
     assert '```{include} ../benchmarks/loop_overhead.md' in Path(ROOT, 'docs/performance.md').read_text()
+
+
+def test_sides_train_at_the_same_size(program, tmp_path):
+    sides = sys.modules['loop_sides']
+    for text in (sides.our_config(tmp_path, 96, 1), sides.stock_config(tmp_path, 96, 1, only_runner=False)):
+        config = Config.fromstring(text, '.py')
+        (crop,) = [step for step in config.train_dataloader.dataset.pipeline if 'RandomResizedCrop' in step.type]
+        assert config.model.backbone.img_size == crop.get('size', crop.get('scale')) == 96
+        (edge,) = [step for step in config.val_dataloader.dataset.pipeline if 'Resize' in step.type]
+        assert edge.get('size', edge.get('scale')) == 109  # 8 / 7 of it
+    assert sides.command('plain', tmp_path, tmp_path, 96, 1, tmp_path)[3] == '96'
