@@ -14,6 +14,7 @@ import shlex
 import sys
 
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.collection import imports_set_aside
 from ftsgd_plugin.utils.options import add_cfg_options, byte_size, positive_int
 
 
@@ -40,7 +41,8 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
-    from ftsgd_plugin.profiling.diagnosis_page import write_diagnosis
+    with imports_set_aside():
+        from ftsgd_plugin.profiling.diagnosis_page import write_diagnosis
 
     command = shlex.join(['python', 'tools/diagnose.py', *sys.argv[1:]])
     write_diagnosis(

@@ -12,6 +12,7 @@ and compared with the run's logits on 32 images first; if they differ, nothing i
 import argparse
 
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.collection import imports_set_aside
 
 TARGETS = ('timm', 'open_clip', 'torchvision', 'mmpretrain', 'transformers', 'onnx', 'torch-export')
 
@@ -31,8 +32,9 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
-    from ftsgd_plugin.inference.export import export_run
-    from ftsgd_plugin.inference.run import load_run
+    with imports_set_aside():
+        from ftsgd_plugin.inference.export import export_run
+        from ftsgd_plugin.inference.run import load_run
 
     export_run(load_run(args.run, args.checkpoint, 'cpu'), args.to, args.out, images=args.images)
 

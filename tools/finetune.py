@@ -15,6 +15,7 @@ import shlex
 import sys
 
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.collection import imports_set_aside
 from ftsgd_plugin.utils.options import byte_size, count, duration, positive_int, seed_number
 
 
@@ -91,8 +92,9 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = vars(parse_args())
-    from ftsgd_plugin.finetune.options import Options
-    from ftsgd_plugin.finetune.run import finetune
+    with imports_set_aside():
+        from ftsgd_plugin.finetune.options import Options
+        from ftsgd_plugin.finetune.run import finetune
 
     command = shlex.join(['python', 'tools/finetune.py', *sys.argv[1:]])
     work_dir, dry_run = args.pop('work_dir'), args.pop('dry_run')

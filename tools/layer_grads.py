@@ -12,6 +12,7 @@ layer_grads.csv and layer_grads.png into --out.
 import argparse
 
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.collection import imports_set_aside
 from ftsgd_plugin.utils.options import add_cfg_options
 
 
@@ -38,7 +39,8 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
-    from ftsgd_plugin.profiling.layer_grads import layer_grads
+    with imports_set_aside():
+        from ftsgd_plugin.profiling.layer_grads import layer_grads
 
     layer_grads(args.configs, args.out, args.batches, args.device, args.cfg_options)
 

@@ -16,6 +16,7 @@ import argparse
 import sys
 
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.collection import imports_set_aside
 from ftsgd_plugin.utils.options import count, positive_int
 
 
@@ -42,8 +43,9 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
-    from ftsgd_plugin.inference.predict import EXIT_UNREADABLE, write_predictions
-    from ftsgd_plugin.inference.run import load_run
+    with imports_set_aside():
+        from ftsgd_plugin.inference.predict import EXIT_UNREADABLE, write_predictions
+        from ftsgd_plugin.inference.run import load_run
 
     columns = {column: getattr(args, f'{column}_column') for column in ('path', 'label', 'group', 'split')}
     done = write_predictions(

@@ -15,6 +15,7 @@ it to be edited (docs/schedules.md).
 import argparse
 
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.collection import imports_set_aside
 from ftsgd_plugin.utils.options import positive_int
 
 
@@ -49,7 +50,8 @@ def main() -> None:
 
         print_schedule(args.config, args.write, args.draw, args.epoch_length)
         return
-    from ftsgd_plugin.profiling.layer_table import print_layers
+    with imports_set_aside():
+        from ftsgd_plugin.profiling.layer_table import print_layers
 
     freeze = args.freeze
     if freeze and len(freeze) == 1 and freeze[0] in ('embed', 'stem', 'none'):

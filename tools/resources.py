@@ -14,6 +14,7 @@ import shlex
 import sys
 
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.collection import imports_set_aside
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,8 +46,9 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
-    from ftsgd_plugin.profiling.comparison import compare_resources
-    from ftsgd_plugin.profiling.phases import ALL_METHODS, COMPARED_METHODS
+    with imports_set_aside():
+        from ftsgd_plugin.profiling.comparison import compare_resources
+        from ftsgd_plugin.profiling.phases import ALL_METHODS, COMPARED_METHODS
 
     compare_resources(
         args.config,

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.collection import imports_set_aside
 from ftsgd_plugin.utils.options import TFLOPS, add_cfg_options, positive_int
 
 
@@ -126,7 +127,8 @@ def main() -> None:
         from ftsgd_plugin.sweep.smoke import smoke
 
         sys.exit(smoke(args.plan, random_weights=args.random_weights, **options))
-    from ftsgd_plugin.sweep.driver import sweep
+    with imports_set_aside():
+        from ftsgd_plugin.sweep.driver import sweep
 
     options |= dict(keep_checkpoints=args.keep_checkpoints, ray_nodes=args.ray_nodes, halving=args.halving)
     failures = sweep(args.plan, **options)

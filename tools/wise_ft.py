@@ -13,6 +13,7 @@ import argparse
 import functools
 
 from ftsgd_plugin.utils.cli import one_line_errors
+from ftsgd_plugin.utils.collection import imports_set_aside
 
 
 def _alpha(text: str) -> float:
@@ -37,7 +38,8 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors
 def main() -> None:
     args = parse_args()
-    from ftsgd_plugin.results.wise_ft import ALPHAS, write_wise_ft
+    with imports_set_aside():
+        from ftsgd_plugin.results.wise_ft import ALPHAS, write_wise_ft
 
     report = functools.partial(print, flush=True)
     write_wise_ft(args.run, args.out, args.checkpoint, args.alphas or ALPHAS, report)
