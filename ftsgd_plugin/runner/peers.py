@@ -22,7 +22,7 @@ from ..utils.signals import StopSignals
 PERIOD = 0.5  # seconds between signs of life
 SILENT_SECONDS = 60.0  # without one, a rank is called silent
 LOST_SECONDS = 3.0  # when a collective has failed: a rank without one for so long is lost
-_HEARD_SECONDS = 5.0  # how long rank 0 waits for the others to hear of a stop before it ends
+_HEARD_SECONDS = 5.0  # how long rank 0 waits for the others to hear of a stop or a loss before it ends
 _groups = itertools.count()  # the runs of a process one after the other; equal on all ranks
 
 
@@ -36,6 +36,9 @@ class Peers(contextlib.AbstractContextManager):
 
     *Silence.* A rank that gives no sign of life for a minute (stopped, swapped out, its machine lost) is named on
     stderr. After the collective time-out the run ends with a line; NCCL would abort the process in C++.
+
+    *Loss.* The first rank whose collective fails announces who has gone silent. The others, whose collectives may fail
+    only when that rank ends, name the same.
 
     Args:
         signals: What this process has received.
@@ -65,6 +68,8 @@ class Peers(contextlib.AbstractContextManager):
         self._seen: dict[int, float] = {}
         self._named: set[int] = set()
         self._store_failed = False
+        self._lost: list[int] = []  # as the first to notice has announced
+        self._looked = time.monotonic()  # when the store has answered last
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name='ftsgd-peers', daemon=True)
 
@@ -115,12 +120,29 @@ class Peers(contextlib.AbstractContextManager):
     def lost(self) -> str | None:
         """After a failure, name the ranks that have ended or are stopped; waits for signs of life for some seconds."""
         deadline = time.monotonic() + LOST_SECONDS + 2 * PERIOD
-        while time.monotonic() < deadline and not self._store_failed:
+        while time.monotonic() < deadline and not self._store_failed and not self._lost:
             time.sleep(PERIOD)
-        silent = self._silent(LOST_SECONDS)
-        if silent:
-            return self._describe(silent)
-        return f'rank 0 or the launcher of rank {self.rank}' if self._store_failed else None
+        if self._lost:
+            self._agree_on_loss(noticed=False)
+        elif self._store_failed or time.monotonic() - self._looked > LOST_SECONDS:  # then nobody's signs are known
+            return f'rank 0 or the launcher of rank {self.rank}'
+        else:
+            self._lost = self._silent(LOST_SECONDS)
+            if self._lost:
+                self._agree_on_loss(noticed=True)
+        return self._describe(self._lost) if self._lost else None
+
+    def _agree_on_loss(self, noticed: bool) -> None:
+        """Let the others know what this rank has noticed; rank 0, whose store ends with it, waits until they do."""
+        if 0 in self._lost or self._store_failed:
+            return  # the store is rank 0's
+        with contextlib.suppress(RuntimeError):
+            if noticed:
+                self._store.set('lost', ' '.join(map(str, self._lost)))
+                self._store.add('heard of loss', 1)
+            deadline, living = time.monotonic() + _HEARD_SECONDS, self.size - len(self._lost)
+            while self.rank == 0 and self._store.add('heard of loss', 0) < living and time.monotonic() < deadline:
+                time.sleep(PERIOD / 5)
 
     def _watch(self) -> None:
         # Its own connection: a call of the main thread that waits would hold back the signs of life.
@@ -137,11 +159,14 @@ class Peers(contextlib.AbstractContextManager):
                 if not heard and store.check(['stop']):
                     heard, self._wanted = True, int(store.get('stop'))
                     store.add('heard', 1)
+                if not self._lost and store.check(['lost']):
+                    self._lost = [int(rank) for rank in store.get('lost').split()]
+                    store.add('heard of loss', 1)
                 paused = now - before > 10 * PERIOD  # this process was stopped itself
                 for rank, sign in zip(others, store.multi_get([f'sign/{rank}' for rank in others])):
                     if paused or sign != self._signs.get(rank):
                         self._signs[rank], self._seen[rank] = sign, now
-                before = now
+                before = self._looked = now
                 self._name_silent()
         except RuntimeError:  # of the store: its host has ended
             self._store_failed = True

@@ -123,6 +123,22 @@ def test_a_rank_that_has_ended_is_named(ranks_of, count):
     assert explain(UserError('a.py: wrong; correct it.'), ranks[0]) is None
 
 
+@pytest.mark.parametrize('first', [0, 3])
+def test_ranks_that_end_because_of_a_lost_one_are_not_named(ranks_of, first):
+    """The first to notice ends too, before the others' collectives fail."""
+    ranks = ranks_of(4)
+    time.sleep(0.2)
+    ranks[1].__exit__(None, None, None)
+    lines = [str(explain(RuntimeError('Connection closed by peer'), ranks[first]))]
+    for rank in (first, 2, 3 - first):
+        if rank != first:
+            lines.append(str(explain(RuntimeError('Connection closed by peer'), ranks[rank])))
+        ranks[rank].__exit__(None, None, None)
+        time.sleep(0.7)  # longer than a rank may be silent
+    assert len(set(lines)) == 1 and lines[0].startswith(f'rank 1 (process {os.getpid()} on '), lines
+    assert 'rank 2' not in lines[0]
+
+
 def test_a_failed_collective_after_a_signal_is_the_stop(ranks_of, monkeypatch):
     ranks = ranks_of()
     ranks[0].signals.received = signal.SIGTERM
@@ -267,19 +283,21 @@ def test_ranks_stop_for_a_signal_to_one_and_resume_bit_by_bit(start_ranks, tmp_p
 @pytest.mark.parametrize('count, rank', [(2, 0), (2, 1), (4, 0), (4, 2)])
 @pytest.mark.parametrize('number', ['SIGKILL', 'SIGSTOP'])
 def test_a_lost_rank_is_one_line(start_ranks, tmp_path, count, rank, number):
-    """On every other rank; none of them names a rank that has only ended because of it."""
+    """On the others, of which none names a rank that has only ended because of it; torch adds warnings of its store."""
     config = sending(tmp_path, 'lost', numbers=[number], moment='training', at=3, rank=rank)
     ranks = start_ranks(count, config, '--work-dir', 'lost', *SMALL, 'env_cfg.dist_cfg.timeout=10')
     lost = ranks.pop(rank)
     results = [one.result() for one in ranks]
     with contextlib.suppress(ProcessLookupError):
         os.kill(lost.pid, signal.SIGKILL)
-    for result in results:
-        errors = [line for line in result.stderr.splitlines() if 'rror' in line]
-        assert result.returncode == 2 and len(errors) == 1, [one.stderr for one in results]
-        named = re.findall(r'rank (\d+) \(', errors[0])
-        assert 'is lost' in errors[0] and set(named) <= {str(rank)}, errors[0]
-        assert named or 'rank 0 or the launcher' in errors[0]
+    texts = [result.stderr for result in results]
+    assert [result.returncode for result in results] == [2] * (count - 1), texts
+    lines = [[line for line in text.splitlines() if line.startswith('error: ')] for text in texts]
+    assert max(map(len, lines)) == 1 and 'Traceback' not in ''.join(texts), texts
+    for line in itertools.chain(*lines):
+        named = re.findall(r'rank (\d+) \(', line)
+        assert 'is lost' in line and set(named) <= {str(rank)}, texts
+        assert named or 'rank 0 or the launcher' in line
 
 
 def test_a_killed_data_worker_is_named_though_torchs_handler_raises_again(monkeypatch):
