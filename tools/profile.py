@@ -25,6 +25,7 @@ else:
     import argparse
 
     from ftsgd_plugin.utils.cli import one_line_errors
+    from ftsgd_plugin.utils.collection import imports_set_aside
     from ftsgd_plugin.utils.options import add_cfg_options, count, positive_int
 
     def parse_args() -> argparse.Namespace:
@@ -56,7 +57,8 @@ else:
         import psutil
 
         began = time.perf_counter() - (time.time() - psutil.Process().create_time())
-        from ftsgd_plugin.profiling.run_profile_page import write_profile
+        with imports_set_aside():  # as in a run
+            from ftsgd_plugin.profiling.run_profile_page import write_profile
 
         write_profile(args.config, args.out, args.json, args.steps, args.images, args.first, args.cfg_options, began)
 
