@@ -89,9 +89,13 @@ class Program:
         """Whether it has ended by itself or was killed."""
         return self._process.exitcode is not None
 
+    def request_end(self) -> None:
+        """Send SIGTERM."""
+        self._process.terminate()
+
     def end(self) -> None:
         """End it, with force if it does not follow a request."""
-        self._process.terminate()
+        self.request_end()
         self._process.join(10)
         self._process.kill()
 
@@ -146,6 +150,8 @@ def run_ranks(count: int, script, *argv, cwd, **environment) -> subprocess.Compl
             for sentinel in wait(list(running), timeout=1):
                 results.append(running.pop(sentinel).result())
                 code = code or results[-1].returncode
+        for rank in running.values():  # all at once: meanwhile another would report that it has lost this one
+            rank.request_end()
         for rank in running.values():
             rank.end()
             results.append(rank.result())
