@@ -11,6 +11,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from multiprocessing import forkserver, util
 from multiprocessing.connection import wait
@@ -33,6 +34,7 @@ STACK = (
     'ftsgd_plugin.runner.build',
 )
 _context = multiprocessing.get_context('forkserver')
+_spawn = util.spawnv_passfds
 _context.set_forkserver_preload(['pytest', *STACK])  # pytest: a child imports the main module of its parent
 
 
@@ -53,6 +55,8 @@ def _fork(executable: str, argv: list[str], descriptors: list[int]) -> int:
             os.closerange(start, descriptor)
             start = descriptor + 1
         gc.freeze()
+        # A child may start a server of its own, which is not a fork.
+        forkserver._forkserver._lock, util.spawnv_passfds = threading.Lock(), _spawn
         exec(argv[-1], {})
         code = 0
     finally:
