@@ -86,11 +86,12 @@ def train_a_config_that_inherits_the_demo(environment: Path, directory: Path, di
     train = next(environment.glob('lib/python*/site-packages/ftsgd_plugin/.mim/tools/train.py'))
     variables = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     result = subprocess.run(
-        [environment / 'bin/python', '-W', 'ignore', train, 'mine.py'],
+        [environment / 'bin/python', train, 'mine.py'],
         cwd=directory, env=variables | {'OMP_NUM_THREADS': '1'}, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert (directory / 'work_dirs/mine/epoch_1.pth').is_file()
+    assert 'UserWarning' not in result.stderr, result.stderr
     return result.stdout + result.stderr
 
 

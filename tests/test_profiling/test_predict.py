@@ -131,11 +131,11 @@ def test_the_update_of_adamw_on_cuda_holds_a_copy_of_what_trains_unless_it_is_fu
     def update(device: str, **options):
         method = load_method('adamw')
         method.optim_wrapper['optimizer'].update(options)
-        return Predictor(part('vit-b16'), device, 1, None).predict(method, 1).phases[0]
+        return Predictor(tiny('vit-b16'), device, 1, None).predict(method, 1).phases[0]
 
     fused, foreach, on_cpu = update('cuda'), update('cuda', foreach=True), update('cpu')
     assert foreach.temporaries == pytest.approx(foreach.weights, rel=1e-3) and foreach.peak_in == 'update'
-    assert fused.temporaries == on_cpu.temporaries < 0.1 * on_cpu.weights
+    assert fused.temporaries == on_cpu.temporaries < 0.3 * on_cpu.weights  # of its largest tensor
 
 
 @pytest.mark.parametrize(

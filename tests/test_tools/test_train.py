@@ -16,37 +16,35 @@ from ftsgd_plugin.utils.errors import UserError
 GOLDEN = ROOT / 'tests/assets/vit-tiny_freeze-embed_digits_losses.json'
 
 
-@pytest.fixture(scope='module')
-def cold(project):
-    """One epoch of the demo's config by the command of the README, in a cold process, with every loss logged."""
-    result = run_process(
-        sys.executable,
-        ROOT / 'tools/train.py',
-        CONFIG,
-        '--cfg-options',
-        'train_cfg.max_epochs=1',
-        'default_hooks.logger.interval=1',
-        cwd=project,
-    )
+# test_packaging.py starts the installed program cold.
+@pytest.fixture(scope='module', params=['forked', pytest.param('cold', marks=pytest.mark.slow)])
+def run(make_project, run_forked, request):
+    """One epoch of the demo's config by the command of the README, with every loss logged."""
+    options = ('--cfg-options', 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1')
+    project = make_project(request.param)
+    if request.param == 'cold':
+        result = run_process(sys.executable, ROOT / 'tools/train.py', CONFIG, *options, cwd=project)
+    else:
+        result = run_forked('tools/train.py', CONFIG, *options, cwd=project)
     assert result.returncode == 0, result.stderr
     return project / 'work_dirs' / CONFIG.stem, result.stdout + result.stderr
 
 
-def test_losses_equal_the_golden_file(cold):
+def test_losses_equal_the_golden_file(run):
     """A refactoring must not change the numbers (relative 1e-3: machines differ)."""
-    losses = [line['loss'] for line in scalars(cold[0]) if 'loss' in line]
+    losses = [line['loss'] for line in scalars(run[0]) if 'loss' in line]
     assert losses == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
 
 
-def test_work_dir_is_what_mmpretrain_users_know(cold):
-    work_dir, _ = cold
+def test_work_dir_is_what_mmpretrain_users_know(run):
+    work_dir, _ = run
     assert (work_dir / 'epoch_1.pth').is_file()
     assert (work_dir / 'last_checkpoint').is_file()
     assert list(work_dir.glob('best_id_accuracy_epoch_*.pth'))
 
 
-def test_log_is_readable(cold):
-    work_dir, console = cold
+def test_log_is_readable(run):
+    work_dir, console = run
     (log,) = work_dir.glob('*/*.log')
     for text in (console, log.read_text()):
         assert 'paramwise_options' not in text and 'is skipped since' not in text and 'UserWarning' not in text
@@ -58,11 +56,11 @@ def test_log_is_readable(cold):
         )
 
 
-def test_frozen_bytes_are_the_pretrained_ones(cold):
+def test_frozen_bytes_are_the_pretrained_ones(run):
     from safetensors.torch import load_file
 
     before = load_file(ROOT / 'ftsgd_plugin/models/weights/vit-tiny.safetensors')
-    after = torch.load(cold[0] / 'epoch_1.pth', weights_only=True)['state_dict']
+    after = torch.load(run[0] / 'epoch_1.pth', weights_only=True)['state_dict']
     same = {name for name, value in before.items() if torch.equal(after[f'backbone.{name}'], value)}
     assert same == {'patch_embed.projection.weight', 'patch_embed.projection.bias'}
 
