@@ -162,7 +162,7 @@ def stages(plan: Path, out: Path) -> Iterator[tuple[str, Callable]]:
         run_tasks(survey(content, out), out, lambda: place)
         return place.cpu, place.wall
 
-    predict_costs(survey(replace(content, seeds=content.seeds[:1]), out))  # kept in the user's cache directory
+    predict_costs(survey(replace(content, seeds=content.seeds[:1]), out))  # kept in the cache directory
     yield 'list: `tools/sweep.py --dry-run`', lambda: sweep(plan, out, dry_run=True)
     yield 'start, watch and conclude: `tools/sweep.py`', run
     yield 'list again, all finished', lambda: sweep(plan, out, dry_run=True)
@@ -174,6 +174,7 @@ def stages(plan: Path, out: Path) -> Iterator[tuple[str, Callable]]:
 def run_all(seeds: int) -> tuple[int, dict[str, Cost]]:
     """Number of runs, and stage -> its cost, for CLIP ViT-B/16 of the paper's plan with so many seeds."""
     with tempfile.TemporaryDirectory() as directory:
+        os.environ['XDG_CACHE_HOME'] = directory  # programs of another checkout would replace the costs in the user's
         plan = Path(directory) / 'plan.py'
         write_text(
             plan,
