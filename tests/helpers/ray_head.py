@@ -1,4 +1,4 @@
-"""Start Ray on this machine, write its address into FILE and stay until ended: python ray_head.py FILE."""
+"""Start Ray on this machine, write its address into FILE and stay until it or its parent ends: python ray_head.py FILE."""
 
 import os
 import signal
@@ -8,11 +8,12 @@ import threading
 import ray
 
 os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
-ended = threading.Event()
+ended, parent = threading.Event(), os.getppid()
 ray.init(address='local', num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
 signal.signal(signal.SIGTERM, lambda *_: ended.set())
 with open(f'{sys.argv[1]}.tmp', 'w') as file:
     file.write(ray.get_runtime_context().gcs_address)
 os.replace(f'{sys.argv[1]}.tmp', sys.argv[1])
-ended.wait()
+while not ended.wait(1) and os.getppid() == parent:
+    pass
 ray.shutdown()
