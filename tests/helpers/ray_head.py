@@ -1,4 +1,4 @@
-"""Start Ray on this machine, write its address into FILE and stay until it or its parent ends: python ray_head.py FILE."""
+"""Start Ray here, write its address into FILE and stay until it or its parent ends: python ray_head.py FILE."""
 
 import os
 import signal
