@@ -92,7 +92,8 @@ def start(start_forked):
 def cluster(start_forked, tmp_path_factory):
     """The options that make a sweep join a Ray cluster of this file, two runs at a time."""
     directory = tmp_path_factory.mktemp('cluster')
-    head = start_forked('tests/helpers/ray_head.py', directory / 'address', cwd=directory, output=directory / 'output')
+    words = ('tests/helpers/ray_head.py', directory / 'address', os.getpid())
+    head = start_forked(*words, cwd=directory, output=directory / 'output')
     wait_until((directory / 'address').exists)
     yield ['--address', (directory / 'address').read_text(), '--workers', '2']
     head.end()
