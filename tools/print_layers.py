@@ -46,7 +46,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.schedule:
-        from ftsgd_plugin.profiling.schedule_table import print_schedule
+        with imports_set_aside():
+            from ftsgd_plugin.profiling.schedule_table import print_schedule
 
         print_schedule(args.config, args.write, args.draw, args.epoch_length)
         return

@@ -124,7 +124,8 @@ def main() -> None:
         forked=args.forked,
     )
     if args.smoke:
-        from ftsgd_plugin.sweep.smoke import smoke
+        with imports_set_aside():
+            from ftsgd_plugin.sweep.smoke import smoke
 
         sys.exit(smoke(args.plan, random_weights=args.random_weights, **options))
     with imports_set_aside():

@@ -8,7 +8,6 @@ from logging import WARNING
 from pathlib import Path
 
 import mmengine.runner.runner
-import torch
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
@@ -16,6 +15,7 @@ from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 
 from ..checkpoint.parts import directories_of, remove_parts
+from ..checkpoint.saving import save_content
 from ..datasets.preprocessing import store_preprocessing
 from ..optim.accumulation import at_update_boundary
 from ..utils.files import atomic_write, sync_directory, write_bytes
@@ -54,8 +54,8 @@ def _save(checkpoint: dict, filename: str, file_client_args: dict | None = None,
     if backend_args != ATOMIC:
         _save_by_backend(checkpoint, filename, file_client_args, backend_args)
         return
-    with atomic_write(filename, remedy=_REMEDY) as temporary, open(temporary, 'wb') as file:
-        torch.save(checkpoint, file)
+    with atomic_write(filename, remedy=_REMEDY) as temporary:
+        save_content(checkpoint, temporary)
 
 
 class _RemoveLater:

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
+from ...checkpoint.saving import save_content
 from ...datasets.preprocessing import evaluation_pipeline
 from ...utils.names import type_name
 from ..run import FinishedRun
@@ -48,7 +49,7 @@ def _write(run: FinishedRun, directory: Path) -> list[str]:
     cfg['test_dataloader'] = dict(batch_size=32, dataset=dataset)
     Config(cfg).dump(directory / 'config.py')
     meta = {'dataset_meta': {'classes': list(run.classes)}}
-    torch.save({'meta': meta, 'state_dict': state}, directory / 'model.pth')
+    save_content({'meta': meta, 'state_dict': state}, directory / 'model.pth')
     return remarks
 
 
