@@ -39,7 +39,7 @@ LONGEST = (
     'test_profiling/test_run_profile.py',
     'test_optim/test_sharded_traps.py',
     'test_datasets/test_image_cache.py',
-    'test_checkpoint/test_settings.py',
+    'test_checkpoint/test_settings_runs.py',
     'test_optim/test_sgd_in_backward.py',
     'test_configs/test_matrix.py',
     'test_hooks/test_divergence.py',
